@@ -1,0 +1,57 @@
+"""The whole experiment: train a supernet while searching its architecture and pruning its weights; what is left is a ticket.
+
+SuperTickets (arXiv 2207.03677). An epoch is: prune if due, train, evaluate, shrink if due. The verbs are in `training.loop`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from supertickets.pruning.mask import density_by_kind
+from supertickets.pruning.schedule import plan_prunes, plan_shrinks
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.config import Config
+from supertickets.training.loop import Loop
+from supertickets.training.report import epoch_line, finish
+from supertickets.training.run import open_run
+
+
+def draw_ticket(task: Any, config: Config) -> Ticket:
+    """Draw a ticket: `task` trains the supernet that `config` describes; the ticket is also written to the run folder.
+
+    Raises `UserError` for settings or data that cannot work, before anything is written.
+    """
+    epochs = config.train.epochs
+    prunes = plan_prunes(epochs, config.prune)
+    shrinks = plan_shrinks(epochs, config.search, prunes)
+    if hasattr(task, "check_data"):
+        task.check_data()
+    run = open_run(task.name, config)
+    state = run.state(task)
+    loop = Loop(task, config, state, run.accelerator, prunes=prunes, shrinks=shrinks)
+    run.say(f"{task.name}: {epochs} epochs, prunes before {list(prunes)}, shrinks after {shrinks}; writing to {run.folder}")
+
+    net, scores = None, {}
+    while state.epoch < epochs:
+        began, events = time.monotonic(), {}
+        if state.epoch in prunes:
+            events |= loop.prune()
+        losses = loop.train_epoch()
+        if state.epoch % config.train.evaluate_every == 0 or state.epoch == epochs:
+            net = loop.averaged_net()
+            scores = loop.evaluate(net)
+        if state.epoch in shrinks:
+            events |= loop.shrink()
+        record = {"epoch": state.epoch, **losses, **scores, **events, "seconds": round(time.monotonic() - began, 2)}
+        run.finish_epoch(state, record | ({"density": density_by_kind(state.mask)} if state.mask else {}))
+        run.say(epoch_line(record, task.metric, epochs))
+
+    if net is None:  # a finished run was resumed
+        net = loop.averaged_net()
+        scores = loop.evaluate(net)
+    ticket = Ticket.from_net(net, task, metrics=scores, mask=state.mask, config=config, full=state.full)
+    finish(run, task, ticket, net)
+    return ticket
+
+

@@ -1,0 +1,137 @@
+"""Prune: choose exactly k weights by score and hold them at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from supertickets.errors import UserError
+from supertickets.pruning.criteria import CRITERIA, Scores
+from supertickets.pruning.mask import Mask, apply_mask, mask_optimizer
+from supertickets.supernet.network import prunable
+
+Scope = Literal["global", "layer", "erk"]
+
+
+def choose_mask(
+    scores: Scores, sparsity: float, *, scope: Scope = "global", min_layer_density: float = 0.0
+) -> Mask:
+    """A mask that takes out exactly k = round(sparsity x weights), the lowest scores first, ties by position.
+
+    scope: `global` ranks all weights together; `layer` takes the same share of every layer; `erk` gives layer l a density
+    in proportion to (n_in + n_out + k_h + k_w) / (n_in n_out k_h k_w) (Erdos-Renyi-Kernel; RigL, arXiv 1911.11134).
+    """
+    for name, score in scores.items():
+        if torch.isnan(score).any():
+            raise UserError(f"scores of {name} contain nan: training has diverged (lower train.lr or prune later)")
+    sizes = {name: score.numel() for name, score in scores.items()}
+    k = round(sparsity * sum(sizes.values()))
+    floors = {name: min(n, -int(-min_layer_density * n // 1)) for name, n in sizes.items()}  # ceil
+    if k > sum(sizes.values()) - sum(floors.values()):
+        raise UserError(f"prune.min_layer_density: {min_layer_density} leaves no room for a sparsity of {sparsity}")
+    if scope == "global":
+        return _choose_globally(scores, k, floors)
+    shares = dict.fromkeys(sizes, 1 - sparsity) if scope == "layer" else _erk_densities(scores, 1 - sparsity)
+    counts = _round_to_sum({n: max(shares[n] * size, floors[n]) for n, size in sizes.items()}, sizes, floors, sum(sizes.values()) - k)
+    return {name: _keep_best(score, counts[name]) for name, score in scores.items()}
+
+
+def _keep_best(score: Tensor, count: int) -> Tensor:
+    order = score.flatten().sort(stable=True).indices
+    kept = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
+    kept[order[score.numel() - count :]] = True
+    return kept.view(score.shape)
+
+
+def _choose_globally(scores: Scores, k: int, floors: Mapping[str, int]) -> Mask:
+    protected = {n: _keep_best(s, floors[n]) if floors[n] else torch.zeros_like(s, dtype=torch.bool) for n, s in scores.items()}
+    flat = torch.cat([s.masked_fill(protected[n], torch.inf).flatten().double() for n, s in scores.items()])
+    kept = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
+    kept[flat.sort(stable=True).indices[:k]] = False
+    parts = kept.split([s.numel() for s in scores.values()])
+    return {name: part.view(s.shape) for part, (name, s) in zip(parts, scores.items(), strict=True)}
+
+
+def _erk_densities(scores: Scores, density: float) -> dict[str, float]:
+    """Densities eps x raw_l with eps such that the total is met; layers that would pass 1 stay dense."""
+    raw = {name: sum(s.shape) / s.numel() for name, s in scores.items()}  # shapes (C_out, C_in / groups, k, k)
+    budget, full = density * sum(s.numel() for s in scores.values()), set[str]()
+    while True:
+        free = budget - sum(scores[name].numel() for name in full)
+        weight = sum(raw[n] * s.numel() for n, s in scores.items() if n not in full)
+        eps = free / weight if weight else 0.0
+        over = {n for n in scores if n not in full and eps * raw[n] > 1}
+        if not over:
+            return {n: 1.0 if n in full else eps * raw[n] for n in scores}
+        full |= over
+
+
+def _round_to_sum(wanted: dict[str, float], sizes: dict[str, int], floors: dict[str, int], total: int) -> dict[str, int]:
+    """Whole numbers near `wanted`, within floors and sizes, that add up to `total` exactly (largest remainders first)."""
+    counts = {n: min(max(int(w), floors[n]), sizes[n]) for n, w in wanted.items()}
+    order = sorted(wanted, key=lambda n: int(wanted[n]) - wanted[n])
+    while (missing := total - sum(counts.values())) != 0:
+        step = 1 if missing > 0 else -1
+        room = [n for n in order if floors[n] <= counts[n] + step <= sizes[n]]
+        for name in (room if step > 0 else room[::-1])[: abs(missing)]:
+            counts[name] += step
+    return counts
+
+
+@torch.no_grad()
+def prune(
+    net: nn.Module,
+    sparsity: float,
+    *,
+    criterion: str = "magnitude",
+    scope: Scope = "global",
+    min_layer_density: float = 0.0,
+    keep_pruned: Mapping[str, Tensor] | None = None,
+) -> Mask:
+    """Choose the mask for `sparsity` from the network's weights as they are; changes nothing (see `hold`).
+
+    `keep_pruned`: a mask whose pruned weights must stay pruned (masks that only grow).
+    """
+    scores = CRITERIA[criterion](prunable(net))
+    if keep_pruned:
+        scores = {n: s.masked_fill(~keep_pruned[n], -torch.inf) if n in keep_pruned else s for n, s in scores.items()}
+    return choose_mask(scores, sparsity, scope=scope, min_layer_density=min_layer_density)
+
+
+@torch.no_grad()
+def hold(
+    mask: Mask,
+    net: nn.Module,
+    *,
+    ema: Mapping[str, Tensor] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    dormant: MutableMapping[str, Tensor] | None = None,
+) -> None:
+    """Zero what the mask takes out, exactly, in weights, EMA and optimizer state. `dormant` keeps the values that weights had."""
+    weights = prunable(net)
+    if dormant is not None:
+        for name, kept in mask.items():
+            fresh = torch.where(weights[name] != 0, weights[name], dormant.get(name, torch.zeros_like(weights[name])))
+            dormant[name] = fresh.masked_fill(kept, 0)
+    apply_mask(mask, weights)
+    if ema is not None:
+        apply_mask(mask, ema)
+    if optimizer is not None:
+        mask_optimizer(mask, net, optimizer)
+
+
+@torch.no_grad()
+def revive(mask: Mask, net: nn.Module, dormant: Mapping[str, Tensor], ema: Mapping[str, Tensor] | None = None) -> None:
+    """Give pruned weights back the value they had when pruned (`prune.revive_from: dormant`), in the EMA too."""
+    for name, weight in prunable(net).items():
+        if name in mask and name in dormant:
+            for tensor in (weight, *([ema[name]] if ema else [])):
+                tensor.copy_(torch.where(mask[name], tensor, dormant[name]))
+
+
+def count_revived(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> int:
+    """Weights that one mask took out and the next one keeps."""
+    return sum(int((after[name] & ~kept).sum()) for name, kept in before.items() if name in after)

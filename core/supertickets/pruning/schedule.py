@@ -1,0 +1,67 @@
+"""When weights are pruned and to which sparsity: plain functions of the epoch (epochs count from 0; a prune precedes its epoch)."""
+
+from __future__ import annotations
+
+from supertickets.errors import UserError
+from supertickets.training.config import PruneConfig, SearchConfig
+
+
+def sparsity_at(epoch: int, epochs: int, prune: PruneConfig) -> float:
+    """Sparsity asked for at `epoch` of a run of `epochs`.
+
+    progressive: min(target, step * floor(epoch / every)) (SuperTickets, arXiv 2207.03677). cubic: target * (1 - (1 - x)^3) with x
+    from 0 at `start` to 1 at `end` (Zhu & Gupta, arXiv 1710.01878). one_shot: the target from `end` on.
+    """
+    if prune.schedule == "progressive":
+        # Rounded: 0.1 * 3 is a hair over 0.3.
+        return min(prune.target, round(prune.step * (epoch // prune.every), 9))
+    first, last = _span(epochs, prune)
+    if prune.schedule == "one_shot":
+        return prune.target if epoch >= last else 0.0
+    progress = min(max((epoch - first) / max(last - first, 1), 0.0), 1.0)
+    return prune.target * (1 - (1 - progress) ** 3)
+
+
+def _span(epochs: int, prune: PruneConfig) -> tuple[int, int]:
+    return round(prune.start * epochs), max(round(prune.end * epochs), 1)
+
+
+def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
+    """Epoch -> sparsity for every prune of the run, in order; the last one reaches the target.
+
+    Raises `UserError` where the target would not be reached early enough: mask and architecture must then stay fixed for a while.
+    """
+    if not prune.enabled or prune.target == 0:
+        return {}
+    if prune.schedule == "progressive":
+        events = range(prune.every, epochs, prune.every)
+        tail = prune.every
+    else:
+        first, last = _span(epochs, prune)
+        if prune.schedule == "cubic" and first >= last:
+            raise UserError(f"prune.start: {prune.start} must come before prune.end {prune.end} (in {epochs} epochs)")
+        events = range(last, last + 1) if prune.schedule == "one_shot" else range(last, first, -prune.every)
+        tail = 1
+    plan = {epoch: sparsity_at(epoch, epochs, prune) for epoch in sorted(events)}
+    plan = {epoch: share for i, (epoch, share) in enumerate(plan.items()) if share > (list(plan.values())[i - 1] if i else 0)}
+    last_epoch = max(plan, default=0)
+    if not plan or plan[last_epoch] < prune.target or last_epoch + tail > epochs:
+        reached = plan.get(last_epoch, 0.0)
+        raise UserError(
+            f"prune.target: {prune.target} is not reached {tail} epochs before the end (train.epochs {epochs}, prune.every {prune.every}, "
+            f"schedule {prune.schedule}: {reached:.3g} at epoch {last_epoch}); train longer, prune more often or choose cubic or one_shot"
+        )
+    return plan
+
+
+def plan_shrinks(epochs: int, search: SearchConfig, prunes: dict[int, float]) -> list[int]:
+    """Numbers of finished epochs after which units are removed.
+
+    From the first event past the warm-up to `search.end`, and never past the last prune: then the architecture is fixed.
+    """
+    if not search.enabled:
+        return []
+    last = min([round(search.end * epochs), *([max(prunes)] if prunes else [])])
+    last = max(min(last, epochs - 1 if epochs > 1 else epochs), 1)
+    events = [e for e in range(last, 0, -search.every) if e >= min(search.warmup, last)]
+    return sorted(events)

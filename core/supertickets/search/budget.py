@@ -1,0 +1,84 @@
+"""Budget mode: how many MACs (or parameters) the network may have at each shrink event, and which units go to get there."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from supertickets.errors import UserError
+from supertickets.search.importance import Penalty, gammas
+from supertickets.supernet.blocks import mixed_blocks
+from supertickets.supernet.macs import count_layers, count_params, dense_macs, mixer_macs, unit_costs
+
+Resource = Literal["macs", "params"]
+
+
+def budget_at(epoch: float, *, full: float, target: float, start: float, end: float) -> float:
+    """What is allowed after `epoch`: `full` until `start`, then linearly down to `target` at `end`."""
+    progress = min(max((epoch - start) / max(end - start, 1e-9), 0.0), 1.0)
+    return full + (target - full) * progress
+
+
+def measure(net: nn.Module, resource: Resource, input_shape: tuple[int, int, int]) -> float:
+    """MACs or parameters of the network as it stands."""
+    return dense_macs(count_layers(net, input_shape)) if resource == "macs" else count_params(net)
+
+
+def resolve_target(net: nn.Module, target: float, resource: Resource, input_shape: tuple[int, int, int]) -> float:
+    """The target as a count (at most 1 means a share of the full network); `UserError` where no search can reach it."""
+    full = measure(net, resource, input_shape)
+    count = target * full if target <= 1 else target
+    floor = full - sum(float(cost.sum()) for cost in _costs(net, resource, input_shape).values())
+    if not floor <= count <= full:
+        raise UserError(
+            f"search.target_{resource}: {count:.4g} cannot be reached: the supernet has {full:.4g} and {floor:.4g} with every unit gone"
+        )
+    return count
+
+
+def _costs(net: nn.Module, resource: Resource, input_shape: tuple[int, int, int]) -> dict[str, Tensor]:
+    """What goes with each unit, by gamma's name."""
+    layers = count_layers(net, input_shape)
+    units = unit_costs(net, layers)
+    costs = {}
+    for name, block in mixed_blocks(net).items():
+        if block.units:
+            parts = [torch.full((n,), float(getattr(units[name][k], resource))) for k, n in block.units.items()]
+            costs[f"{name}.depthwise_bn.weight"] = torch.cat(parts).double()
+        if block.mixer is not None:
+            mixer, n = block.mixer, block.mixer.tokens
+            params = sum(p.numel() for p in (mixer.tokenize.weight, mixer.queries, mixer.restore.weight)) / n + 2
+            each = mixer_macs(name, layers) / n if resource == "macs" else params
+            costs[f"{name}.mixer.token_bn.weight"] = torch.full((n,), float(each)).double()
+    return costs
+
+
+@torch.no_grad()
+def units_over_budget(
+    net: nn.Module,
+    ema: dict[str, Tensor],
+    penalty: Penalty,
+    *,
+    budget: float,
+    resource: Resource,
+    input_shape: tuple[int, int, int],
+) -> dict[str, Tensor]:
+    """True for the units that must go to meet `budget`: the least EMA |gamma| / p first, ties by position."""
+    excess = measure(net, resource, input_shape) - budget
+    names = list(gammas(net))
+    if excess <= 0 or not names:
+        return {}
+    costs = _costs(net, resource, input_shape)
+    importance = torch.cat([(ema[name].abs() / penalty.weights[name]).cpu() for name in names])
+    order = torch.sort(importance, stable=True).indices
+    saved = torch.cat([costs[name] for name in names])[order].cumsum(0)
+    # Up to the unit that meets the budget, or the one before where that is nearer: at most half a unit off.
+    count = min(int(torch.searchsorted(saved, excess)) + 1, len(order))
+    if count > 1 and abs(float(saved[count - 2]) - excess) < abs(float(saved[count - 1]) - excess):
+        count -= 1
+    goes = torch.zeros(len(order), dtype=torch.bool)
+    goes[order[:count]] = True
+    sizes = [len(ema[name]) for name in names]
+    return {name: part.to(ema[name].device) for name, part in zip(names, goes.split(sizes), strict=True)}

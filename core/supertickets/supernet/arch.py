@@ -1,0 +1,143 @@
+"""The architecture as data: every number that a network is built from, JSON-able and complete.
+
+`Arch` describes the full supernet and any shrunk one alike; only the units differ. HR-NAS (arXiv 2106.06560), SuperTickets
+(arXiv 2207.03677).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from supertickets.errors import UserError
+from supertickets.training.dialect import Section
+
+Units: TypeAlias = dict[int, int]  # kernel size -> hidden channels (search units) left, e.g. {3: 72, 5: 70}
+
+
+class StageArch(Section):
+    """One stage: a fusion followed by parallel blocks on each branch, finest branch first."""
+
+    blocks: list[int]
+    widths: list[int]
+
+    @model_validator(mode="after")
+    def _branches_agree(self) -> StageArch:
+        if not self.blocks or len(self.blocks) != len(self.widths):
+            raise ValueError(f"needs as many blocks as widths, at least one (blocks {self.blocks}, widths {self.widths})")
+        if min(self.blocks) < 0 or min(self.widths) < 1:
+            raise ValueError(f"blocks must be >= 0 and widths >= 1 (blocks {self.blocks}, widths {self.widths})")
+        return self
+
+
+class Arch(Section):
+    """Everything `Supernet` needs.
+
+    `units` maps a block's name to its units per kernel and `tokens_left` to its transformer tokens; a block not named there
+    is at full width (expand x C_in units for each kernel, `tokens` tokens). The head's blocks are named `head.*`.
+    """
+
+    stem: tuple[int, int] = (24, 24)
+    stem_stride: Literal[1, 2, 4] = 4
+    stages: list[StageArch]
+    kernels: tuple[int, ...] = (3, 5, 7)
+    expand: int = Field(4, ge=1)
+    tokens: int = Field(0, ge=0)
+    bn_eps: float = Field(1e-3, gt=0)
+    bn_momentum: float = Field(0.01, gt=0, le=1)
+    init: Literal["fan_out", "small_normal"] = "fan_out"
+    units: dict[str, Units] = {}
+    tokens_left: dict[str, int] = {}
+
+    @field_validator("kernels")
+    @classmethod
+    def _kernels_are_odd(cls, kernels: tuple[int, ...]) -> tuple[int, ...]:
+        if not kernels or any(k < 1 or k % 2 == 0 for k in kernels) or len(set(kernels)) != len(kernels):
+            raise ValueError(f"kernels must be different odd numbers, not {list(kernels)}")
+        return tuple(sorted(kernels))
+
+    @model_validator(mode="after")
+    def _stages_grow_by_one(self) -> Arch:
+        branches = [len(stage.widths) for stage in self.stages]
+        if not branches or branches[0] != 1 or any(b - a not in (0, 1) for a, b in zip(branches, branches[1:], strict=False)):
+            raise ValueError(f"stages must start with one branch and add at most one branch each, not {branches}")
+        return self
+
+    def units_of(self, name: str, in_channels: int) -> Units:
+        """Units per kernel of block `name`; the full width where the block is not listed."""
+        if name in self.units:
+            return {k: n for k, n in sorted(self.units[name].items()) if n > 0}
+        return dict.fromkeys(self.kernels, self.expand * in_channels)
+
+    def tokens_of(self, name: str) -> int:
+        """Transformer tokens of block `name` (0: no transformer)."""
+        return self.tokens_left.get(name, self.tokens)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form; `Arch.from_dict` reads it back to an equal `Arch`."""
+        data: dict[str, Any] = self.model_dump(mode="json")
+        data["units"] = {name: {str(k): n for k, n in units.items()} for name, units in self.units.items()}
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Arch:
+        """Read `to_dict`'s form; a `UserError` says what is wrong in it."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UserError(f"arch{'.' + where if where else ''}: {first['msg']}") from error
+
+
+def _stages(*pairs: tuple[list[int], list[int]]) -> list[dict[str, list[int]]]:
+    return [{"blocks": blocks, "widths": widths} for blocks, widths in pairs]
+
+
+_PAPER_WIDTHS = [18, 36, 72, 144]
+PRESETS: dict[str, dict[str, Any]] = {
+    # HR-NAS and SuperTickets: 10-13 M parameters, 45,000 units.
+    "paper": {
+        "stem": (24, 24),
+        "stages": _stages(
+            ([1], [24]),
+            ([2, 2], _PAPER_WIDTHS[:2]),
+            ([2, 2, 3], _PAPER_WIDTHS[:3]),
+            ([2, 2, 3, 4], _PAPER_WIDTHS),
+            ([2, 2, 3, 4], _PAPER_WIDTHS),
+        ),
+    },
+    # Under a million parameters: real images on a CPU in minutes to an hour.
+    "small": {
+        "stem": (16, 16),
+        "stages": _stages(([1], [16]), ([2, 2], [16, 32]), ([2, 2, 2], [16, 32, 64])),
+        "bn_momentum": 0.1,
+    },
+    # A tenth of that: the embedded scenes, demonstrations and tests.
+    "tiny": {
+        "stem": (16, 16),
+        "stages": _stages(([1], [16]), ([1, 1], [16, 24]), ([1, 1, 1], [16, 24, 40])),
+        "bn_momentum": 0.1,
+    },
+}
+
+
+class ArchConfig(Section):
+    """The `arch` part of a config: a preset, and what to change in it (None = as the preset has it)."""
+
+    preset: Literal["paper", "small", "tiny"] = "paper"
+    stem: tuple[int, int] | None = None
+    stem_stride: Literal[1, 2, 4] | None = None
+    stages: list[StageArch] | None = None
+    kernels: tuple[int, ...] | None = None
+    expand: int | None = None
+    tokens: int | None = None
+    bn_eps: float | None = None
+    bn_momentum: float | None = None
+    init: Literal["fan_out", "small_normal"] | None = None
+
+    def build(self) -> Arch:
+        """The full supernet's `Arch`."""
+        changes = {key: value for key, value in self.model_dump(exclude={"preset"}).items() if value is not None}
+        return Arch.from_dict(PRESETS[self.preset] | changes)

@@ -1,0 +1,106 @@
+"""Multiply-accumulates (MACs) of convs, linears and attention, layer by layer, at any input size, without data.
+
+dense MACs = weights x output positions; sparse MACs = nonzero weights x output positions (batch 1).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from supertickets.supernet.blocks import mixed_blocks
+
+
+@dataclass
+class Layer:
+    """One conv, linear or attention. `positions`: how often each weight is used for one input."""
+
+    weights: int
+    positions: int
+    extra: int = 0  # MACs between activations (attention's two products)
+
+    @property
+    def macs(self) -> int:
+        return self.weights * self.positions + self.extra
+
+
+def count_layers(net: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, Layer]:
+    """Layers in the order they run, by module path, for one input of (C, H, W). Runs a copy on the meta device: no data, no cost."""
+    layers: dict[str, Layer] = {}
+    meta = copy.deepcopy(net).to("meta").eval()
+
+    def record(name: str):  # noqa: ANN202
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if isinstance(module, nn.Conv2d):
+                layers[name] = Layer(module.weight.numel(), output.shape[-2] * output.shape[-1])
+            elif isinstance(module, nn.Linear):
+                layers[name] = Layer(module.weight.numel(), output[..., 0].numel())
+            elif isinstance(module, nn.MultiheadAttention):
+                query, key = inputs[0].shape[1], inputs[1].shape[1]  # (B, tokens, dim), batch first
+                d = module.embed_dim
+                positions = query  # exact where query and key have as many tokens, as here
+                layers[name] = Layer(4 * d * d, positions, extra=2 * query * key * d)
+
+        return hook
+
+    for name, module in meta.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
+            module.register_forward_hook(record(name))
+    # Gradients on: without them PyTorch's transformer takes a fused path that calls none of its parts.
+    with torch.enable_grad():
+        meta(torch.empty(1, *input_shape, device="meta"))
+    return layers
+
+
+def dense_macs(layers: Mapping[str, Layer]) -> int:
+    """MACs of the network with all its weights."""
+    return sum(layer.macs for layer in layers.values())
+
+
+@torch.no_grad()
+def sparse_layer_macs(net: nn.Module, layers: Mapping[str, Layer]) -> dict[str, int]:
+    """MACs per layer that meet a nonzero weight."""
+    modules = dict(net.named_modules())
+    sparse = {}
+    for name, layer in layers.items():
+        weight = getattr(modules[name], "weight", None)  # attention has none of that name and is never pruned
+        nonzero = layer.weights if weight is None else int(torch.count_nonzero(weight))
+        sparse[name] = nonzero * layer.positions + layer.extra
+    return sparse
+
+
+def count_params(net: nn.Module) -> int:
+    """Parameters (BN statistics are none)."""
+    return sum(param.numel() for param in net.parameters())
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the network loses with one unit."""
+
+    macs: float
+    params: float
+
+
+def unit_costs(net: nn.Module, layers: Mapping[str, Layer]) -> dict[str, dict[int, Cost]]:
+    """Cost of one unit of each kernel of each block: its row of the expansion, its depthwise kernel, its projection column.
+
+    Linear, so a block's MACs are exactly its shortcut's plus units x cost. The two BNs' scale and shift are parameters too.
+    """
+    costs: dict[str, dict[int, Cost]] = {}
+    for name, block in mixed_blocks(net).items():
+        costs[name] = {}
+        for k in block.units:
+            inside, outside = layers[f"{name}.expand"].positions, layers[f"{name}.project"].positions
+            macs = block.in_channels * inside + (k * k + block.out_channels) * outside
+            costs[name][k] = Cost(macs, block.in_channels + k * k + block.out_channels + 4)
+    return costs
+
+
+def mixer_macs(name: str, layers: Mapping[str, Layer]) -> int:
+    """MACs of the transformer of block `name`."""
+    return sum(layer.macs for path, layer in layers.items() if path.startswith(f"{name}.mixer."))

@@ -1,0 +1,118 @@
+"""One class for every network: the full supernet and each shrunk one, rebuilt from numbers alone.
+
+stem -> [fusion -> parallel blocks] x stages -> head.  HR-NAS, arXiv 2106.06560; SuperTickets, arXiv 2207.03677.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from supertickets.supernet.arch import Arch
+from supertickets.supernet.blocks import MixedBlock, batch_norm, mixed_blocks
+from supertickets.supernet.fusion import Fusion
+
+
+class Stage(nn.Module):
+    """A fusion, then blocks on each branch."""
+
+    def __init__(self, in_widths: list[int], index: int, arch: Arch) -> None:
+        super().__init__()
+        stage, name = arch.stages[index], f"stages.{index}"
+        self.fusion = Fusion(in_widths, stage.widths, arch=arch, name=f"{name}.fusion")
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                *(MixedBlock(w, w, stride=1, arch=arch, name=f"{name}.branches.{b}.{n}") for n in range(count))
+            )
+            for b, (count, w) in enumerate(zip(stage.blocks, stage.widths, strict=True))
+        )
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        fused = self.fusion(features)
+        return [blocks(f) for blocks, f in zip(self.branches, fused, strict=True)]
+
+
+class Supernet(nn.Module):
+    """(B, 3, H, W) -> the head's output; without a head, the list of branch features, finest first.
+
+    The finest branch runs at 1/`stem_stride` of the input, each further one at half of that. `Supernet(net.arch, head)` with a
+    head built from the same arch has the shapes of `net`, whatever was shrunk.
+    """
+
+    def __init__(self, arch: Arch, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self._arch = arch
+        strides = {4: (2, 2), 2: (2, 1), 1: (1, 1)}[arch.stem_stride]
+        layers: list[nn.Module] = []
+        for c_in, c_out, stride in zip((3, arch.stem[0]), arch.stem, strides, strict=True):
+            layers += [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), batch_norm(c_out, arch), nn.ReLU()]
+        self.stem = nn.Sequential(*layers)
+        widths = [[arch.stem[1]], *(stage.widths for stage in arch.stages)]
+        self.stages = nn.ModuleList(Stage(widths[i], i, arch) for i in range(len(arch.stages)))
+        self.head = head
+        initialise(self, arch)
+
+    @property
+    def arch(self) -> Arch:
+        """The complete arch of the network as it stands: units and tokens of every block, the head's too."""
+        blocks = mixed_blocks(self)
+        units = {name: dict(block.units) for name, block in blocks.items()}
+        tokens = {name: block.mixer.tokens if block.mixer else 0 for name, block in blocks.items()}
+        return self._arch.model_copy(update={"units": units, "tokens_left": tokens if self._arch.tokens else {}})
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Branch features (B, C_i, H/stride/2^i, W/stride/2^i), finest first."""
+        features = [self.stem(x)]  # (B, C, H/stem_stride, W/stem_stride)
+        for stage in self.stages:
+            features = stage(features)
+        return features
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        features = self.features(x)
+        return features if self.head is None else self.head(features)
+
+
+@torch.no_grad()
+def initialise(net: nn.Module, arch: Arch) -> None:
+    """Initial weights: convs N(0, 2/fan_out) or N(0, 0.001^2), linears U(+-1/sqrt(fan_out)), BN scale 1 and shift 0.
+
+    fan_out = k^2 C_out / groups (k^2 for depthwise). A block's one-conv expansion counts as the convs it stands for: its
+    fan_out is that of one kernel at full width, expand x C_in, not of all kernels together. Transformers keep PyTorch's own.
+    """
+    expansions = {id(b.expand): arch.expand * b.in_channels for b in mixed_blocks(net).values() if b.units}
+    for name, module in net.named_modules():
+        if ".mixer." in f".{name}." and not isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            continue
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+            fan_out = expansions.get(id(module), fan_out)
+            module.weight.normal_(0, 0.001 if arch.init == "small_normal" else sqrt(2 / fan_out))
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.Linear):
+            bound = 1 / sqrt(module.out_features)
+            module.weight.uniform_(-bound, bound)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.BatchNorm2d):
+            module.weight.fill_(1)
+            module.bias.zero_()
+
+
+def prunable(net: nn.Module) -> dict[str, nn.Parameter]:
+    """Prunable weights by name: those of all convs, the head's searched blocks included; not the final classifier.
+
+    Shape (C_out, C_in / groups, k, k) each. BN, biases, linears and the transformer's inside are not pruned.
+    """
+    return {
+        f"{name}.weight": module.weight
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Conv2d) and not name.endswith("classifier")
+    }
+
+
+def decayed(net: nn.Module) -> set[str]:
+    """Names of the parameters under weight decay: conv and linear weights (attention's packed projections are linear weights)."""
+    return {name for name, param in net.named_parameters() if param.ndim > 1 and not name.endswith("queries")}

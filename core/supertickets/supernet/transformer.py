@@ -1,0 +1,49 @@
+"""The transformer option of HR-NAS: a block's shortcut path looks at the whole picture through a few tokens.
+
+tokens = encoder(project([x ; coordinates]));  out = restore(decoder(queries, tokens)).  HR-NAS, arXiv 2106.06560, section 3.
+The scale of the BN after the first conv is a token's importance: searched and shrunk like a channel.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from supertickets.supernet.arch import Arch
+
+GRID = 8  # maps are seen at 8x8
+DIM = GRID * GRID  # so a token is a vector of 64: one weight a place
+
+
+class TokenMixer(nn.Module):
+    """(B, C_in, H, W) -> (B, C_out, *size): global context for a block's shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, tokens: int, stride: int, arch: Arch) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
+        self.build(arch, tokens)
+        common = {"nhead": 1, "dim_feedforward": DIM, "dropout": 0.1, "batch_first": True}
+        self.encoder = nn.TransformerEncoderLayer(DIM, **common)  # post-norm
+        self.decoder = nn.TransformerDecoderLayer(DIM, **common)
+        ys, xs = torch.meshgrid(torch.linspace(0, 1, GRID), torch.linspace(0, 1, GRID), indexing="ij")
+        self.register_buffer("coordinates", torch.stack([xs, ys])[None], persistent=False)  # (1, 2, 8, 8)
+
+    def build(self, arch: Arch, tokens: int) -> None:
+        """(Re)create what depends on the number of tokens."""
+        self.tokens = tokens
+        self.tokenize = nn.Conv2d(self.in_channels + 2, tokens, 1, bias=False)
+        self.token_bn = nn.BatchNorm2d(tokens, eps=arch.bn_eps, momentum=arch.bn_momentum)
+        self.queries = nn.Parameter(torch.randn(tokens, DIM) * DIM**-0.5)
+        self.restore = nn.Conv2d(tokens, self.out_channels, 1, bias=False)
+        self.restore_bn = nn.BatchNorm2d(self.out_channels, eps=arch.bn_eps, momentum=arch.bn_momentum)
+
+    def forward(self, x: Tensor, size: torch.Size) -> Tensor:
+        batch = x.shape[0]
+        grid = F.interpolate(x, (GRID, GRID), mode="bilinear", align_corners=False)
+        coordinates = self.coordinates.to(grid.dtype).expand(batch, -1, -1, -1)
+        tokens = self.token_bn(self.tokenize(torch.cat([grid, coordinates], dim=1)))  # (B, n, 8, 8)
+        memory = self.encoder(tokens.flatten(2))  # (B, n, 64)
+        mixed = self.decoder(self.queries.expand(batch, -1, -1), memory)  # (B, n, 64)
+        restored = self.restore_bn(self.restore(mixed.unflatten(2, (GRID, GRID))))  # (B, C_out, 8, 8)
+        return F.interpolate(restored, size, mode="bilinear", align_corners=False)

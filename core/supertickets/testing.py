@@ -1,0 +1,108 @@
+"""Tiny networks and a toy task for tests: this package's own, and those of anyone's task package."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from supertickets.supernet.arch import Arch, ArchConfig
+from supertickets.supernet.heads import DenseHead
+from supertickets.supernet.network import Supernet
+from supertickets.training.config import Config, PruneConfig, RunConfig, SearchConfig, TrainConfig
+
+STAGES = [{"blocks": [1], "widths": [4]}, {"blocks": [1, 1], "widths": [4, 6]}, {"blocks": [1, 1, 1], "widths": [4, 6, 8]}]
+
+
+def micro_arch(**changes: object) -> Arch:
+    """A complete network of a few thousand weights: three branches, all kernels."""
+    return Arch.from_dict({"stem": [4, 4], "stem_stride": 2, "stages": STAGES, "bn_momentum": 0.1, **changes})
+
+
+def micro_net(seed: int = 0, **changes: object) -> Supernet:
+    torch.manual_seed(seed)
+    arch = micro_arch(**changes)
+    return Supernet(arch, DenseHead(arch, channels=8, outputs=3))
+
+
+def randomise_norms(net: nn.Module, seed: int = 1) -> None:
+    """BN scales, shifts and statistics as after training, so that no law holds by accident of the start values."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for tensor, low, high in (
+                    (module.weight, 0.5, 1.5),
+                    (module.bias, -0.5, 0.5),
+                    (module.running_mean, -0.5, 0.5),
+                    (module.running_var, 0.5, 2.0),
+                ):
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+
+
+class ToyTask:
+    """Three classes of pixels told apart by colour: learnable in seconds, with every method of a Task."""
+
+    name, metric = "toy", "accuracy"
+    Config = Config
+
+    def __init__(self, config: Config, images: int = 24) -> None:
+        self.config, self.labels, self.input_shape, self.images = config, ["red", "green", "blue"], (3, 16, 16), images
+
+    def _data(self, seed: int) -> TensorDataset:
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(self.images, 3, 16, 16, generator=generator)
+        return TensorDataset(x, F.avg_pool2d(x, 3, 1, 1).argmax(1))
+
+    def build_loaders(self, batch_size: int) -> tuple[DataLoader, DataLoader]:
+        return DataLoader(self._data(0), batch_size, shuffle=True, drop_last=True), DataLoader(self._data(1), batch_size)
+
+    def build_head(self, arch: Arch) -> nn.Module:
+        return DenseHead(arch, channels=8, outputs=3)
+
+    def loss(self, model: nn.Module, batch: list[Tensor]) -> Tensor:
+        logits = F.interpolate(model(batch[0]), batch[1].shape[-2:], mode="bilinear")
+        return F.cross_entropy(logits, batch[1])
+
+    def evaluate(self, model: nn.Module, loader: DataLoader, accelerator: Accelerator) -> dict[str, object]:
+        right, count = torch.zeros(2)
+        for x, y in loader:
+            guess = F.interpolate(model(x), y.shape[-2:], mode="bilinear").argmax(1)
+            hits, seen = accelerator.gather_for_metrics(((guess == y).sum()[None], torch.tensor([y.numel()])))
+            right, count = right + hits.sum(), count + seen.sum()
+        return {"accuracy": float(right / count), "protocol": "share of pixels"}
+
+    def settings(self) -> dict[str, object]:
+        return {}
+
+    def draw_examples(self, model: nn.Module, out_dir: Path, limit: int) -> list[Path]:
+        return []
+
+    def predict(self, model: nn.Module, paths: list[Path], out_dir: Path) -> list[Path]:
+        return []
+
+
+def toy_config(folder: Path, **sections: dict[str, object]) -> Config:
+    """Six epochs of three steps that search and prune."""
+    return Config(
+        arch=ArchConfig(preset="tiny", stages=STAGES, stem=(4, 4), stem_stride=2),
+        search=SearchConfig(**{"rho": 1e-3, "warmup": 1, "target_macs": 0.6, "end": 0.7, **sections.get("search", {})}),
+        prune=PruneConfig(**{"every": 1, "end": 0.7, **sections.get("prune", {})}),
+        train=TrainConfig(**{"epochs": 6, "batch_size": 8, "recalibrate_batches": 2, **sections.get("train", {})}),
+        run=RunConfig(**{"dir": folder, "tensorboard": False, "examples": 0, **sections.get("run", {})}),
+    )
+
+
+def data_folder(variable: str, pack: str) -> Path:
+    """A folder of real data or reference networks; skips the test with the reason where it is not there."""
+    root = os.environ.get(variable)
+    if not root or not (Path(root) / pack).exists():
+        import pytest
+
+        pytest.skip(f"{variable} does not name a folder with {pack}")
+    return Path(root) / pack

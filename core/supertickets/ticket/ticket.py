@@ -1,0 +1,210 @@
+"""The ticket: a small architecture, a sparse mask and weights that work; the one thing that passes between stages.
+
+A folder of two files: `ticket.json` (what it is) and `ticket.safetensors` (its tensors). Pruned weights are stored as their kept
+values and a bit-packed mask, all of them end to end, in the order of the network that the arch describes: so the file shrinks
+with sparsity. Nothing is pickled, and each byte is covered by a checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from supertickets.errors import UserError
+from supertickets.pruning.mask import Mask, sparsity
+from supertickets.supernet.arch import Arch
+from supertickets.supernet.network import Supernet, prunable
+from supertickets.training.config import Config
+from supertickets.training.task import load_task
+
+FORMAT = 1
+
+
+@dataclass
+class Ticket:
+    """A drawn network as data. `tensors` holds the whole state dict, masked entries at zero; `mask` is empty for a dense net."""
+
+    task: str
+    settings: dict[str, Any]
+    arch: Arch
+    tensors: dict[str, Tensor]
+    mask: Mask = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_net(
+        cls,
+        net: Supernet,
+        task: Any,
+        *,
+        metrics: Mapping[str, Any],
+        mask: Mapping[str, Tensor] | None = None,
+        config: Config | None = None,
+        full: Mapping[str, float] | None = None,
+    ) -> Ticket:
+        """The ticket of a network in its final state. Raises `ValueError` where a masked weight is not zero."""
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _stored(net).items()}
+        kept = {name: part.cpu() for name, part in (mask or {}).items()}
+        for name, part in kept.items():
+            if torch.count_nonzero(tensors[name][~part]):
+                raise ValueError(f"{name} has nonzero weights where its mask takes them out")
+        provenance = {
+            "version": version("supertickets"),
+            "torch": torch.__version__,
+            "config": config.model_dump(mode="json") if config else None,
+            "seed": config.run.seed if config else None,
+            "supernet": dict(full or {}),
+        }
+        return cls(task.name, task.settings(), net.arch, tensors, kept, dict(metrics), provenance)
+
+    def load_task(self) -> Any:
+        """The ticket's task with the settings it was drawn for."""
+        return load_task(self.task, self.settings)
+
+    def build(self) -> Supernet:
+        """The network, dense, with the ticket's weights, in eval mode: a plain module, ready to run."""
+        net = Supernet(self.arch, self.load_task().build_head(self.arch))
+        net.load_state_dict(self.tensors, strict=False)
+        return net.eval()
+
+    @property
+    def sparsity(self) -> float:
+        """Zeroed prunable weights / prunable weights."""
+        return sparsity(self.mask)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the folder, whole or not at all; a ticket that stands there already is replaced."""
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        blob = save_tensors(_pack(self.tensors, self.mask))
+        about = {
+            "format": FORMAT,
+            "task": self.task,
+            "settings": self.settings,
+            "arch": self.arch.to_dict(),
+            "head": self.settings.get("head", {}),
+            "metrics": self.metrics,
+            "provenance": self.provenance,
+            "masked": sorted(self.mask),
+            "tensors_sha256": hashlib.sha256(blob).hexdigest(),
+        }
+        about["sha256"] = _digest(about)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part:
+            (Path(part) / "ticket.safetensors").write_bytes(blob)
+            (Path(part) / "ticket.json").write_text(json.dumps(about, indent=1) + "\n")
+            folder.mkdir(exist_ok=True)
+            for name in ("ticket.safetensors", "ticket.json"):
+                os.replace(Path(part) / name, folder / name)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Ticket:
+        """Read and check a ticket folder; a `UserError` names the file and what is wrong in it."""
+        folder = Path(folder)
+        json_file, tensor_file = folder / "ticket.json", folder / "ticket.safetensors"
+        about = _read_json(json_file)
+        try:
+            blob = tensor_file.read_bytes()
+        except OSError as error:
+            raise UserError(f"{tensor_file}: {error.strerror}") from error
+        if hashlib.sha256(blob).hexdigest() != about["tensors_sha256"]:
+            raise UserError(f"{tensor_file}: damaged or not the file that belongs to {json_file.name} (its checksum differs)")
+        try:
+            packed = load_tensors(blob)
+        except SafetensorError as error:
+            raise UserError(f"{tensor_file}: {error}") from error
+        ticket = cls(
+            about["task"],
+            about["settings"],
+            Arch.from_dict(about["arch"]),
+            {},
+            metrics=about["metrics"],
+            provenance=about["provenance"],
+        )
+        with torch.device("meta"):
+            net = Supernet(ticket.arch, ticket.load_task().build_head(ticket.arch))
+        ticket.tensors, ticket.mask = _unpack(packed, net, about["masked"], tensor_file)
+        return ticket
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; a ticket is a folder with ticket.json and ticket.safetensors")
+    try:
+        about = json.loads(path.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(about, dict) or "format" not in about:
+        raise UserError(f"{path}: not a ticket (it has no 'format')")
+    if about["format"] != FORMAT:
+        raise UserError(f"{path}: format {about['format']} is not known here (known: {FORMAT}); a newer version may read it")
+    given = about.pop("sha256", None)
+    if given != _digest(about):
+        raise UserError(f"{path}: damaged or edited by hand (its checksum differs)")
+    return about
+
+
+def _stored(net: nn.Module) -> dict[str, Tensor]:
+    """The tensors that make up a trained network: floating-point parameters and BN statistics, in module order."""
+    return {name: tensor for name, tensor in net.state_dict().items() if tensor.is_floating_point()}
+
+
+def _pack(tensors: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
+    """Three flat tensors: `dense` values, `kept` values of masked weights, their `mask` as bits; each in the order of `tensors`."""
+    masked = [name for name in tensors if name in mask]
+    empty, bits = torch.empty(0), torch.empty(0, dtype=torch.bool)
+    flags = torch.cat([bits, *(mask[name].flatten() for name in masked)])
+    return {
+        "dense": torch.cat([empty, *(tensor.flatten() for name, tensor in tensors.items() if name not in mask)]),
+        "kept": torch.cat([empty, *(tensors[name][mask[name]] for name in masked)]),
+        "mask": torch.from_numpy(np.packbits(flags.numpy())),
+    }
+
+
+def _unpack(packed: Mapping[str, Tensor], net: nn.Module, masked: list[str], path: Path) -> tuple[dict[str, Tensor], Mask]:
+    """The tensors and mask that `_pack` wrote for a network of these shapes."""
+    shapes = {name: tensor.shape for name, tensor in _stored(net).items()}
+    if unknown := set(masked) - set(prunable(net)):
+        raise UserError(f"{path}: masks {sorted(unknown)[0]}, which the network of its arch does not have as a prunable weight")
+    bits = sum(shapes[name].numel() for name in masked)
+    dense = sum(shape.numel() for name, shape in shapes.items() if name not in masked)
+    flags = torch.from_numpy(np.unpackbits(packed["mask"].numpy(), count=bits).astype(bool)) if bits else torch.empty(0, dtype=torch.bool)
+    sizes = {"dense": dense, "kept": int(flags.sum()), "mask": -(-bits // 8)}
+    for name, size in sizes.items():
+        if name not in packed or packed[name].numel() != size:
+            found = packed[name].numel() if name in packed else "none"
+            raise UserError(f"{path}: '{name}' should hold {size} values for its arch, but holds {found}")
+    tensors: dict[str, Tensor] = {}
+    mask: Mask = {}
+    at_dense = at_kept = at_bit = 0
+    for name, shape in shapes.items():
+        n = shape.numel()
+        if name not in masked:
+            tensors[name] = packed["dense"][at_dense : at_dense + n].view(shape).clone()
+            at_dense += n
+            continue
+        mask[name] = flags[at_bit : at_bit + n].view(shape).clone()
+        count = int(mask[name].sum())
+        tensors[name] = torch.zeros(shape)
+        tensors[name][mask[name]] = packed["kept"][at_kept : at_kept + count]
+        at_bit, at_kept = at_bit + n, at_kept + count
+    return tensors, mask

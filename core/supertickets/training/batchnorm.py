@@ -1,0 +1,38 @@
+"""BN recalibration: statistics of the network as it is, a cumulative average over a few batches.
+
+The averaged (EMA) weights never saw their own statistics, and after a shrink or prune the running ones lag behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+
+@torch.no_grad()
+def recalibrate(
+    net: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any], accelerator: Accelerator | None = None
+) -> None:
+    """Reset and re-estimate all BN statistics of `net` from `forward(batch)`; averaged over processes.
+
+    Works on `net` itself: hand it a copy of the network that trains. Batches must be shuffled. Leaves `net` in eval mode.
+    """
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    net.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # PyTorch: cumulative average
+        norm.train()
+    for batch in batches:
+        forward(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        if accelerator is not None and accelerator.num_processes > 1:
+            for stat in (norm.running_mean, norm.running_var):
+                stat.copy_(accelerator.reduce(stat, reduction="mean"))
+    net.eval()

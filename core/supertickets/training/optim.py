@@ -1,0 +1,124 @@
+"""Optimizers and learning rates; every schedule is a plain function of the step, so a resumed run needs no scheduler state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import cos, pi
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from supertickets.supernet.network import decayed
+from supertickets.training.config import TrainConfig
+
+
+class RMSpropInside(torch.optim.Optimizer):
+    """RMSprop with eps inside the root, as TensorFlow has it and HR-NAS's ImageNet recipe needs:
+
+    v <- alpha v + (1 - alpha) g^2;  m <- momentum m + lr g / sqrt(v + eps);  w <- w - m.   Weight decay is added to g.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], *, lr: float, alpha: float, momentum: float, eps: float, weight_decay: float = 0.0
+    ) -> None:
+        defaults = {"lr": lr, "alpha": alpha, "momentum": momentum, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            params = [param for param in group["params"] if param.grad is not None]
+            if not params:
+                continue
+            for param in params:
+                if not self.state[param]:
+                    # Zero, not one as in TensorFlow: what a mask takes out must stay at zero.
+                    self.state[param] = {"square_avg": torch.zeros_like(param), "momentum_buffer": torch.zeros_like(param)}
+            grads = [param.grad for param in params]
+            if group["weight_decay"]:
+                grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
+            squares = [self.state[param]["square_avg"] for param in params]
+            buffers = [self.state[param]["momentum_buffer"] for param in params]
+            torch._foreach_mul_(squares, group["alpha"])
+            torch._foreach_addcmul_(squares, grads, grads, 1 - group["alpha"])
+            scales = torch._foreach_add(squares, group["eps"])
+            torch._foreach_sqrt_(scales)
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_addcdiv_(buffers, grads, scales, group["lr"])
+            torch._foreach_sub_(params, buffers)
+        return loss
+
+
+def build_optimizer(net: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer over the net's parameters in two groups: weight decay on conv and linear weights, none on BN and biases."""
+    names = decayed(net)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for n, p in net.named_parameters() if n in names], "weight_decay": train.weight_decay},
+        {"params": [p for n, p in net.named_parameters() if n not in names], "weight_decay": 0.0},
+    ]
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=train.lr, eps=train.eps)
+    if train.optimizer == "rmsprop":
+        return RMSpropInside(groups, lr=train.lr, alpha=train.alpha, momentum=train.momentum, eps=train.eps)
+    return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum)
+
+
+def peak_lr(train: TrainConfig, global_batch: int) -> float:
+    """The learning rate, scaled linearly to the global batch where the recipe asks for it."""
+    return train.lr * global_batch / train.lr_per_batch if train.lr_per_batch else train.lr
+
+
+def lr_at(step: int, *, train: TrainConfig, steps_per_epoch: int, peak: float) -> float:
+    """Learning rate of update `step` (from 0).
+
+    onecycle: cosine from peak/div up to peak over `pct_start` of the run, cosine down to peak/div/final_div (Smith,
+    arXiv 1708.07120). cosine: from peak to 0. exponential: x decay every `decay_epochs`. step: x decay at each milestone.
+    """
+    total, epoch = train.epochs * steps_per_epoch, step / steps_per_epoch
+    if train.schedule == "onecycle":
+        rise = max(train.pct_start * total - 1, 1e-9)
+        low = peak / train.div
+        if step <= rise:
+            return _cosine(low, peak, step / rise)
+        return _cosine(peak, low / train.final_div, min((step - rise) / max(total - 1 - rise, 1e-9), 1.0))
+    if epoch < train.warmup:
+        return peak * (step + 1) / (train.warmup * steps_per_epoch)
+    if train.schedule == "cosine":
+        done = (epoch - train.warmup) / max(train.epochs - train.warmup, 1e-9)
+        return _cosine(peak, 0.0, min(done, 1.0))
+    if train.schedule == "exponential":
+        return peak * train.decay ** int((epoch - train.warmup) / train.decay_epochs)
+    if train.schedule == "step":
+        return peak * train.decay ** sum(epoch >= milestone for milestone in train.milestones)
+    return peak
+
+
+def _cosine(begin: float, end: float, progress: float) -> float:
+    return end + (begin - end) * (1 + cos(pi * progress)) / 2
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The same learning rate for all groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def named_state(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Optimizer state as `PARAMETER/KEY` -> tensor, for checkpoints."""
+    return {
+        f"{name}/{key}": torch.as_tensor(value)
+        for name, param in net.named_parameters()
+        for key, value in optimizer.state.get(param, {}).items()
+    }
+
+
+def load_named_state(net: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Tensor]) -> None:
+    """Put back what `named_state` gave (step counts stay on the CPU, as PyTorch keeps them)."""
+    params = dict(net.named_parameters())
+    for path, value in state.items():
+        name, key = path.rsplit("/", 1)
+        param = params[name]
+        moved = value.to(param.device) if value.shape == param.shape else value
+        optimizer.state.setdefault(param, {})[key] = moved

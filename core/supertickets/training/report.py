@@ -1,0 +1,97 @@
+"""What a user sees: a line an epoch, the closing table, the curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from supertickets.training.run import Run, console, human, summary_table
+
+
+def epoch_line(record: dict[str, Any], metric: str, epochs: int) -> str:
+    """One line: epoch, loss, metric, MACs, sparsity, what happened, seconds."""
+    score = f"{metric} {record[metric]:.4f}" if metric in record else f"{metric} -"
+    parts = [
+        f"epoch {record['epoch']:>3}/{epochs}",
+        f"loss {record['loss']:.4f}",
+        score,
+        f"MACs {human(record['macs'])}" if "macs" in record else "",
+        f"sparsity {record['sparsity']:.3f}" if "sparsity" in record else "",
+        f"{record['seconds']:.0f} s",
+    ]
+    if "target_sparsity" in record:
+        back = f", {record['revived']} back" if record["revived"] else ""
+        parts.append(f"(pruned to {record['target_sparsity']:.3f}{back})")
+    if record.get("units_removed"):
+        parts.append(f"({record['units_removed']} units removed)")
+    return "  ".join(part for part in parts if part)
+
+
+def finish(run: Run, task: Any, ticket: Any, net: nn.Module) -> None:
+    """Write the ticket, the curves and the example pictures; print the closing table."""
+    if run.main:
+        folder = ticket.save(run.folder / "ticket")
+        pictures = run.folder / "pictures"
+        pictures.mkdir(exist_ok=True)
+        draw_curves(run.records(), task.metric, pictures / "curves.png")
+        examples = task.draw_examples(net, pictures, run.config.run.examples) if run.config.run.examples else []
+        console.print(summary_table(f"{task.name} ticket", summary(ticket, task.metric, folder)))
+        console.print(f"pictures: {pictures} (curves.png and {len(examples)} examples); log: {run.metrics_file}", highlight=False)
+    run.accelerator.wait_for_everyone()
+    if run.config.run.tensorboard:
+        run.accelerator.end_training()
+
+
+def summary(ticket: Any, metric: str, folder: Path) -> dict[str, str]:
+    """The closing table's rows, each figure beside the full supernet's where there is one."""
+    figures, full = ticket.metrics, ticket.provenance.get("supernet", {})
+
+    def of_full(key: str) -> str:
+        share = f"  ({figures[key] / full[key]:.1%} of the supernet's {human(full[key])})" if full.get(key) else ""
+        return f"{human(figures[key])}{share}"
+
+    dense_params, macs = figures["params"], figures["macs"]
+    alive = dense_params - sum(int((~kept).sum()) for kept in ticket.mask.values())
+    size_kib = sum(file.stat().st_size for file in folder.iterdir()) / 1024
+    return {
+        metric: f"{figures[metric]:.4f}",
+        "protocol": figures.get("protocol", ""),
+        "sparsity": f"{ticket.sparsity:.4f} of the prunable weights",
+        "MACs, dense": of_full("macs"),
+        "MACs, sparse": f"{human(figures['sparse_macs'])}  (layer by layer; macs_paper {human(macs * alive / dense_params)})",
+        "parameters": of_full("params"),
+        "units": str(figures["units"]),
+        "ticket": f"{folder}  ({size_kib:.0f} KiB)",
+    }
+
+
+def draw_curves(records: list[dict[str, Any]], metric: str, path: Path) -> None:
+    """Metric, dense and sparse MACs, and sparsity over the epochs, one above the other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    scored = [record for record in records if metric in record]
+    epochs = [record["epoch"] for record in scored]
+    figure = Figure(figsize=(7, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True)
+    top.plot(epochs, [record[metric] for record in scored], marker=".")
+    top.set_ylabel(metric)
+    for key, label in (("macs", "dense"), ("sparse_macs", "sparse")):
+        middle.plot(epochs, [record[key] / 1e6 for record in scored], marker=".", label=label)
+    middle.set_ylabel("MACs (M)")
+    middle.set_ylim(bottom=0)
+    middle.legend()
+    bottom.plot(epochs, [record["sparsity"] for record in scored], marker=".", label="zero weights")
+    asked = [(record["epoch"], record["target_sparsity"]) for record in records if "target_sparsity" in record]
+    if asked:
+        bottom.plot(*zip(*asked, strict=True), "v", label="prunes")
+    bottom.set_ylim(0, 1)
+    bottom.set_ylabel("sparsity")
+    bottom.set_xlabel("epoch")
+    bottom.legend()
+    for axis in (top, middle, bottom):
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,179 @@
+"""The run folder: config.yaml, metrics.jsonl, checkpoints/, tensorboard/, pictures/, ticket/; and what is printed on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
+
+from supertickets.errors import UserError
+from supertickets.training.config import Config
+from supertickets.training.dialect import config_to_yaml, load_config
+from supertickets.training.state import TrainState, load_state, new_state, save_state
+
+console = Console(soft_wrap=True)
+
+
+class Run:
+    """One training run on disk. Only the main process writes."""
+
+    def __init__(self, folder: Path, config: Config, accelerator: Accelerator) -> None:
+        self.folder, self.config, self.accelerator = folder, config, accelerator
+        self.main = accelerator.is_main_process
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoint files, oldest first."""
+        return sorted((self.folder / "checkpoints").glob("epoch_*.safetensors"))
+
+    def state(self, task: Any) -> TrainState:
+        """Where the run stands: its last checkpoint when resuming, else a fresh supernet. Starts the trackers."""
+        device = self.accelerator.device
+        if self.config.run.resume:
+            state = load_state(self.checkpoints()[-1], task, self.config, device)
+            self._forget_after(state.epoch)
+        else:
+            state = new_state(task, self.config, device)
+        if self.config.run.tensorboard:
+            self.accelerator.init_trackers("tensorboard")
+        return state
+
+    def _forget_after(self, epoch: int) -> None:
+        """Drop metrics of epochs that will be trained again (a run can die between its metrics and its checkpoint)."""
+        if not self.main or not self.metrics_file.exists():
+            return
+        kept = [line for line in self.metrics_file.read_text().splitlines() if _epoch_of(line, epoch + 1) <= epoch]
+        write_text(self.metrics_file, "".join(f"{line}\n" for line in kept))
+
+    def finish_epoch(self, state: TrainState, record: dict[str, Any]) -> None:
+        """Log one epoch's record, print its line, write its checkpoint."""
+        if self.config.run.tensorboard:
+            numbers = {k: v for k, v in _flat(record).items() if isinstance(v, int | float)}
+            self.accelerator.log(numbers, step=state.epoch)
+        if not self.main:
+            return
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        save_state(state, self.folder / "checkpoints" / f"epoch_{state.epoch:04d}.safetensors")
+        for old in self.checkpoints()[: -self.config.run.keep_checkpoints]:
+            old.unlink()
+
+    def records(self) -> list[dict[str, Any]]:
+        """All epochs' records so far."""
+        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+
+    def say(self, message: str) -> None:
+        """Print on the main process."""
+        if self.main:
+            console.print(message, highlight=False)
+
+
+def _epoch_of(line: str, broken: int) -> int:
+    """Epoch of a record; `broken` for a line that was cut off while it was written."""
+    try:
+        return int(json.loads(line)["epoch"])
+    except (ValueError, KeyError):
+        return broken
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}/")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def start_accelerator(config: Config, folder: Path) -> Accelerator:
+    """Accelerate for this config: one CPU, one GPU or many processes, as it was launched."""
+    from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration
+
+    loader = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.run.seed)
+    try:
+        return Accelerator(
+            mixed_precision=config.train.precision,
+            gradient_accumulation_steps=config.train.accumulate,
+            dataloader_config=loader,
+            log_with="tensorboard" if config.run.tensorboard else None,
+            project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
+        )
+    except ValueError as error:
+        if "precision" in str(error):
+            raise UserError(f"train.precision: {config.train.precision} does not work here: {error}") from error
+        raise
+
+
+def open_run(task: str, config: Config) -> Run:
+    """Make the run folder, or check the one to resume. Raises `UserError` rather than mix two runs."""
+    from accelerate.utils import broadcast_object_list
+
+    folder = config.run.dir or Path("runs") / task / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    used = (folder / "metrics.jsonl").exists() or (folder / "ticket").exists()
+    if config.run.resume:
+        if not list((folder / "checkpoints").glob("epoch_*.safetensors")):
+            raise UserError(f"run.resume: {folder} holds no checkpoint to continue from")
+        _same_experiment(folder / "config.yaml", config)
+    elif used:
+        raise UserError(f"run.dir: {folder} already holds a run; choose another folder, or continue it with --run.resume")
+    accelerator = start_accelerator(config, folder)
+    shared = [str(folder)]
+    broadcast_object_list(shared)  # the clock may differ between processes
+    run = Run(Path(shared[0]), config, accelerator)
+    if run.main:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_text(run.folder / "config.yaml", config_to_yaml(config))
+    accelerator.wait_for_everyone()
+    return run
+
+
+def _same_experiment(path: Path, config: Config) -> None:
+    """A resumed run must be the run it was: only the `run` section may change."""
+    if not path.exists():
+        return
+    before = load_config(type(config), path).model_dump(mode="json")
+    now = config.model_dump(mode="json")
+    changed = [k for k in now if k != "run" and now[k] != before.get(k)]
+    for section in changed:
+        keys = [k for k in now[section] if now[section][k] != before[section].get(k)]
+        names = ", ".join(f"{section}.{k} ({before[section].get(k)} -> {now[section][k]})" for k in keys)
+        raise UserError(f"run.resume: the config differs from {path}: {names}; resume with the settings that the run had")
+
+
+def summary_table(title: str, rows: dict[str, str]) -> Table:
+    """The closing table: a figure a row."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    for key, value in rows.items():
+        table.add_row(key, value)
+    return table
+
+
+def human(count: float) -> str:
+    """1234567 -> '1.235 M'"""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(count) >= size:
+            return f"{count / size:.3f} {unit}"
+    return f"{count:.0f}"
+
+
+def device_label(device: torch.device) -> str:
+    """The device in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

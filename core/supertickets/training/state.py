@@ -1,0 +1,130 @@
+"""Everything a run must keep: the network, what stands beside it, and how far it is. One file each epoch, written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from supertickets.errors import UserError
+from supertickets.pruning.mask import Mask
+from supertickets.search.importance import Penalty, build_penalty
+from supertickets.supernet.arch import Arch
+from supertickets.supernet.network import Supernet
+from supertickets.training.config import Config
+from supertickets.training.ema import Ema, start_ema
+from supertickets.training.optim import build_optimizer, load_named_state, named_state
+
+
+@dataclass
+class TrainState:
+    """The state of a drawing between two epochs."""
+
+    net: Supernet
+    optimizer: torch.optim.Optimizer
+    ema: Ema
+    penalty: Penalty
+    full: dict[str, float]  # the full supernet's `macs` and `params`, for budgets and reports
+    mask: Mask = field(default_factory=dict)
+    mask_held: bool = False  # False: pruned weights may come back until the next prune
+    dormant: dict[str, Tensor] = field(default_factory=dict)  # values weights had when pruned
+    epoch: int = 0  # finished epochs
+    step: int = 0  # updates made
+
+
+def new_state(task: Any, config: Config, device: torch.device) -> TrainState:
+    """A fresh supernet and its companions."""
+    arch = config.arch.build()
+    net = _place(Supernet(arch, task.build_head(arch)), config, device)
+    penalty = build_penalty(net, task.input_shape)
+    return TrainState(net, build_optimizer(net, config.train), start_ema(net), penalty, full={})
+
+
+def _place(net: Supernet, config: Config, device: torch.device) -> Supernet:
+    return net.to(device, memory_format=memory_format(config))
+
+
+def memory_format(config: Config) -> torch.memory_format:
+    """channels_last makes the one-conv form about 1.5 x faster on CPUs and GPUs."""
+    return torch.channels_last if config.train.channels_last else torch.contiguous_format
+
+
+def save_state(state: TrainState, path: Path) -> None:
+    """Write the state to one safetensors file, atomically; its metadata holds the arch and the counters as JSON."""
+    groups: dict[str, dict[str, Tensor]] = {
+        "net": state.net.state_dict(),
+        "ema": state.ema,
+        "mask": state.mask,
+        "dormant": state.dormant,
+        "penalty": state.penalty.weights,
+        "optimizer": named_state(state.net, state.optimizer),
+    }
+    # Clones: safetensors refuses tensors that share memory, and the shared layout is not ours to keep.
+    tensors = {
+        f"{group}/{name}": tensor.detach().cpu().contiguous().clone()
+        for group, named in groups.items()
+        for name, tensor in named.items()
+    }
+    about = {
+        "arch": state.net.arch.to_dict(),
+        "epoch": state.epoch,
+        "step": state.step,
+        "mask_held": state.mask_held,
+        "penalty_z": state.penalty.z,
+        "full": state.full,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    save_file(tensors, part, metadata={"state": json.dumps(about)})
+    os.replace(part, path)
+
+
+def load_state(path: Path, task: Any, config: Config, device: torch.device) -> TrainState:
+    """The state as `save_state` wrote it: the same network, companions and counters, bit for bit."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not a checkpoint of this project ({error})") from error
+    arch = Arch.from_dict(about["arch"])
+    net = Supernet(arch, task.build_head(arch))
+
+    def group(name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")}
+
+    try:
+        net.load_state_dict(group("net"))
+    except RuntimeError as error:
+        raise UserError(f"{path}: its tensors do not fit the {task.name} network of this config: {_first_line(error)}") from error
+    net = _place(net, config, device)
+
+    def placed(name: str) -> dict[str, Tensor]:
+        return {key: tensor.to(device) for key, tensor in group(name).items()}
+
+    optimizer = build_optimizer(net, config.train)
+    load_named_state(net, optimizer, group("optimizer"))
+    return TrainState(
+        net,
+        optimizer,
+        placed("ema"),
+        Penalty(placed("penalty"), about["penalty_z"]),
+        about["full"],
+        placed("mask"),
+        about["mask_held"],
+        placed("dormant"),
+        about["epoch"],
+        about["step"],
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[min(1, len(lines) - 1)].strip()

@@ -1,0 +1,157 @@
+"""The network: counts against the published method, one-conv form against kernel by kernel, rebuilt from numbers alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from supertickets.errors import UserError
+from supertickets.supernet.arch import Arch, ArchConfig
+from supertickets.supernet.blocks import MixedBlock, mixed_blocks
+from supertickets.supernet.heads import DenseHead
+from supertickets.supernet.macs import count_layers, count_params, dense_macs, sparse_layer_macs, unit_costs
+from supertickets.supernet.network import Supernet, prunable
+from supertickets.testing import micro_arch, micro_net, randomise_norms
+
+
+@pytest.mark.parametrize(
+    ("head", "outputs", "size", "weights", "params", "macs"),
+    [
+        (90, 19, (512, 1024), 9_921_330, 10_110_235, 61.8366e9),  # Cityscapes
+        (180, 150, (512, 512), 10_213_200, 10_427_706, 36.1147e9),  # ADE20K
+        (90, 17, (256, 192), 9_921_330, 10_110_053, 5.7966e9),  # COCO keypoints
+    ],
+)
+def test_full_supernet_has_the_published_counts(head, outputs, size, weights, params, macs):
+    arch = ArchConfig(preset="paper").build()
+    with torch.device("meta"):
+        net = Supernet(arch, DenseHead(arch, channels=head, outputs=outputs))
+    blocks = mixed_blocks(net)
+    assert len(blocks) == 61
+    assert sum(sum(block.units.values()) for block in blocks.values()) == 44_928
+    assert sum(weight.numel() for weight in prunable(net).values()) == weights
+    assert count_params(net) == params
+    assert dense_macs(count_layers(net, (3, *size))) == pytest.approx(macs, rel=1e-3)
+
+
+def kernel_by_kernel(block: MixedBlock, x: Tensor) -> Tensor:
+    """The block as the papers write it: an inverted residual a kernel, summed, one BN, the shortcut. Written independently."""
+    total, at = 0, 0
+    for k, n in block.units.items():
+        rows = slice(at, at + n)
+        at += n
+
+        def bn(t: Tensor, norm: nn.BatchNorm2d, rows: slice = rows) -> Tensor:
+            stats = norm.running_mean[rows], norm.running_var[rows], norm.weight[rows], norm.bias[rows]
+            return F.batch_norm(t, *stats, training=False, eps=norm.eps)
+
+        h = F.relu(bn(F.conv2d(x, block.expand.weight[rows]), block.expand_bn))
+        depthwise = block.depthwise[str(k)].weight
+        h = F.relu(bn(F.conv2d(h, depthwise, stride=block.stride, padding=k // 2, groups=n), block.depthwise_bn))
+        total = total + F.conv2d(h, block.project.weight[:, rows])
+    return block.project_bn(total) + block.shortcut(x)
+
+
+@pytest.mark.parametrize(("c_out", "stride", "units"), [(6, 1, None), (8, 2, {3: 5, 7: 2}), (9, 1, {5: 7})])
+def test_one_conv_block_equals_kernel_by_kernel(c_out, stride, units):
+    arch = micro_arch(units={"b": units} if units else {})
+    torch.manual_seed(0)
+    block = MixedBlock(6, c_out, stride=stride, arch=arch, name="b")
+    randomise_norms(block)
+    block.eval()
+    x = torch.randn(2, 6, 9, 11)
+    torch.testing.assert_close(block(x), kernel_by_kernel(block, x), atol=1e-5, rtol=1e-5)
+
+
+def test_empty_block_is_its_shortcut():
+    block = MixedBlock(6, 8, stride=2, arch=micro_arch(units={"b": {3: 0}}), name="b")
+    x = torch.randn(2, 6, 8, 8)
+    torch.testing.assert_close(block(x), block.shortcut(x))
+    assert [name for name, _ in block.named_parameters()] == ["shortcut.weight"]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_output_stride_and_odd_sizes(stride):
+    net = micro_net(stem_stride=stride).eval()
+    for height, width in ((32, 48), (37, 51)):
+        out = net(torch.randn(1, 3, height, width))
+        assert out.shape[-2:] == (-(-height // stride), -(-width // stride))
+
+
+def test_fusion_of_odd_sizes_follows_the_first_summand():
+    fusion = micro_net().stages[2].fusion
+    sizes = [(13, 9), (7, 5)]
+    out = fusion([torch.randn(1, w, *size) for w, size in zip((4, 6), sizes, strict=True)])
+    assert [tuple(f.shape[-2:]) for f in out] == [(13, 9), (7, 5), (4, 3)]
+
+
+@pytest.mark.parametrize("tokens", [0, 5])
+def test_rebuilt_from_json_alone(tokens):
+    units = {"stages.2.branches.1.0": {3: 2, 7: 4}, "head.block": {}, "stages.0.fusion.edges.0to0": {5: 3}}
+    net = micro_net(tokens=tokens, units=units).eval()
+    arch = Arch.from_dict(json.loads(json.dumps(net.arch.to_dict())))
+    again = Supernet(arch, DenseHead(arch, channels=8, outputs=3)).eval()
+    again.load_state_dict(net.state_dict())
+    x = torch.randn(2, 3, 24, 24)
+    assert torch.equal(net(x), again(x))
+    assert again.arch == net.arch
+
+
+def test_block_names_are_module_paths():
+    assert all(path == block.name for path, block in mixed_blocks(micro_net()).items())
+
+
+@pytest.mark.parametrize("tokens", [0, 5])
+def test_macs_equal_flop_counter(tokens):
+    units = {"stages.2.branches.1.0": {3: 2, 7: 4}, "head.block": {3: 9}, "stages.1.branches.0.0": {}}
+    net = micro_net(tokens=tokens, units=units).eval()
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        net(torch.randn(1, 3, 34, 50))
+    assert dense_macs(count_layers(net, (3, 34, 50))) == counter.get_total_flops() / 2
+
+
+def test_sparse_macs_count_nonzero_weights_layer_by_layer():
+    net = micro_net()
+    layers = count_layers(net, (3, 32, 32))
+    before = sparse_layer_macs(net, layers)
+    with torch.no_grad():
+        net.stem[0].weight.view(-1)[:10] = 0
+    after = sparse_layer_macs(net, layers)
+    assert before["stem.0"] - after["stem.0"] == 10 * layers["stem.0"].positions
+    assert sum(before.values()) - sum(after.values()) == 10 * 16 * 16
+
+
+def test_unit_costs_are_exact():
+    full, costs = micro_net(), unit_costs(micro_net(), count_layers(micro_net(), (3, 32, 32)))
+    name = "stages.1.fusion.edges.0to1"
+    fewer = micro_net(units={name: {3: 16, 5: 14, 7: 16}})
+    saved = dense_macs(count_layers(full, (3, 32, 32))) - dense_macs(count_layers(fewer, (3, 32, 32)))
+    assert saved == 2 * costs[name][5].macs
+    assert count_params(full) - count_params(fewer) == 2 * costs[name][5].params
+
+
+def test_initial_scale_counts_the_expansion_per_kernel():
+    net = Supernet(ArchConfig(preset="small").build())
+    block = net.stages[2].branches[2][0]
+    assert float(block.expand.weight.std()) == pytest.approx((2 / (4 * 64)) ** 0.5, rel=0.05)
+    assert float(block.depthwise["7"].weight.std()) == pytest.approx((2 / 49) ** 0.5, rel=0.05)
+
+
+def test_small_normal_init():
+    net = Supernet(ArchConfig(preset="tiny", init="small_normal").build())
+    assert float(net.stages[2].branches[2][0].project.weight.std()) == pytest.approx(1e-3, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"kernels": [2]}, "odd"), ({"stages": [{"blocks": [1, 1], "widths": [4, 4]}]}, "one branch"), ({"widths": 3}, "widths")],
+)
+def test_wrong_arch_is_refused(change, word):
+    with pytest.raises(UserError, match=word):
+        Arch.from_dict({"stages": [{"blocks": [1], "widths": [4]}], **change})

@@ -1,0 +1,115 @@
+"""A look at the label maps before training: what would spoil a run stops it, what may be wrong is said.
+
+Wrong (a `UserError` names the file): values outside the classes, sizes that differ, unreadable files.
+Doubtful (a line each): classes never seen, label maps without an image, much void.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from supertickets.errors import UserError
+from supertickets_segmentation.config import SegmentationData
+from supertickets_segmentation.data import FileSource, size_mismatch
+
+MUCH_VOID = 0.5  # share of void pixels from which it is worth a line
+
+
+@dataclass(frozen=True)
+class SplitAudit:
+    """What the label maps of a split hold."""
+
+    split: str
+    images: int
+    read: int  # label maps looked at
+    pixels: NDArray[np.int64]  # (classes,) labelled pixels of each class
+    void: int  # pixels
+    orphans: int  # label maps without an image
+
+    @property
+    def void_share(self) -> float:
+        """Void pixels / all pixels."""
+        total = int(self.pixels.sum()) + self.void
+        return self.void / total if total else 0.0
+
+
+def audit_split(source: FileSource, split: str) -> SplitAudit:
+    """Read up to `data.audit_files` evenly spread label maps of a split; raises `UserError` at the first wrong one."""
+    data = source.data
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(len(source), data.audit_files)).round().astype(int))
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        counts = list(pool.map(lambda i: count_values(source, int(i)), chosen))
+    total = np.sum(counts, axis=0)
+    classes = len(data.classes or ())
+    return SplitAudit(split, len(source), len(chosen), total[:classes], int(total[classes]), len(source.orphans))
+
+
+def count_values(source: FileSource, index: int) -> NDArray[np.int64]:
+    """Pixels of each class of one label map, void last: (classes + 1,). Checks its values and its size."""
+    labels, data = source.labels(index), source.data
+    if source.size(index) != labels.shape:
+        raise UserError(size_mismatch(source.pair(index), source.size(index), labels.shape))
+    classes = len(data.classes or ())
+    counts = np.bincount(labels.ravel(), minlength=max(classes, data.void) + 1)
+    void = counts[data.void]
+    counts[data.void] = 0
+    return np.append(counts[:classes], void)
+
+
+def doubts(audits: list[SplitAudit], data: SegmentationData) -> list[str]:
+    """What may be wrong, a line each."""
+    names = data.classes or []
+    lines = []
+    for audit in audits:
+        seen = "" if audit.read == audit.images else f" in the {audit.read} of {audit.images} label maps read"
+        absent = [name for name, pixels in zip(names, audit.pixels, strict=True) if not pixels]
+        if absent and audit.split == "train":
+            lines.append(f"{audit.split}: never seen{seen}: {_listed(absent)}")
+        if audit.void_share > MUCH_VOID:
+            lines.append(f"{audit.split}: {audit.void_share:.0%} of the pixels are void{seen}")
+        if audit.orphans:
+            lines.append(f"{audit.split}: {audit.orphans} label maps belong to no image")
+    if len(audits) == 2:
+        only_val = [n for n, t, v in zip(names, audits[0].pixels, audits[1].pixels, strict=True) if v and not t]
+        if only_val:
+            lines.append(f"val: holds classes that train was not seen to hold: {_listed(only_val)}")
+    if data.ignore_index is not None and data.ignore_index < len(names):
+        lines.append(
+            f"ignore_index {data.ignore_index} is also the class '{names[data.ignore_index]}': it is not scored"
+        )
+    return lines
+
+
+def audit(sources: dict[str, FileSource], *, show: bool) -> list[SplitAudit]:
+    """Audit the splits, "train" first; `show` prints a table and the doubts. Raises `UserError` for wrong input."""
+    audits = [audit_split(source, split) for split, source in sources.items()]
+    for found in audits:
+        if not found.pixels.sum():
+            raise UserError(f"{found.split}: no pixel of the {found.read} label maps read has a label other than void")
+    if show:
+        data = next(iter(sources.values())).data
+        console = Console()
+        console.print(_table(audits, data))
+        for line in doubts(audits, data):
+            console.print(f"[yellow]note[/yellow] {line}", highlight=False)
+    return audits
+
+
+def _table(audits: list[SplitAudit], data: SegmentationData) -> Table:
+    table = Table(title="label audit", title_justify="left")
+    for column in ("split", "images", "label maps read", "classes seen", "void pixels"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for audit in audits:
+        seen = f"{int((audit.pixels > 0).sum())} of {len(data.classes or ())}"
+        table.add_row(audit.split, f"{audit.images}", f"{audit.read}", seen, f"{audit.void_share:.1%}")
+    return table
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -1,0 +1,198 @@
+"""Make the label maps that training on Cityscapes reads (*_gtFine_labelTrainIds.png) from its polygon files.
+
+    python -m supertickets_segmentation.cityscapes DIR --workers 8
+
+DIR holds gtFine/SPLIT/CITY/*_gtFine_polygons.json. The drawing is cityscapesscripts' own (Cordts et al., CVPR 2016);
+polygons are looked at first: those that cannot be drawn are left out, doubtful ones are drawn as they are and counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import track
+
+from supertickets.errors import UserError
+from supertickets_segmentation.pictures import save_whole
+
+POLYGONS, TRAIN_IDS = "_gtFine_polygons.json", "_gtFine_labelTrainIds.png"
+LEFT_OUT = ("fewer than 3 points", "a point that is not a number")  # what cannot be drawn
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of one polygon file."""
+
+    source: Path
+    problems: Counter[str] = field(default_factory=Counter)  # kind -> polygons
+    error: str | None = None  # why no label map was written
+
+
+def convert(source: Path) -> Conversion:
+    """Draw one polygon file's label map beside it; no half-written file stays. A `UserError` names the file."""
+    from cityscapesscripts.helpers.annotation import Annotation
+    from cityscapesscripts.preparation.json2labelImg import createLabelImage
+
+    content = read_polygons(source)
+    problems: Counter[str] = Counter()
+    annotation = Annotation()
+    size = content["imgWidth"], content["imgHeight"]
+    kept = []
+    for thing in content["objects"]:
+        found = polygon_problems(thing["polygon"], size)
+        problems.update(found)
+        if not set(found) & set(LEFT_OUT):
+            kept.append(thing)
+    annotation.fromJsonText(json.dumps(content | {"objects": kept}))
+    try:
+        picture = createLabelImage(annotation, "trainIds")
+    except SystemExit:  # how cityscapesscripts ends on input it does not know
+        raise UserError(f"{source}: cityscapesscripts could not draw it") from None
+    save_whole(picture, label_map_of(source))
+    return Conversion(source, problems)
+
+
+def read_polygons(source: Path) -> dict[str, Any]:
+    """Read and check a polygon file: its form, its size, its label names. Raises `UserError` with the file's name."""
+    from cityscapesscripts.helpers.labels import name2label
+
+    try:
+        content = json.loads(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{source}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
+        raise UserError(f"{source}: not a Cityscapes polygon file: it has no list 'objects'")
+    for key in ("imgWidth", "imgHeight"):
+        if type(content.get(key)) is not int or not 0 < content[key] <= 32768:
+            raise UserError(f"{source}: {key} must be a number of pixels, not {content.get(key)!r}")
+    for number, thing in enumerate(content["objects"]):
+        if (
+            not isinstance(thing, dict)
+            or not isinstance(thing.get("label"), str)
+            or not _is_polygon(thing.get("polygon"))
+        ):
+            raise UserError(f"{source}: object {number} needs a text 'label' and a 'polygon' of [x, y] points")
+        if thing["label"] not in name2label and thing["label"].removesuffix("group") not in name2label:
+            raise UserError(f"{source}: object {number} has the unknown label '{thing['label']}'")
+    return content
+
+
+def _is_polygon(points: Any) -> bool:
+    return isinstance(points, list) and all(
+        isinstance(p, list) and len(p) == 2 and all(type(v) in (int, float) for v in p) for p in points
+    )
+
+
+def polygon_problems(points: Sequence[Sequence[float]], size: tuple[int, int]) -> list[str]:
+    """What is wrong with a polygon of [x, y] points in a picture of `size` = (width, height)."""
+    from shapely import Polygon, box
+
+    if len(points) < 3:
+        return ["fewer than 3 points"]
+    if not all(math.isfinite(value) for point in points for value in point):
+        return ["a point that is not a number"]
+    shape, picture, found = Polygon(points), box(-0.5, -0.5, size[0] + 0.5, size[1] + 0.5), []
+    if not shape.is_valid:
+        found.append("crosses itself")  # drawn all the same: the published label maps have them so
+    if not shape.intersects(picture):
+        found.append("wholly outside the picture")
+    elif not shape.envelope.within(picture):
+        found.append("partly outside the picture")
+    return found
+
+
+def label_map_of(source: Path) -> Path:
+    """Where the label map of a polygon file goes."""
+    return source.with_name(source.name.removesuffix(POLYGONS) + TRAIN_IDS)
+
+
+def find_polygons(root: Path) -> list[Path]:
+    """All polygon files of gtFine, sorted. Raises `UserError` where there are none."""
+    folder = root / "gtFine"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected gtFine/SPLIT/CITY/*{POLYGONS} in the Cityscapes folder")
+    found = sorted(folder.glob(f"*/*/*{POLYGONS}"))
+    if not found:
+        raise UserError(f"{folder}: holds no */*/*{POLYGONS}")
+    return found
+
+
+def _try_convert(source: Path, *, overwrite: bool) -> Conversion | None:
+    """`convert`, with an error as a result, so that the other files go on. None: the label map is there already."""
+    if label_map_of(source).exists() and not overwrite:
+        return None
+    try:
+        return convert(source)
+    except UserError as error:
+        return Conversion(source, error=str(error))
+    except Exception as error:  # whatever a drawing library makes of a strange file, the user needs the file's name
+        return Conversion(source, error=f"{source}: cannot be converted ({type(error).__name__}: {error})")
+
+
+def convert_all(root: Path, *, workers: int, overwrite: bool, console: Console) -> list[Conversion]:
+    """Convert all polygon files below `root` with a progress bar; report; `UserError` if one could not be converted."""
+    sources, results = find_polygons(root), []
+    work = partial(_try_convert, overwrite=overwrite)
+    if workers == 1:
+        results = [work(source) for source in track(sources, "label maps", console=console)]
+    else:
+        with ProcessPoolExecutor(max_workers=workers) as pool:
+            done = pool.map(work, sources, chunksize=4)
+            results = list(track(done, "label maps", total=len(sources), console=console))
+    made = [result for result in results if result is not None]
+    failed = [result for result in made if result.error]
+    console.print(
+        f"{len(made) - len(failed)} label maps written, {len(sources) - len(made)} were there already", highlight=False
+    )
+    _report(made, console)
+    if failed:
+        more = f" ({len(failed)} of {len(sources)} files could not be converted)" if len(failed) > 1 else ""
+        raise UserError(f"{failed[0].error}{more}")
+    return made
+
+
+def _report(made: list[Conversion], console: Console) -> None:
+    """A line for each kind of doubtful polygon, with the first files that have it."""
+    for kind in sorted({kind for result in made for kind in result.problems}):
+        having = [result for result in made if result.problems[kind]]
+        count = sum(result.problems[kind] for result in having)
+        files = ", ".join(result.source.name for result in having[:3]) + (", ..." if len(having) > 3 else "")
+        fate = "left out" if kind in LEFT_OUT else "drawn as given"
+        console.print(f"note: polygons, {kind}: {count} in {len(having)} files, {fate} ({files})", highlight=False)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code: 0, or 2 for an error of the user's, printed as one line."""
+    parser = _Parser(prog="python -m supertickets_segmentation.cityscapes", description="Make Cityscapes label maps.")
+    parser.add_argument("dir", type=Path, help="Cityscapes folder, which holds gtFine")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--overwrite", action="store_true", help="also make label maps that exist")
+    try:
+        options = parser.parse_args(argv)
+        if options.workers < 1:
+            raise UserError(f"--workers must be at least 1, not {options.workers}")
+        convert_all(options.dir, workers=options.workers, overwrite=options.overwrite, console=Console(soft_wrap=True))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

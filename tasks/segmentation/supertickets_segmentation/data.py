@@ -1,0 +1,205 @@
+"""A split as a torch data set: read, brought to size, kept in memory if wanted, and transformed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from supertickets.errors import UserError
+from supertickets_segmentation.config import SegmentationData
+from supertickets_segmentation.layouts import Pair, find_pairs
+from supertickets_segmentation.reading import image_size, read_image, read_label_map
+from supertickets_segmentation.transforms import fitted, resize_image, resize_mask
+
+CACHE_BYTES = 10**9
+VAL_SCENES_START = 1_000_000  # unseen scenes are numbered from here, whatever number is trained on
+
+
+class Source(Protocol):
+    """Raw pictures and label maps by number."""
+
+    def __len__(self) -> int: ...
+    def name(self, index: int) -> str: ...
+    def image(self, index: int) -> NDArray[np.uint8]: ...  # (H, W, 3) RGB
+    def labels(self, index: int) -> NDArray[np.integer]: ...  # (H, W) classes 0..C-1 and data.void
+    def size(self, index: int) -> tuple[int, int]: ...  # (H, W), cheap
+
+
+class FileSource:
+    """Pairs of files."""
+
+    def __init__(self, data: SegmentationData, split: str) -> None:
+        self.data = data
+        self.pairs, self.orphans = find_pairs(data, split)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def pair(self, index: int) -> Pair:
+        return self.pairs[index]
+
+    def name(self, index: int) -> str:
+        return self.pairs[index].name
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        return read_image(self.pairs[index].image)
+
+    def labels(self, index: int) -> NDArray[np.integer]:
+        path = self.pairs[index].labels
+        return to_classes(read_label_map(path), self.data, where=str(path))
+
+    def size(self, index: int) -> tuple[int, int]:
+        return image_size(self.pairs[index].image)
+
+
+class SceneSource:
+    """The generated world: pictures drawn from their number alone."""
+
+    def __init__(self, data: SegmentationData, split: str) -> None:
+        self.data = data
+        self.start, self.count = (0, data.train_images) if split == "train" else (VAL_SCENES_START, data.val_images)
+        self.size_px = max(data.resize or data.size_px)
+        if not 32 <= self.size_px <= 512:
+            raise UserError(
+                f"scenes are drawn from 32 to 512 pixels wide, not {self.size_px} (data.size_px, data.resize)"
+            )
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        return f"scene_{self.start + index:07d}"
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        return self._draw(index).image
+
+    def labels(self, index: int) -> NDArray[np.integer]:
+        return self._draw(index).labels
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.size_px, self.size_px
+
+    def both(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+        scene = self._draw(index)
+        return scene.image, scene.labels
+
+    def _draw(self, index: int) -> Any:
+        from supertickets.scenes import draw_scene
+
+        return draw_scene(self.start + index, seed=self.data.seed, size_px=self.size_px)
+
+
+def open_source(data: SegmentationData, split: str) -> FileSource | SceneSource:
+    """The raw pictures of `split` ("train" or "val"); looks at folders, opens no file."""
+    return SceneSource(data, split) if data.name == "scenes" else FileSource(data, split)
+
+
+def to_classes(raw: NDArray[np.integer], data: SegmentationData, *, where: str) -> NDArray[np.integer]:
+    """Turn stored label values into classes 0..C-1 and `data.void`, uint8 where that suffices, else int32.
+
+    ADE20K stores class k as k + 1 and void as 0. Raises `UserError` that names `where` for a value that is neither.
+    """
+    count = len(data.classes or ())
+    dtype = np.uint8 if max(data.void, count - 1) <= 255 else np.int32
+    if raw.dtype != np.uint8 and raw.size and int(raw.min()) < 0:
+        raise UserError(f"{where}: holds the label {int(raw.min())}; labels must not be negative")
+    values = np.flatnonzero(np.bincount(raw.ravel(), minlength=1)) if raw.size else np.empty(0, int)
+    if data.name == "ade20k":
+        if values.size and values[-1] > count:
+            raise UserError(f"{where}: holds the label {values[-1]}, outside 1..{count} (0 = void)")
+        return np.where(raw == 0, data.void, raw.astype(np.int32) - 1).astype(dtype)
+    wrong = [int(v) for v in values if v >= count and v != data.ignore_index]
+    if wrong:
+        raise UserError(f"{where}: {_outside(wrong, count, data.ignore_index)}")
+    return raw.astype(dtype, copy=False)
+
+
+def _outside(wrong: list[int], count: int, ignore_index: int | None) -> str:
+    """Say what is wrong with label values and what is likely meant."""
+    if len(wrong) == 1 and ignore_index is None:
+        value = wrong[0]
+        return (
+            f"labels reach {value} but ignore_index is unset and the {count} classes are 0..{count - 1}; "
+            f"if {value} means void, set data.ignore_index to {value}"
+        )
+    shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
+    void = "ignore_index is unset" if ignore_index is None else f"ignore_index is {ignore_index}"
+    return f"holds labels outside the {count} classes 0..{count - 1}: {shown} ({void}); check data.classes"
+
+
+class SegmentationSet(Dataset):
+    """Item i: `transform` of image (3, H, W) uint8 and mask (H, W); `cache` keeps those in memory (None: if they fit)."""
+
+    def __init__(
+        self,
+        source: FileSource | SceneSource,
+        transform: Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]],
+        *,
+        cache: bool | None,
+        resize_labels: bool = True,
+    ) -> None:
+        self.source, self.transform, self.resize_labels = source, transform, resize_labels
+        self._kept: list[tuple[Tensor, Tensor]] | None = None
+        if (
+            fits_memory(source) if cache is None else cache
+        ):  # here, in the main process: workers live for an epoch and share what is kept before they start
+            self._kept = _packed([self.read(i) for i in range(len(source))])
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image (3, H, W) uint8 and mask (H, W) at the size of `data.resize`."""
+        source = self.source
+        if isinstance(source, SceneSource):
+            pixels, classes = source.both(index)
+        else:
+            pixels, classes = source.image(index), source.labels(index)
+            if pixels.shape[:2] != classes.shape:
+                raise UserError(size_mismatch(source.pair(index), pixels.shape[:2], classes.shape))
+        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)  # (3, H, W)
+        mask = torch.from_numpy(np.ascontiguousarray(classes))
+        size = fitted(image.shape[-2:], source.data)
+        return resize_image(image, size), resize_mask(mask, size) if self.resize_labels else mask
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, mask = self.read(index) if self._kept is None else self._kept[index]
+        return self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
+
+    def one_size(self) -> bool:
+        """Whether all items, untransformed, have one size: then they can be batched."""
+        if self._kept is not None:
+            shapes = {(image.shape, mask.shape) for image, mask in self._kept}
+            return len(shapes) == 1
+        data = self.source.data
+        if isinstance(self.source, SceneSource) or (data.resize and data.resize_mode == "exact" and self.resize_labels):
+            return True
+        return len({self.source.size(i) for i in range(len(self.source))}) == 1
+
+
+def fits_memory(source: FileSource | SceneSource) -> bool:
+    """Whether a split takes less than `CACHE_BYTES`, judged by its first picture."""
+    height, width = fitted(source.size(0), source.data)
+    return len(source) * height * width * 4 < CACHE_BYTES
+
+
+def _packed(items: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Views into two big tensors where all items have one size: few objects, quick to hand to workers."""
+    if len({(image.shape, mask.shape) for image, mask in items}) != 1:
+        return items
+    images, masks = torch.stack([image for image, _ in items]), torch.stack([mask for _, mask in items])
+    return list(zip(images.unbind(), masks.unbind(), strict=True))
+
+
+def size_mismatch(pair: Pair, image: tuple[int, ...], labels: tuple[int, ...]) -> str:
+    """Say how image and label map differ; sizes as width x height."""
+    turned = "; the image may be stored turned (EXIF)" if tuple(image[::-1]) == tuple(labels) else ""
+    sizes = f"{labels[1]}x{labels[0]} pixels, but its image {pair.image.name} has {image[1]}x{image[0]}"
+    return f"{pair.labels}: {sizes}{turned}"

@@ -1,0 +1,98 @@
+"""Where each data set keeps its files: pairs of an image and a label map, found and checked for completeness."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from supertickets.errors import UserError
+from supertickets_segmentation.classes import need_root
+from supertickets_segmentation.config import SegmentationData
+
+
+class Pair(NamedTuple):
+    """An image and its label map."""
+
+    name: str  # path below the split's folder without suffix, e.g. "frankfurt/frankfurt_000000_000294"
+    image: Path
+    labels: Path
+
+
+class Pairs(NamedTuple):
+    """All pairs of a split, ordered by name, and the label maps that belong to no image."""
+
+    found: list[Pair]
+    orphans: list[Path]
+
+
+def find_pairs(data: SegmentationData, split: str) -> Pairs:
+    """Find the pairs of `split` ("train" or "val"). Raises `UserError` where a folder or file is missing."""
+    root = need_root(data)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder (data.root)")
+    chosen = data.train_split if split == "train" else data.val_split
+    if data.name == "cityscapes":
+        return _cityscapes(root, chosen or split)
+    if data.name == "ade20k":
+        folder = chosen or {"train": "training", "val": "validation"}[split]
+        return _match(root / "images" / folder, root / "annotations" / folder)
+    return _match(root / "images" / (chosen or split), root / "labels" / (chosen or split))
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All picture files below `folder`, sorted; hidden files and other kinds of file are passed over."""
+    Image.init()
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in Image.EXTENSION and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _match(images: Path, labels: Path) -> Pairs:
+    """Match images and label PNGs by their path below the folder without the suffix."""
+    by_name: dict[str, Path] = {}
+    for path in _all_in(images, "images"):
+        name = path.relative_to(images).with_suffix("").as_posix()
+        if name in by_name:
+            raise UserError(f"{path}: a second image named '{name}' beside {by_name[name].name}; keep one of them")
+        by_name[name] = path
+    maps = {p.relative_to(labels).with_suffix("").as_posix(): p for p in _all_in(labels, "label maps", ".png")}
+    without = [path for name, path in by_name.items() if name not in maps]
+    if without:
+        first = (labels / without[0].relative_to(images)).with_suffix(".png")
+        raise UserError(f"{without[0]}: image without a label map, {first} is missing{_and_more(without)}")
+    orphans = [path for name, path in maps.items() if name not in by_name]
+    return Pairs([Pair(name, path, maps[name]) for name, path in by_name.items()], orphans)
+
+
+def _cityscapes(root: Path, split: str) -> Pairs:
+    """leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelTrainIds.png."""
+    images, labels = root / "leftImg8bit" / split, root / "gtFine" / split
+    pairs = []
+    for path in _all_in(images, "images", "_leftImg8bit.png"):
+        name = path.relative_to(images).as_posix().removesuffix("_leftImg8bit.png")
+        pairs.append(Pair(name, path, labels / f"{name}_gtFine_labelTrainIds.png"))
+    without = [pair.labels for pair in pairs if not pair.labels.is_file()]
+    if without:
+        raise UserError(
+            f"{without[0]}: no such label map{_and_more(without)}; "
+            f"make them with: python -m supertickets_segmentation.cityscapes {root}"
+        )
+    known = {pair.labels for pair in pairs}
+    return Pairs(pairs, [p for p in sorted(labels.rglob("*_gtFine_labelTrainIds.png")) if p not in known])
+
+
+def _all_in(folder: Path, what: str, ending: str = "") -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; the {what} of this split are expected there")
+    files = [path for path in find_images(folder) if path.name.endswith(ending) or path.suffix.lower() == ending]
+    if not files:
+        raise UserError(f"{folder}: holds no {what}{f' (*{ending})' if ending else ''}")
+    return files
+
+
+def _and_more(paths: list[Path]) -> str:
+    return f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""

@@ -1,0 +1,49 @@
+"""Scores of label maps from a confusion matrix.
+
+IoU_c = TP / (TP + FP + FN); mIoU = mean over the classes in the ground truth. Void pixels count nowhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from supertickets.errors import UserError
+
+
+def confusions(predicted: Tensor, labels: Tensor, *, classes: int, void: int) -> Tensor:
+    """Confusion matrix of each image: (B, H, W) twice -> (B, classes, classes) int64, rows = truth.
+
+    One an image, not one a batch: processes of a distributed evaluation can then drop the images that padding repeated.
+    """
+    return torch.stack(
+        [
+            multiclass_confusion_matrix(p, t, num_classes=classes, ignore_index=void, validate_args=False)
+            for p, t in zip(predicted, labels, strict=True)
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of a whole split, all in 0..1."""
+
+    miou: float
+    accuracy: float  # share of the labelled pixels that are right
+    iou: list[float | None]  # by class, None where the ground truth has none of it
+
+
+def scores_of(confusion: Tensor) -> Scores:
+    """Scores from the summed confusion matrix (classes, classes), rows = truth. Raises `UserError` if all is void."""
+    confusion = confusion.double()
+    right, truth = confusion.diagonal(), confusion.sum(dim=1)
+    if not truth.sum():
+        raise UserError("no pixel of the validation set has a label other than void: there is nothing to score")
+    union = truth + confusion.sum(dim=0) - right
+    present = truth > 0
+    iou = [(float(r / u) if there else None) for r, u, there in zip(right, union, present, strict=True)]
+    miou = float((right[present] / union[present]).mean())
+    return Scores(miou=miou, accuracy=float(right.sum() / truth.sum()), iou=iou)

@@ -1,0 +1,268 @@
+"""Semantic segmentation as a `Task`: a class for every pixel, scored by mean intersection over union."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from supertickets.errors import UserError
+from supertickets.supernet.arch import Arch
+from supertickets.supernet.heads import DenseHead
+from supertickets_segmentation.audit import audit
+from supertickets_segmentation.classes import with_classes
+from supertickets_segmentation.config import SegmentationConfig
+from supertickets_segmentation.data import FileSource, SceneSource, SegmentationSet, open_source
+from supertickets_segmentation.inference import enlarge, predict_logits
+from supertickets_segmentation.layouts import find_images
+from supertickets_segmentation.metrics import confusions, scores_of
+from supertickets_segmentation.pictures import draw_panels, index_picture, save_whole
+from supertickets_segmentation.reading import read_image
+from supertickets_segmentation.transforms import EvalTransform, Normalise, TrainTransform, fitted, resize_image
+
+
+class SegmentationTask:
+    """Segmentation of scenes, pairs of files, Cityscapes or ADE20K.
+
+    Constructing it reads at most the class names; with `config.data.classes` given, no file at all.
+    """
+
+    name = "segmentation"
+    metric = "miou"
+    Config = SegmentationConfig
+
+    def __init__(self, config: SegmentationConfig | Mapping[str, Any] | None = None) -> None:
+        given = config if isinstance(config, SegmentationConfig) else SegmentationConfig.model_validate(config or {})
+        self.config = given.model_copy(update={"data": with_classes(given.data)})
+        self.labels: list[str] = list(self.config.data.classes or ())
+        self.input_shape: tuple[int, int, int] = (3, *self.config.data.size_px)
+        self._val: SegmentationSet | None = None
+        self._audited: set[str] = set()  # splits
+
+    # What the loop calls ------------------------------------------------------------------------------------------
+
+    def build_head(self, arch: Arch) -> nn.Module:
+        """Branch features, finest first -> (B, classes, H/stem_stride, W/stem_stride) logits."""
+        return DenseHead(arch, channels=self.config.head.channels, outputs=len(self.labels))
+
+    def check_data(self) -> None:
+        """The label audit of both splits, once; raises `UserError` for wrong input."""
+        self._sources("train", "val")
+
+    def build_loaders(self, batch_size: int) -> tuple[DataLoader, DataLoader]:
+        """Training (shuffled, last partial batch dropped) and validation loader, after the label audit.
+
+        Batches are [images (B, 3, H, W) float32, labels (B, H, W) int64]. Raises `UserError` for wrong input.
+        """
+        data = self.config.data
+        train_source, val_source = self._sources("train", "val")
+        if len(train_source) < batch_size:
+            raise UserError(
+                f"{len(train_source)} training images make no batch of {batch_size}: lower train.batch_size"
+            )
+        train = SegmentationSet(train_source, TrainTransform(data), cache=data.cache)
+        loader = DataLoader(
+            train,
+            batch_size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=data.workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+        return loader, self._val_loader(self._val_set(val_source), batch_size)
+
+    def build_val_loader(self, batch_size: int) -> DataLoader:
+        """The validation loader alone, audited: for scoring where there is no training data."""
+        return self._val_loader(self._val_set(*self._sources("val")), batch_size)
+
+    def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+        """Mean cross entropy over the labelled pixels, logits enlarged to the labels' size; 0 where all is void."""
+        images, labels = batch
+        logits = enlarge(model(images), tuple(labels.shape[-2:]))  # (B, C, H, W)
+        void = self.config.data.void
+        total = F.cross_entropy(logits, labels, ignore_index=void, reduction="sum")
+        return total / (labels != void).sum().clamp(min=1)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, loader: Iterable, accelerator: Accelerator | None = None) -> dict[str, Any]:
+        """Score `model` over a (prepared) loader; the same result on all processes.
+
+        Gives miou, accuracy, loss, iou (by class name, None where the ground truth has none), images and protocol.
+        """
+        void, classes = self.config.data.void, len(self.labels)
+        was_training = model.training
+        model.eval()
+        confusion, loss, images_seen = torch.zeros(classes, classes, dtype=torch.int64), 0.0, 0
+        for images, labels in loader:
+            images, labels = images.to(_device(model)), labels.to(_device(model))
+            logits = self._logits(model, images, tuple(labels.shape[-2:]))
+            losses = F.cross_entropy(logits, labels, ignore_index=void, reduction="none").sum(dim=(1, 2))  # (B,)
+            found = confusions(logits.argmax(dim=1), labels, classes=classes, void=void)  # (B, C, C)
+            if accelerator is not None:  # drops the images repeated to fill the last batch
+                found, losses = accelerator.gather_for_metrics((found, losses))
+            confusion += found.sum(dim=0).cpu()
+            loss += float(losses.double().sum()) if losses.device.type != "mps" else float(losses.sum())
+            images_seen += len(found)
+        model.train(was_training)
+        scores = scores_of(confusion)
+        return {
+            "miou": scores.miou,
+            "accuracy": scores.accuracy,
+            "loss": loss / int(confusion.sum()),
+            "iou": dict(zip(self.labels, scores.iou, strict=True)),
+            "images": images_seen,
+            "protocol": self.protocol(),
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """All that rebuilds this task without its data, JSON-able."""
+        return self.config.model_dump(mode="json", include={"data", "evaluation", "head"})
+
+    def protocol(self) -> str:
+        """How `evaluate` measures, in words."""
+        data, evaluation = self.config.data, self.config.evaluation
+        if evaluation.mode == "sliding":
+            window = evaluation.window or data.size_px
+            how = f"sliding {window[0]}x{window[1]} windows"
+        else:
+            how = "whole image"
+        scales = (
+            f"scales {', '.join(f'{s:g}' for s in evaluation.scales)}" if evaluation.scales != [1.0] else "single scale"
+        )
+        size = "the label maps' own size"
+        if data.resize and not evaluation.original_size:
+            size = f"{data.resize[0]}x{data.resize[1]} ({data.resize_mode} resize of image and label map)"
+        return (
+            f"mIoU over the classes in the ground truth of {data.name}/{data.val_split or 'val'}; {how}, {scales}, "
+            f"{'flip averaged' if evaluation.flip else 'no flip'}; scored at {size}"
+        )
+
+    # What people look at ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def draw_examples(self, model: nn.Module, out_dir: Path, limit: int) -> list[Path]:
+        """Write up to `limit` pictures, evenly spread over the validation set: input, prediction, truth, legend."""
+        val = self._val or self._val_set(open_source(self.config.data, "val"))
+        was_training = model.training
+        model.eval()
+        paths = []
+        for index in torch.linspace(0, len(val) - 1, min(limit, len(val))).round().int().unique().tolist():
+            image, mask = val.read(index)  # (3, H, W) uint8, (H, W)
+            predicted = self._predict_one(model, image, tuple(mask.shape))
+            pixels = resize_image(image, tuple(mask.shape)).permute(1, 2, 0).numpy()
+            sheet = draw_panels(
+                pixels,
+                {"prediction": predicted.numpy(), "truth": mask.numpy()},
+                names=self.labels,
+                palette=self._palette,
+            )
+            paths.append(save_whole(sheet, out_dir / f"{val.source.name(index).replace('/', '_')}.png"))
+        model.train(was_training)
+        return paths
+
+    @torch.no_grad()
+    def predict(self, model: nn.Module, paths: Iterable[str | Path], out_dir: Path) -> list[Path]:
+        """Write NAME_overlay.png (with legend) and NAME_labels.png (class numbers) at each image's own size.
+
+        `paths` are files, folders or patterns such as `street/*.jpg`. All are read once before anything is written;
+        raises `UserError` for one that is missing or unreadable.
+        """
+        images = expand_images(paths)
+        for path in images:
+            read_image(path)
+        was_training = model.training
+        model.eval()
+        written: list[Path] = []
+        used: set[str] = set()
+        for path in images:
+            pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1)  # (3, H, W)
+            small = resize_image(pixels, fitted(pixels.shape[-2:], self.config.data))
+            predicted = self._predict_one(model, small, tuple(pixels.shape[-2:])).numpy()
+            sheet = draw_panels(
+                pixels.permute(1, 2, 0).numpy(),
+                {"prediction": predicted},
+                names=self.labels,
+                palette=self._palette,
+                show_input=False,
+            )
+            stem = _unused(path.stem, used)
+            written.append(save_whole(sheet, Path(out_dir) / f"{stem}_overlay.png"))
+            written.append(save_whole(index_picture(predicted, self._palette), Path(out_dir) / f"{stem}_labels.png"))
+        model.train(was_training)
+        return written
+
+    # Within -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _palette(self) -> list[tuple[int, int, int]]:
+        return list(self.config.data.palette or ())[: len(self.labels)]
+
+    def _logits(self, model: nn.Module, images: Tensor, out_size: tuple[int, int]) -> Tensor:
+        window = self.config.data.size_px
+        return predict_logits(model, images, out_size=out_size, evaluation=self.config.evaluation, window=window)
+
+    def _predict_one(self, model: nn.Module, image: Tensor, out_size: tuple[int, int]) -> Tensor:
+        """Classes (*out_size) on the CPU for one (3, H, W) uint8 image."""
+        batch = Normalise(self.config.data)(image)[None].to(_device(model))
+        return self._logits(model, batch, out_size)[0].argmax(dim=0).cpu()
+
+    def _val_set(self, source: FileSource | SceneSource) -> SegmentationSet:
+        data, original = self.config.data, self.config.evaluation.original_size
+        self._val = SegmentationSet(source, EvalTransform(data), cache=data.cache, resize_labels=not original)
+        return self._val
+
+    def _val_loader(self, val: SegmentationSet, batch_size: int) -> DataLoader:
+        """Images of different sizes go one by one."""
+        workers, pin = self.config.data.workers, torch.cuda.is_available()
+        return DataLoader(val, batch_size if val.one_size() else 1, num_workers=workers, pin_memory=pin)
+
+    def _sources(self, *splits: str) -> list[FileSource | SceneSource]:
+        """The splits' raw pictures, audited the first time; drawn scenes need no audit."""
+        sources = {split: open_source(self.config.data, split) for split in splits}
+        new = {k: s for k, s in sources.items() if isinstance(s, FileSource) and k not in self._audited}
+        if new:
+            audit(new, show=int(os.environ.get("RANK", "0")) == 0)
+            self._audited |= set(new)
+        return list(sources.values())
+
+
+def expand_images(paths: Iterable[str | Path]) -> list[Path]:
+    """Files named directly, in folders or by patterns, in the order given. `UserError` for one that gives none."""
+    found: list[Path] = []
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            matches = find_images(path)
+        elif path.exists() or not glob.has_magic(str(given)):
+            matches = [path]
+        else:
+            matches = [Path(match) for match in sorted(glob.glob(str(given), recursive=True))]
+        if not matches:
+            raise UserError(f"{given}: no image found")
+        found += matches
+    if not found:
+        raise UserError("no image given")
+    return found
+
+
+def _unused(stem: str, used: set[str]) -> str:
+    """`stem`, or with a number behind it where an earlier image had it; remembers it."""
+    name, number = stem, 1
+    while name in used:
+        number += 1
+        name = f"{stem}_{number}"
+    used.add(name)
+    return name
+
+
+def _device(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

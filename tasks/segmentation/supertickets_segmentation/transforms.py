@@ -1,0 +1,140 @@
+"""Image and label map changed together: zoom, class-aware crop, padding, flip, colours, normalisation.
+
+Random numbers come from torch's generator alone, so that a resumed run sees what an uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tvf
+
+from supertickets_segmentation.config import SegmentationData
+
+CROP_TRIES = 10
+
+
+def fitted(size: tuple[int, int] | torch.Size, data: SegmentationData) -> tuple[int, int]:
+    """The (H, W) that `data.resize` asks of a picture of `size`."""
+    height, width = int(size[0]), int(size[1])
+    if data.resize is None:
+        return height, width
+    if data.resize_mode == "exact":
+        return data.resize
+    zoom = min(min(data.resize) / min(height, width), max(data.resize) / max(height, width))
+    return max(1, round(height * zoom)), max(1, round(width * zoom))
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(3, H, W) -> (3, *size), bilinear with antialias; the tensor itself where it has that size."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    return tvf.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
+
+
+def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """(H, W) -> size, nearest. "Exact", since torchvision's own for masks looks half a pixel beside the image."""
+    if tuple(mask.shape[-2:]) == tuple(size):
+        return mask
+    plain = mask.as_subclass(Tensor)[None]
+    return tvf.resize(plain, list(size), InterpolationMode.NEAREST_EXACT)[0]
+
+
+class TrainTransform:
+    """(3, H, W) uint8 image and (H, W) mask of any size -> normalised image (3, *size_px), labels (*size_px) int64."""
+
+    def __init__(self, data: SegmentationData) -> None:
+        self.data = data
+        self.normalise = Normalise(data)
+        self.fill = [round(255 * m) for m in data.mean]
+
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[Tensor, Tensor]:
+        data = self.data
+        low, high = data.scale
+        zoom = low + (high - low) * _random()
+        # Cropping before zooming gives the same picture as the other order and touches fewer pixels.
+        top, left, height, width = self.crop_box(mask, zoom)
+        image, mask = tvf.crop(image, top, left, height, width), tvf.crop(mask, top, left, height, width)
+        size = self.zoomed(height, zoom, data.size_px[0]), self.zoomed(width, zoom, data.size_px[1])
+        pixels, classes = resize_image(image, size), tv_tensors.Mask(resize_mask(mask, size))
+        if _random() < data.flip:
+            pixels, classes = tvf.horizontal_flip(pixels), tvf.horizontal_flip(classes)
+        if data.photometric:
+            pixels = distort(pixels)
+        below, right = data.size_px[0] - size[0], data.size_px[1] - size[1]
+        if below or right:
+            pixels = tvf.pad(tv_tensors.Image(pixels), [0, 0, right, below], fill=self.fill)
+            classes = tvf.pad(classes, [0, 0, right, below], fill=data.void)
+        return self.normalise(pixels), classes.as_subclass(Tensor).long()
+
+    def crop_box(self, mask: Tensor, zoom: float) -> tuple[int, int, int, int]:
+        """(top, left, height, width) in pixels of `mask` of a crop that is `size_px` after `zoom`.
+
+        Drawn again, ten times at most, while one class fills more than `max_class_share` of its labelled pixels.
+        """
+        height, width = mask.shape[-2:]
+        h, w = (
+            min(have, max(1, round(want / zoom))) for have, want in zip((height, width), self.data.size_px, strict=True)
+        )
+        top = left = 0
+        for _ in range(CROP_TRIES):
+            top, left = int(_random() * (height - h + 1)), int(_random() * (width - w + 1))
+            if (h, w) == (height, width) or self.mixed(mask[top : top + h, left : left + w]):
+                break
+        return top, left, h, w
+
+    @staticmethod
+    def zoomed(length: int, zoom: float, want: int) -> int:
+        """Length of a crop's side after zooming: exactly `want` where the picture sufficed, whatever was rounded."""
+        return want if length >= max(1, round(want / zoom)) else min(want, max(1, round(length * zoom)))
+
+    def mixed(self, mask: Tensor) -> bool:
+        """Whether no class fills more than `max_class_share` of the labelled pixels (and some pixel is labelled)."""
+        if self.data.max_class_share >= 1:
+            return True
+        # Every second pixel each way tells the shares well enough, at a quarter of the cost.
+        counts = torch.bincount(mask.as_subclass(Tensor)[::2, ::2].flatten().int(), minlength=self.data.void + 1)
+        counts[self.data.void] = 0
+        labelled = int(counts.sum())
+        return labelled > 0 and int(counts.max()) <= self.data.max_class_share * labelled
+
+
+class EvalTransform:
+    """(3, H, W) uint8 image and mask -> normalised image (3, H, W) and int64 labels, sizes as they are."""
+
+    def __init__(self, data: SegmentationData) -> None:
+        self.normalise = Normalise(data)
+
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[Tensor, Tensor]:
+        return self.normalise(image), mask.as_subclass(Tensor).long()
+
+
+class Normalise:
+    """uint8 (..., 3, H, W) -> float32 (x / 255 - mean) / std."""
+
+    def __init__(self, data: SegmentationData) -> None:
+        self.mean = torch.tensor(data.mean)[:, None, None] * 255
+        self.std = torch.tensor(data.std)[:, None, None] * 255
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return image.as_subclass(Tensor).float().sub_(self.mean).div_(self.std)
+
+
+def distort(image: Tensor) -> Tensor:
+    """Random brightness, contrast, saturation, hue of a (3, H, W) uint8 picture, each half of the time (after SSD)."""
+    if _random() < 0.5:
+        image = tvf.adjust_brightness(image, 0.875 + 0.25 * _random())
+    if _random() < 0.5:
+        image = tvf.adjust_contrast(image, 0.5 + _random())
+    if _random() < 0.5:
+        image = tvf.adjust_saturation(image, 0.5 + _random())
+    if _random() < 0.5:
+        image = tvf.adjust_hue(image, -0.05 + 0.1 * _random())
+    return image
+
+
+def _random() -> float:
+    """A number in [0, 1) from torch's generator, seeded anew in every worker."""
+    return float(torch.rand(()))

@@ -1,0 +1,117 @@
+"""Wrong label maps stop a run by name; doubtful ones are told."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from supertickets.errors import UserError
+from supertickets_segmentation import SegmentationTask
+from supertickets_segmentation.audit import audit, doubts
+from supertickets_segmentation.data import FileSource
+
+
+def check(root: Path, **data) -> None:
+    SegmentationTask({"data": {"name": "pairs", "root": root, **data}}).check_data()
+
+
+def set_label(path: Path, value: int) -> None:
+    labels = np.array(Image.open(path))
+    labels[3, 3] = value
+    Image.fromarray(labels).save(path)
+
+
+def test_good_data_pass_and_are_shown(pairs_root: Path, capsys):
+    check(pairs_root)
+    shown = capsys.readouterr().out
+    assert "3 of 3" in shown and "note" not in shown
+
+
+def test_unset_ignore_index_is_hinted_at(pairs_root: Path):
+    (pairs_root / "classes.json").write_text(json.dumps(["sky", "road", "tree"]))
+    with pytest.raises(
+        UserError, match=r"train0\.png: labels reach 255 but ignore_index is unset.*data\.ignore_index to 255"
+    ):
+        check(pairs_root)
+
+
+def test_value_outside_the_classes(pairs_root: Path):
+    set_label(pairs_root / "labels/train/train2.png", 9)
+    with pytest.raises(UserError, match=r"train2\.png: .*outside the 3 classes 0\.\.2: 9"):
+        check(pairs_root)
+
+
+def test_training_reads_find_what_a_sample_missed(pairs_root: Path):
+    set_label(pairs_root / "labels/train/train2.png", 9)
+    task = SegmentationTask({"data": {"name": "pairs", "root": pairs_root, "audit_files": 1}})
+    with pytest.raises(UserError, match=r"train2\.png"):
+        task.build_loaders(2)
+
+
+@pytest.mark.parametrize(
+    "lost, complaint",
+    [
+        ("labels/train/train1.png", r"train1\.jpg: image without a label map, .*train1\.png is missing"),
+        ("labels/val", r"labels.val: no such folder"),
+        ("images", r"images.train: no such folder"),
+        ("", "no such folder"),
+        ("classes.json", r"classes\.json: no such file"),
+    ],
+)
+def test_something_missing(pairs_root: Path, lost: str, complaint: str):
+    path = pairs_root / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(UserError, match=complaint):
+        check(pairs_root, **({"classes": ["a", "b", "c"], "ignore_index": 255} if lost == "" else {}))
+
+
+def test_empty_folder(pairs_root: Path):
+    for path in (pairs_root / "images/val").iterdir():
+        path.unlink()
+    (pairs_root / "images/val/notes.txt").write_text("no picture")
+    with pytest.raises(UserError, match=r"images.val: holds no images"):
+        check(pairs_root)
+
+
+def test_no_root():
+    with pytest.raises(UserError, match=r"data\.root is unset"):
+        SegmentationTask({"data": {"name": "pairs"}})
+
+
+def test_sizes_differ(pairs_root: Path):
+    Image.fromarray(np.zeros((20, 16), np.uint8)).save(pairs_root / "labels/val/val1.png")
+    with pytest.raises(UserError, match=r"val1\.png: 16x20 pixels, but its image val1\.jpg has 20x16; .*EXIF"):
+        check(pairs_root)
+
+
+def test_two_images_of_one_name(pairs_root: Path):
+    shutil.copy(pairs_root / "images/val/val1.jpg", pairs_root / "images/val/val1.jpeg")
+    with pytest.raises(UserError, match="a second image named 'val1'"):
+        check(pairs_root)
+
+
+def test_broken_label_map(pairs_root: Path):
+    (pairs_root / "labels/train/train3.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(UserError, match=r"train3\.png: not a readable label map"):
+        check(pairs_root)
+
+
+def test_all_void(pairs_root: Path):
+    for path in (pairs_root / "labels/val").iterdir():
+        Image.fromarray(np.full((16, 20), 255, np.uint8)).save(path)
+    with pytest.raises(UserError, match="val: no pixel"):
+        check(pairs_root)
+
+
+def test_doubts_are_told(pairs_root: Path, capsys):
+    for path in (pairs_root / "labels/train").iterdir():
+        Image.fromarray(np.where(np.array(Image.open(path)) == 1, 1, 255).astype(np.uint8)).save(path)
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(pairs_root / "labels/val/stray.png")
+    config = SegmentationTask({"data": {"name": "pairs", "root": pairs_root}}).config.data
+    told = "\n".join(doubts(audit({s: FileSource(config, s) for s in ("train", "val")}, show=True), config))
+    assert "train: never seen: sky, tree" in told and "of the pixels are void" in told
+    assert "val: 1 label maps belong to no image" in told and "val: holds classes that train" in told
+    assert "never seen" in capsys.readouterr().out
