@@ -23,7 +23,8 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            # A loader's worker hands on its error with its traceback as text: the message is what stands last.
+            print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted; a run continues with --run.dir FOLDER --run.resume", file=sys.stderr)
@@ -77,7 +78,7 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
             f"{options.ticket}: the ticket knows {len(ticket.load_task().labels)} labels, the data have {len(task.labels)}"
         )
     net = ticket.build().to(accelerator.device, memory_format=torch.channels_last)
-    loader = accelerator.prepare_data_loader(task.build_loaders(config.train.batch_size)[1])
+    loader = accelerator.prepare_data_loader(task.build_val_loader(config.train.batch_size))
     with torch.no_grad():
         scores = task.evaluate(net, loader, accelerator)
     if accelerator.is_main_process:
@@ -158,7 +159,8 @@ def _split(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple
     unknown = [word for word in own if word.startswith("--") and word.split("=")[0] not in _known(parser)]
     if unknown:
         raise UserError(
-            f"unknown option {unknown[0]}; config keys are dotted, such as --train.epochs 3 (known: {', '.join(sorted(_known(parser)))})"
+            f"unknown option {unknown[0]}; config keys are dotted, such as --train.epochs 3 "
+            f"(known: {', '.join(sorted(_known(parser)))})"
         )
     return parser.parse_args(own), rest
 

@@ -25,8 +25,7 @@ def draw_ticket(task: Any, config: Config) -> Ticket:
     epochs = config.train.epochs
     prunes = plan_prunes(epochs, config.prune)
     shrinks = plan_shrinks(epochs, config.search, prunes)
-    if hasattr(task, "check_data"):
-        task.check_data()
+    task.check_data()
     run = open_run(task.name, config)
     state = run.state(task)
     loop = Loop(task, config, state, run.accelerator, prunes=prunes, shrinks=shrinks)
@@ -34,7 +33,8 @@ def draw_ticket(task: Any, config: Config) -> Ticket:
 
     net, scores = None, {}
     while state.epoch < epochs:
-        began, events = time.monotonic(), {}
+        began = time.monotonic()
+        events: dict[str, Any] = {}
         if state.epoch in prunes:
             events |= loop.prune()
         losses = loop.train_epoch()
@@ -53,5 +53,3 @@ def draw_ticket(task: Any, config: Config) -> Ticket:
     ticket = Ticket.from_net(net, task, metrics=scores, mask=state.mask, config=config, full=state.full)
     finish(run, task, ticket, net)
     return ticket
-
-

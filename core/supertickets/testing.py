@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -11,17 +12,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from supertickets.errors import UserError
 from supertickets.supernet.arch import Arch, ArchConfig
 from supertickets.supernet.heads import DenseHead
 from supertickets.supernet.network import Supernet
 from supertickets.training.config import Config, PruneConfig, RunConfig, SearchConfig, TrainConfig
 
-STAGES = [{"blocks": [1], "widths": [4]}, {"blocks": [1, 1], "widths": [4, 6]}, {"blocks": [1, 1, 1], "widths": [4, 6, 8]}]
+STAGES = [
+    {"blocks": [1], "widths": [4]},
+    {"blocks": [1, 1], "widths": [4, 6]},
+    {"blocks": [1, 1, 1], "widths": [4, 6, 8]},
+]
 
 
 def micro_arch(**changes: object) -> Arch:
     """A complete network of a few thousand weights: three branches, all kernels."""
-    return Arch.from_dict({"stem": [4, 4], "stem_stride": 2, "stages": STAGES, "bn_momentum": 0.1, **changes})
+    return Arch.from_dict(
+        {"stem": [4, 4], "stem_stride": 2, "stages": STAGES, "bn_momentum": 0.1, "init": "small_head", **changes}
+    )
 
 
 def micro_net(seed: int = 0, **changes: object) -> Supernet:
@@ -42,25 +50,33 @@ def randomise_norms(net: nn.Module, seed: int = 1) -> None:
                     (module.running_mean, -0.5, 0.5),
                     (module.running_var, 0.5, 2.0),
                 ):
+                    assert tensor is not None
                     tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
 
 
 class ToyTask:
-    """Three classes of pixels told apart by colour: learnable in seconds, with every method of a Task."""
+    """Patches of three colours to tell apart: learnable in seconds, with every method of a Task."""
 
     name, metric = "toy", "accuracy"
-    Config = Config
+    Config: Any = Config
 
-    def __init__(self, config: Config, images: int = 24) -> None:
+    def __init__(self, config: Any, images: int = 48) -> None:
         self.config, self.labels, self.input_shape, self.images = config, ["red", "green", "blue"], (3, 16, 16), images
 
     def _data(self, seed: int) -> TensorDataset:
         generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(self.images, 3, 16, 16, generator=generator)
-        return TensorDataset(x, F.avg_pool2d(x, 3, 1, 1).argmax(1))
+        patches = F.interpolate(torch.randn(self.images, 3, 2, 2, generator=generator), (16, 16))
+        return TensorDataset(patches + 0.3 * torch.randn(patches.shape, generator=generator), patches.argmax(1))
 
     def build_loaders(self, batch_size: int) -> tuple[DataLoader, DataLoader]:
         return DataLoader(self._data(0), batch_size, shuffle=True, drop_last=True), DataLoader(self._data(1), batch_size)
+
+    def build_val_loader(self, batch_size: int) -> DataLoader:
+        return self.build_loaders(batch_size)[1]
+
+    def check_data(self) -> None:
+        if self.images < 1:
+            raise UserError("no images")
 
     def build_head(self, arch: Arch) -> nn.Module:
         return DenseHead(arch, channels=8, outputs=3)
@@ -77,6 +93,10 @@ class ToyTask:
             right, count = right + hits.sum(), count + seen.sum()
         return {"accuracy": float(right / count), "protocol": "share of pixels"}
 
+    @classmethod
+    def settings_for(cls, *, outputs: int, head_channels: int) -> dict[str, object]:
+        return {}
+
     def settings(self) -> dict[str, object]:
         return {}
 
@@ -88,12 +108,12 @@ class ToyTask:
 
 
 def toy_config(folder: Path, **sections: dict[str, object]) -> Config:
-    """Six epochs of three steps that search and prune."""
+    """Six epochs of six steps that search and prune."""
     return Config(
         arch=ArchConfig(preset="tiny", stages=STAGES, stem=(4, 4), stem_stride=2),
         search=SearchConfig(**{"rho": 1e-3, "warmup": 1, "target_macs": 0.6, "end": 0.7, **sections.get("search", {})}),
         prune=PruneConfig(**{"every": 1, "end": 0.7, **sections.get("prune", {})}),
-        train=TrainConfig(**{"epochs": 6, "batch_size": 8, "recalibrate_batches": 2, **sections.get("train", {})}),
+        train=TrainConfig(**{"epochs": 6, "batch_size": 8, "lr": 2e-2, "recalibrate_batches": 2, **sections.get("train", {})}),
         run=RunConfig(**{"dir": folder, "tensorboard": False, "examples": 0, **sections.get("run", {})}),
     )
 

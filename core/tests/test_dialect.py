@@ -267,9 +267,7 @@ def test_yaml_round_trip(write) -> None:
     config = Settings(
         name="no",
         train=Optimizer(lr=1e-5, betas=(0.0, 1e-12), sizes=[1, 2], decay=3),
-        data=Pairs(
-            root=Path("a/b c"), names=["1e-3", "null", "${HOME}", "$${X:-y}", "", "Straße: #1", "a\nb", "~", "010"]
-        ),
+        data=Pairs(root=Path("a/b c"), names=["1e-3", "null", "${HOME}", "$${X:-y}", "", "Straße: #1", "a\nb", "~", "010"]),
         limit=Limit(high=float("inf")),
         groups={"a.b": Optimizer(nesterov=True)},
         units={"s.0.1": {3: 72, 5: 0}},

@@ -143,6 +143,15 @@ def test_initial_scale_counts_the_expansion_per_kernel():
     assert float(block.depthwise["7"].weight.std()) == pytest.approx((2 / 49) ** 0.5, rel=0.05)
 
 
+def test_small_head_init_starts_with_even_odds():
+    net = micro_net(init="small_head")
+    assert (
+        float(net(torch.randn(4, 3, 32, 32)).detach().std())
+        < 0.5
+        < float(micro_net(init="fan_out")(torch.randn(4, 3, 32, 32)).detach().std())
+    )
+
+
 def test_small_normal_init():
     net = Supernet(ArchConfig(preset="tiny", init="small_normal").build())
     assert float(net.stages[2].branches[2][0].project.weight.std()) == pytest.approx(1e-3, rel=0.1)
@@ -150,7 +159,11 @@ def test_small_normal_init():
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"kernels": [2]}, "odd"), ({"stages": [{"blocks": [1, 1], "widths": [4, 4]}]}, "one branch"), ({"widths": 3}, "widths")],
+    [
+        ({"kernels": [2]}, "odd"),
+        ({"stages": [{"blocks": [1, 1], "widths": [4, 4]}]}, "one branch"),
+        ({"widths": 3}, "widths"),
+    ],
 )
 def test_wrong_arch_is_refused(change, word):
     with pytest.raises(UserError, match=word):

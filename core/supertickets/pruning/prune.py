@@ -16,9 +16,7 @@ from supertickets.supernet.network import prunable
 Scope = Literal["global", "layer", "erk"]
 
 
-def choose_mask(
-    scores: Scores, sparsity: float, *, scope: Scope = "global", min_layer_density: float = 0.0
-) -> Mask:
+def choose_mask(scores: Scores, sparsity: float, *, scope: Scope = "global", min_layer_density: float = 0.0) -> Mask:
     """A mask that takes out exactly k = round(sparsity x weights), the lowest scores first, ties by position.
 
     scope: `global` ranks all weights together; `layer` takes the same share of every layer; `erk` gives layer l a density
@@ -35,7 +33,9 @@ def choose_mask(
     if scope == "global":
         return _choose_globally(scores, k, floors)
     shares = dict.fromkeys(sizes, 1 - sparsity) if scope == "layer" else _erk_densities(scores, 1 - sparsity)
-    counts = _round_to_sum({n: max(shares[n] * size, floors[n]) for n, size in sizes.items()}, sizes, floors, sum(sizes.values()) - k)
+    counts = _round_to_sum(
+        {n: max(shares[n] * size, floors[n]) for n, size in sizes.items()}, sizes, floors, sum(sizes.values()) - k
+    )
     return {name: _keep_best(score, counts[name]) for name, score in scores.items()}
 
 
@@ -110,7 +110,10 @@ def hold(
     optimizer: torch.optim.Optimizer | None = None,
     dormant: MutableMapping[str, Tensor] | None = None,
 ) -> None:
-    """Zero what the mask takes out, exactly, in weights, EMA and optimizer state. `dormant` keeps the values that weights had."""
+    """Zero what the mask takes out, exactly, in weights, EMA and optimizer state.
+
+    `dormant` keeps the values that weights had.
+    """
     weights = prunable(net)
     if dormant is not None:
         for name, kept in mask.items():

@@ -1,4 +1,7 @@
-"""When weights are pruned and to which sparsity: plain functions of the epoch (epochs count from 0; a prune precedes its epoch)."""
+"""When weights are pruned and to which sparsity: plain functions of the epoch.
+
+Epochs count from 0; a prune comes before its epoch, a shrink after one.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from supertickets.training.config import PruneConfig, SearchConfig
 def sparsity_at(epoch: int, epochs: int, prune: PruneConfig) -> float:
     """Sparsity asked for at `epoch` of a run of `epochs`.
 
-    progressive: min(target, step * floor(epoch / every)) (SuperTickets, arXiv 2207.03677). cubic: target * (1 - (1 - x)^3) with x
-    from 0 at `start` to 1 at `end` (Zhu & Gupta, arXiv 1710.01878). one_shot: the target from `end` on.
+    progressive: min(target, step * floor(epoch / every)) (SuperTickets, arXiv 2207.03677).
+    cubic: target * (1 - (1 - x)^3) with x from 0 at `start` to 1 at `end` (Zhu & Gupta, arXiv 1710.01878).
+    one_shot: the target from `end` on.
     """
     if prune.schedule == "progressive":
         # Rounded: 0.1 * 3 is a hair over 0.3.
@@ -29,7 +33,8 @@ def _span(epochs: int, prune: PruneConfig) -> tuple[int, int]:
 def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
     """Epoch -> sparsity for every prune of the run, in order; the last one reaches the target.
 
-    Raises `UserError` where the target would not be reached early enough: mask and architecture must then stay fixed for a while.
+    Raises `UserError` where the target would not be reached early enough: mask and architecture must then stay fixed for
+    a while.
     """
     if not prune.enabled or prune.target == 0:
         return {}
@@ -48,8 +53,9 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
     if not plan or plan[last_epoch] < prune.target or last_epoch + tail > epochs:
         reached = plan.get(last_epoch, 0.0)
         raise UserError(
-            f"prune.target: {prune.target} is not reached {tail} epochs before the end (train.epochs {epochs}, prune.every {prune.every}, "
-            f"schedule {prune.schedule}: {reached:.3g} at epoch {last_epoch}); train longer, prune more often or choose cubic or one_shot"
+            f"prune.target: {prune.target} is not reached {tail} epochs before the end (train.epochs {epochs}, "
+            f"prune.every {prune.every}, schedule {prune.schedule}: {reached:.3g} at epoch {last_epoch}); "
+            f"train longer, prune more often or choose cubic or one_shot"
         )
     return plan
 

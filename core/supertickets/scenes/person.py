@@ -144,9 +144,7 @@ class Outfit:
         self.trousers = pick_colour(rng, away_from=[*behind, self.shirt], distance=90)
         self.shoes = pick_colour(rng, away_from=[*behind, self.trousers], distance=80)
         apart = [*behind, self.shirt]
-        self.skin = pick_colour(
-            rng, hue=(0.03, 0.09), saturation=(0.25, 0.6), value=(0.35, 1), away_from=apart, distance=80
-        )
+        self.skin = pick_colour(rng, hue=(0.03, 0.09), saturation=(0.25, 0.6), value=(0.35, 1), away_from=apart, distance=80)
         self.hair = pick_colour(rng, hue=(0.0, 0.14), value=(0.05, 0.8), away_from=[self.skin, *behind], distance=90)
         self.sleeves = self.shirt if rng.random() < 0.5 else self.skin
         self.legs = self.trousers if rng.random() < 0.65 else self.skin

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from supertickets.errors import UserError
 from supertickets.search.importance import Penalty, gammas
+from supertickets.search.shrink import shrink
 from supertickets.supernet.blocks import mixed_blocks
 from supertickets.supernet.macs import count_layers, count_params, dense_macs, mixer_macs, unit_costs
+from supertickets.supernet.network import Supernet
 
 Resource = Literal["macs", "params"]
 
@@ -21,24 +24,30 @@ def budget_at(epoch: float, *, full: float, target: float, start: float, end: fl
     return full + (target - full) * progress
 
 
-def measure(net: nn.Module, resource: Resource, input_shape: tuple[int, int, int]) -> float:
+def measure(net: Supernet, resource: Resource, input_shape: tuple[int, int, int]) -> float:
     """MACs or parameters of the network as it stands."""
     return dense_macs(count_layers(net, input_shape)) if resource == "macs" else count_params(net)
 
 
-def resolve_target(net: nn.Module, target: float, resource: Resource, input_shape: tuple[int, int, int]) -> float:
+def resolve_target(net: Supernet, target: float, resource: Resource, input_shape: tuple[int, int, int]) -> float:
     """The target as a count (at most 1 means a share of the full network); `UserError` where no search can reach it."""
     full = measure(net, resource, input_shape)
     count = target * full if target <= 1 else target
-    floor = full - sum(float(cost.sum()) for cost in _costs(net, resource, input_shape).values())
+    bare = copy.deepcopy(net)
+    shrink(
+        bare,
+        {name: torch.ones(len(gamma), dtype=torch.bool, device=gamma.device) for name, gamma in gammas(net).items()},
+    )
+    floor = measure(bare, resource, input_shape)
     if not floor <= count <= full:
         raise UserError(
-            f"search.target_{resource}: {count:.4g} cannot be reached: the supernet has {full:.4g} and {floor:.4g} with every unit gone"
+            f"search.target_{resource}: {count:.4g} cannot be reached: "
+            f"the supernet has {full:.4g} and {floor:.4g} with every unit gone"
         )
     return count
 
 
-def _costs(net: nn.Module, resource: Resource, input_shape: tuple[int, int, int]) -> dict[str, Tensor]:
+def _costs(net: Supernet, resource: Resource, input_shape: tuple[int, int, int]) -> dict[str, Tensor]:
     """What goes with each unit, by gamma's name."""
     layers = count_layers(net, input_shape)
     units = unit_costs(net, layers)
@@ -48,16 +57,17 @@ def _costs(net: nn.Module, resource: Resource, input_shape: tuple[int, int, int]
             parts = [torch.full((n,), float(getattr(units[name][k], resource))) for k, n in block.units.items()]
             costs[f"{name}.depthwise_bn.weight"] = torch.cat(parts).double()
         if block.mixer is not None:
-            mixer, n = block.mixer, block.mixer.tokens
-            params = sum(p.numel() for p in (mixer.tokenize.weight, mixer.queries, mixer.restore.weight)) / n + 2
-            each = mixer_macs(name, layers) / n if resource == "macs" else params
-            costs[f"{name}.mixer.token_bn.weight"] = torch.full((n,), float(each)).double()
+            # An even share: attention is not linear in its tokens and the last one takes the whole transformer along,
+            # so the count is taken anew after each removal.
+            whole = mixer_macs(name, layers) if resource == "macs" else count_params(block.mixer)
+            n = block.mixer.tokens
+            costs[f"{name}.mixer.token_bn.weight"] = torch.full((n,), whole / n).double()
     return costs
 
 
 @torch.no_grad()
 def units_over_budget(
-    net: nn.Module,
+    net: Supernet,
     ema: dict[str, Tensor],
     penalty: Penalty,
     *,
@@ -74,10 +84,7 @@ def units_over_budget(
     importance = torch.cat([(ema[name].abs() / penalty.weights[name]).cpu() for name in names])
     order = torch.sort(importance, stable=True).indices
     saved = torch.cat([costs[name] for name in names])[order].cumsum(0)
-    # Up to the unit that meets the budget, or the one before where that is nearer: at most half a unit off.
-    count = min(int(torch.searchsorted(saved, excess)) + 1, len(order))
-    if count > 1 and abs(float(saved[count - 2]) - excess) < abs(float(saved[count - 1]) - excess):
-        count -= 1
+    count = min(int(torch.searchsorted(saved, excess)) + 1, len(order))  # up to the unit that meets the budget
     goes = torch.zeros(len(order), dtype=torch.bool)
     goes[order[:count]] = True
     sizes = [len(ema[name]) for name in names]

@@ -31,7 +31,9 @@ def gammas(net: nn.Module) -> dict[str, nn.Parameter]:
 
 @dataclass
 class Penalty:
-    """MAC-aware weights p of the L1 penalty, by gamma's name, in units of `z` MACs (the mean over all units of the full supernet)."""
+    """MAC-aware weights p of the L1 penalty, by gamma's name, in units of `z` MACs (the mean over all units of the full
+    supernet).
+    """
 
     weights: dict[str, Tensor]
     z: float
@@ -44,7 +46,7 @@ class Penalty:
             return
         pulls = torch._foreach_sign([param.detach() for param in params.values()])
         torch._foreach_mul_(pulls, [self.weights[name] for name in params])
-        torch._foreach_add_([param.grad for param in params.values()], pulls, alpha=rho)
+        torch._foreach_add_([param.grad for param in params.values() if param.grad is not None], pulls, alpha=rho)
 
     @torch.no_grad()
     def value(self, net: nn.Module) -> float:

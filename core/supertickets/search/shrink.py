@@ -27,7 +27,7 @@ def plan_shrink(net: nn.Module, dead: Mapping[str, Tensor]) -> Plan:
         if gone is not None and bool(gone.any()):
             _plan_units(plan, name, block, ~gone)
         gone = dead.get(f"{name}.mixer.token_bn.weight")
-        if gone is not None and bool(gone.any()):
+        if block.mixer is not None and gone is not None and bool(gone.any()):
             _plan_tokens(plan, f"{name}.mixer", block.mixer, ~gone)
     return plan
 
@@ -128,7 +128,7 @@ def _rebuild(net: Supernet, plan: Plan, state: Mapping[str, Tensor]) -> None:
             cut = plan[mixer_gamma]
             if cut is None:
                 block.mixer = None
-            else:
+            elif block.mixer is not None:
                 block.mixer.build(arch, len(cut[1]))
         if f"{name}.depthwise_bn.weight" in plan or mixer_gamma in plan:
             block.to(device).train(net.training)

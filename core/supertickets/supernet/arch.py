@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from supertickets.errors import UserError
 from supertickets.training.dialect import Section
 
+Init: TypeAlias = Literal["fan_out", "small_head", "small_normal"]  # see `network.initialise`
 Units: TypeAlias = dict[int, int]  # kernel size -> hidden channels (search units) left, e.g. {3: 72, 5: 70}
 
 
@@ -46,7 +47,7 @@ class Arch(Section):
     tokens: int = Field(0, ge=0)
     bn_eps: float = Field(1e-3, gt=0)
     bn_momentum: float = Field(0.01, gt=0, le=1)
-    init: Literal["fan_out", "small_normal"] = "fan_out"
+    init: Init = "fan_out"
     units: dict[str, Units] = {}
     tokens_left: dict[str, int] = {}
 
@@ -113,12 +114,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stem": (16, 16),
         "stages": _stages(([1], [16]), ([2, 2], [16, 32]), ([2, 2, 2], [16, 32, 64])),
         "bn_momentum": 0.1,
+        "init": "small_head",
     },
     # A tenth of that: the embedded scenes, demonstrations and tests.
     "tiny": {
         "stem": (16, 16),
         "stages": _stages(([1], [16]), ([1, 1], [16, 24]), ([1, 1, 1], [16, 24, 40])),
         "bn_momentum": 0.1,
+        "init": "small_head",
     },
 }
 
@@ -135,7 +138,7 @@ class ArchConfig(Section):
     tokens: int | None = None
     bn_eps: float | None = None
     bn_momentum: float | None = None
-    init: Literal["fan_out", "small_normal"] | None = None
+    init: Init | None = None
 
     def build(self) -> Arch:
         """The full supernet's `Arch`."""

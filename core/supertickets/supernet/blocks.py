@@ -64,10 +64,10 @@ class MixedBlock(nn.Module):
             shortcut = shortcut + self.mixer(x, shortcut.shape[-2:])
         if not self.units:
             return shortcut
-        hidden = torch.relu(self.expand_bn(self.expand(x)))  # (B, sum of units, H, W)
+        hidden = torch.relu_(self.expand_bn(self.expand(x)))  # (B, sum of units, H, W)
         slices = hidden.split(list(self.units.values()), dim=1)
         mixed = [conv(part) for conv, part in zip(self.depthwise.values(), slices, strict=True)]
-        hidden = torch.relu(self.depthwise_bn(torch.cat(mixed, dim=1)))  # (B, sum of units, H/s, W/s)
+        hidden = torch.relu_(self.depthwise_bn(torch.cat(mixed, dim=1)))  # (B, sum of units, H/s, W/s)
         return self.project_bn(self.project(hidden)) + shortcut
 
 

@@ -1,4 +1,5 @@
-"""Neighbour fusion: each branch becomes the sum of blocks from itself and the next finer and coarser branch (HR-NAS, section 3.1)."""
+"""Neighbour fusion: each branch becomes the sum of blocks from itself and the next finer and coarser branch (HR-NAS,
+section 3.1)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ dense MACs = weights x output positions; sparse MACs = nonzero weights x output 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,11 +29,14 @@ class Layer:
 
 
 def count_layers(net: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, Layer]:
-    """Layers in the order they run, by module path, for one input of (C, H, W). Runs a copy on the meta device: no data, no cost."""
+    """Layers in the order they run, by module path, for one input of (C, H, W).
+
+    Runs a copy on the meta device: no data, no cost.
+    """
     layers: dict[str, Layer] = {}
     meta = copy.deepcopy(net).to("meta").eval()
 
-    def record(name: str):  # noqa: ANN202
+    def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if isinstance(module, nn.Conv2d):
                 layers[name] = Layer(module.weight.numel(), output.shape[-2] * output.shape[-1])

@@ -23,9 +23,7 @@ class Stage(nn.Module):
         stage, name = arch.stages[index], f"stages.{index}"
         self.fusion = Fusion(in_widths, stage.widths, arch=arch, name=f"{name}.fusion")
         self.branches = nn.ModuleList(
-            nn.Sequential(
-                *(MixedBlock(w, w, stride=1, arch=arch, name=f"{name}.branches.{b}.{n}") for n in range(count))
-            )
+            nn.Sequential(*(MixedBlock(w, w, stride=1, arch=arch, name=f"{name}.branches.{b}.{n}") for n in range(count)))
             for b, (count, w) in enumerate(zip(stage.blocks, stage.widths, strict=True))
         )
 
@@ -76,8 +74,12 @@ class Supernet(nn.Module):
 
 @torch.no_grad()
 def initialise(net: nn.Module, arch: Arch) -> None:
-    """Initial weights: convs N(0, 2/fan_out) or N(0, 0.001^2), linears U(+-1/sqrt(fan_out)), BN scale 1 and shift 0.
+    """Initial weights: convs N(0, 2/fan_out), linears U(+-1/sqrt(fan_out)), BN scale 1 and shift 0.
 
+    `small_normal`: convs N(0, 0.001^2) (keypoints in HR-NAS). `small_head`: as `fan_out`, but the final classifier N(0,
+    0.01^2):
+    with few classes fan_out is small, logits start with a deviation near 15, and a short run spends its epochs to get
+    rid of it.
     fan_out = k^2 C_out / groups (k^2 for depthwise). A block's one-conv expansion counts as the convs it stands for: its
     fan_out is that of one kernel at full width, expand x C_in, not of all kernels together. Transformers keep PyTorch's own.
     """
@@ -88,7 +90,10 @@ def initialise(net: nn.Module, arch: Arch) -> None:
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
             fan_out = expansions.get(id(module), fan_out)
-            module.weight.normal_(0, 0.001 if arch.init == "small_normal" else sqrt(2 / fan_out))
+            std = 0.001 if arch.init == "small_normal" else sqrt(2 / fan_out)
+            if arch.init == "small_head" and name.endswith("classifier"):
+                std = 0.01
+            module.weight.normal_(0, std)
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, nn.Linear):
@@ -101,7 +106,7 @@ def initialise(net: nn.Module, arch: Arch) -> None:
             module.bias.zero_()
 
 
-def prunable(net: nn.Module) -> dict[str, nn.Parameter]:
+def prunable(net: nn.Module) -> dict[str, Tensor]:
     """Prunable weights by name: those of all convs, the head's searched blocks included; not the final classifier.
 
     Shape (C_out, C_in / groups, k, k) each. BN, biases, linears and the transformer's inside are not pruned.
@@ -114,5 +119,7 @@ def prunable(net: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def decayed(net: nn.Module) -> set[str]:
-    """Names of the parameters under weight decay: conv and linear weights (attention's packed projections are linear weights)."""
+    """Names of the parameters under weight decay: conv and linear weights (attention's packed projections are linear
+    weights).
+    """
     return {name for name, param in net.named_parameters() if param.ndim > 1 and not name.endswith("queries")}

@@ -6,6 +6,8 @@ The scale of the BN after the first conv is a token's importance: searched and s
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,11 +21,13 @@ DIM = GRID * GRID  # so a token is a vector of 64: one weight a place
 class TokenMixer(nn.Module):
     """(B, C_in, H, W) -> (B, C_out, *size): global context for a block's shortcut."""
 
+    coordinates: Tensor
+
     def __init__(self, in_channels: int, out_channels: int, *, tokens: int, stride: int, arch: Arch) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
         self.build(arch, tokens)
-        common = {"nhead": 1, "dim_feedforward": DIM, "dropout": 0.1, "batch_first": True}
+        common: dict[str, Any] = {"nhead": 1, "dim_feedforward": DIM, "dropout": 0.1, "batch_first": True}
         self.encoder = nn.TransformerEncoderLayer(DIM, **common)  # post-norm
         self.decoder = nn.TransformerDecoderLayer(DIM, **common)
         ys, xs = torch.meshgrid(torch.linspace(0, 1, GRID), torch.linspace(0, 1, GRID), indexing="ij")

@@ -1,6 +1,7 @@
 """Reads checkpoints of the original SuperTickets / HR-NAS code into tickets.
 
-The original runs a block's kernels one by one; here their tensors are put end to end into the one-conv form. All shapes are read
+The original runs a block's kernels one by one; here their tensors are put end to end into the one-conv form. All shapes
+are read
 off the tensors; the JSON's `searched` list is checked against them.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,8 @@ _SEARCHED = "[C_out, 1, stride, kernels, channels, ...]"
 def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
     """The ticket of an original checkpoint: `weights` (.safetensors or .state_dict) beside `network` (JSON).
 
-    `network` holds the original's `kwargs` and `searched`, or only the `searched` list. Raises `UserError` naming the file and the
+    `network` holds the original's `kwargs` and `searched`, or only the `searched` list. Raises `UserError` naming the
+    file and the
     tensor or entry that does not fit.
     """
     cls = task_class(task)
@@ -61,8 +64,16 @@ def read_tensors(path: Path) -> Tensors:
         raise UserError(f"{path}: no such file")
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        struct.error,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+    ) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: cannot be read as tensors only ({first})") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: not a flat mapping of names to tensors")
@@ -88,7 +99,8 @@ def _read_network(path: Path) -> tuple[dict[str, Any], list[Any]]:
         raise UserError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from error
-    kwargs, searched = ({}, data) if isinstance(data, list) else ({}, None)
+    kwargs: Any = {}
+    searched: Any = data
     if isinstance(data, dict):
         kwargs, searched = data.get("kwargs", data.get("model_kwparams", {})), data.get("searched")
     if not isinstance(searched, list):
@@ -98,7 +110,7 @@ def _read_network(path: Path) -> tuple[dict[str, Any], list[Any]]:
 
 def _read_arch(tensors: Tensors, kwargs: dict[str, Any], task: str) -> tuple[Arch, int, int]:
     """Arch (without units, which `_convert` reads), channels and outputs of the head, from the tensors' shapes."""
-    stages = []
+    stages: list[dict[str, list[int]]] = []
     while any(name.startswith(f"features.{2 * len(stages) + 1}.branches.") for name in tensors):
         s = len(stages)
         blocks = _indices(tensors, rf"features\.{2 * s + 1}\.branches\.(\d+)\.(\d+)\.pw_bn\.weight")

@@ -1,6 +1,7 @@
 """The ticket: a small architecture, a sparse mask and weights that work; the one thing that passes between stages.
 
-A folder of two files: `ticket.json` (what it is) and `ticket.safetensors` (its tensors). Pruned weights are stored as their kept
+A folder of two files: `ticket.json` (what it is) and `ticket.safetensors` (its tensors). Pruned weights are stored as
+their kept
 values and a bit-packed mask, all of them end to end, in the order of the network that the arch describes: so the file shrinks
 with sparsity. Nothing is pickled, and each byte is covered by a checksum.
 """
@@ -36,7 +37,9 @@ FORMAT = 1
 
 @dataclass
 class Ticket:
-    """A drawn network as data. `tensors` holds the whole state dict, masked entries at zero; `mask` is empty for a dense net."""
+    """A drawn network as data. `tensors` holds the whole state dict, masked entries at zero; `mask` is empty for a dense
+    net.
+    """
 
     task: str
     settings: dict[str, Any]
@@ -169,7 +172,9 @@ def _stored(net: nn.Module) -> dict[str, Tensor]:
 
 
 def _pack(tensors: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
-    """Three flat tensors: `dense` values, `kept` values of masked weights, their `mask` as bits; each in the order of `tensors`."""
+    """Three flat tensors: `dense` values, `kept` values of masked weights, their `mask` as bits; each in the order of
+    `tensors`.
+    """
     masked = [name for name in tensors if name in mask]
     empty, bits = torch.empty(0), torch.empty(0, dtype=torch.bool)
     flags = torch.cat([bits, *(mask[name].flatten() for name in masked)])
@@ -187,7 +192,11 @@ def _unpack(packed: Mapping[str, Tensor], net: nn.Module, masked: list[str], pat
         raise UserError(f"{path}: masks {sorted(unknown)[0]}, which the network of its arch does not have as a prunable weight")
     bits = sum(shapes[name].numel() for name in masked)
     dense = sum(shape.numel() for name, shape in shapes.items() if name not in masked)
-    flags = torch.from_numpy(np.unpackbits(packed["mask"].numpy(), count=bits).astype(bool)) if bits else torch.empty(0, dtype=torch.bool)
+    flags = (
+        torch.from_numpy(np.unpackbits(packed["mask"].numpy(), count=bits).astype(bool))
+        if bits
+        else torch.empty(0, dtype=torch.bool)
+    )
     sizes = {"dense": dense, "kept": int(flags.sum()), "mask": -(-bits // 8)}
     for name, size in sizes.items():
         if name not in packed or packed[name].numel() != size:

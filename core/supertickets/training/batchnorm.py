@@ -34,5 +34,6 @@ def recalibrate(
         norm.momentum = momentum
         if accelerator is not None and accelerator.num_processes > 1:
             for stat in (norm.running_mean, norm.running_var):
+                assert stat is not None  # every BN here tracks statistics
                 stat.copy_(accelerator.reduce(stat, reduction="mean"))
     net.eval()

@@ -145,9 +145,7 @@ _SHAPE_ERRORS = (
 def explain(error: ValidationError, schema: type[Section], tree: Node) -> list[str]:
     """What pydantic found, one message for each key."""
     found: dict[str, str] = {}
-    for item in sorted(
-        error.errors(), key=lambda item: item["type"].endswith(_SHAPE_ERRORS)
-    ):  # a bound says more than a type
+    for item in sorted(error.errors(), key=lambda item: item["type"].endswith(_SHAPE_ERRORS)):  # a bound says more than a type
         key, node, kinds = _locate(item["loc"], schema, tree)
         if item["type"].startswith("union_tag"):
             tag = str(item.get("ctx", {}).get("discriminator", "")).strip("'")
@@ -156,17 +154,13 @@ def explain(error: ValidationError, schema: type[Section], tree: Node) -> list[s
             key = f"{key}.{tag}".lstrip(".")
         where = f"{key}: " if key else ""
         if node is None:
-            said = (
-                item["msg"] if item["type"] not in ("missing", "union_tag_not_found") else f"expected {describe(kinds)}"
-            )
+            said = item["msg"] if item["type"] not in ("missing", "union_tag_not_found") else f"expected {describe(kinds)}"
             message = f"{where}missing, {said}"
         elif item["type"].endswith(_SHAPE_ERRORS) or item["type"].startswith("union_tag"):
             message = wrong_value(key, node, kinds)
         elif item["type"] in ("value_error", "assertion_error"):
             message = f"{where}{item['msg'].partition(', ')[2]}{_origin(node)}"
         else:
-            message = (
-                f"{where}{show(plain(node))} given, {item['msg'].replace('Input should', 'should')}{_origin(node)}"
-            )
+            message = f"{where}{show(plain(node))} given, {item['msg'].replace('Input should', 'should')}{_origin(node)}"
         found.setdefault(key, message)
     return list(found.values())

@@ -210,11 +210,7 @@ def _with_defaults(section: type[Section], tree: Node) -> Node:
         if isinstance(default, Section):
             values = default.model_dump(exclude_unset=True)
             if len(sections) > 1:
-                tags = [
-                    name
-                    for name in type(default).model_fields
-                    if len(choices_in(kinds_at((type(default),), name))) == 1
-                ]
+                tags = [name for name in type(default).model_fields if len(choices_in(kinds_at((type(default),), name))) == 1]
                 values |= {name: getattr(default, name) for name in tags}
             child = _merge(from_plain(values, ""), child, tuple(sections))
         left = fitting(sections, child)
@@ -228,11 +224,7 @@ def _with_defaults(section: type[Section], tree: Node) -> Node:
 def _read_value(node: Node, kinds: Kinds, schema: type[Section], problems: list[str], key: str = "") -> Any:
     """What pydantic gets for a node at the dotted `key`; what it would not notice, or say badly, goes to `problems`."""
     wants_list, wants_keys = any(map(is_list, kinds)), holds_keys(kinds)
-    if (
-        node.text is not None
-        and not (Any in kinds or wants_list or wants_keys)
-        and isinstance(node.value, (dict, list))
-    ):
+    if node.text is not None and not (Any in kinds or wants_list or wants_keys) and isinstance(node.value, (dict, list)):
         return node.text  # an argument like "[a]" for a text
     if node.argument and wants_list and _is_items(node, kinds):
         node = parse_yaml(f"[{node.text}]", node.origin)  # --sizes 96,128

@@ -26,13 +26,14 @@ from supertickets.training.config import Config
 from supertickets.training.ema import decay_at, load_ema, update_ema
 from supertickets.training.optim import lr_at, peak_lr, set_lr
 from supertickets.training.run import console
-from supertickets.training.state import TrainState, memory_format
+from supertickets.training.state import TrainState, place
 
 
 def wrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
     """The model made ready for this launch (device, autocast, DDP); call again with its result after a shrink.
 
-    Accelerate's own `prepare` is not meant for a model prepared before (it returns early, or patches forward twice): so unwrap to
+    Accelerate's own `prepare` is not meant for a model prepared before (it returns early, or patches forward twice): so
+    unwrap to
     the bare network, forget what was prepared, wrap once.
     """
     net = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -111,9 +112,16 @@ class Loop:
                 bar.update(row, advance=1)
         mean = float(self.accelerator.reduce(total, reduction="mean")) / count
         if not torch.isfinite(torch.tensor(mean)):
-            raise UserError(f"the loss is {mean} in epoch {state.epoch + 1}: training has diverged; lower train.lr (now {cfg.train.lr})")
+            raise UserError(
+                f"the loss is {mean} in epoch {state.epoch + 1}: training has diverged; lower train.lr (now {cfg.train.lr})"
+            )
         state.epoch += 1
-        return {"loss": mean, "penalty": rho * state.penalty.value(state.net), "rho": rho, "lr": state.optimizer.param_groups[0]["lr"]}
+        return {
+            "loss": mean,
+            "penalty": rho * state.penalty.value(state.net),
+            "rho": rho,
+            "lr": state.optimizer.param_groups[0]["lr"],
+        }
 
     def _before_update(self) -> float:
         """Between backward and update: the penalty's gradient, weight decay's scope, the mask, the learning rate."""
@@ -141,7 +149,7 @@ class Loop:
         state, n = self.state, self.config.train.recalibrate_batches
         self.seed(phase=1)
         arch = state.net.arch
-        net = Supernet(arch, self.task.build_head(arch)).to(self.accelerator.device, memory_format=memory_format(self.config))
+        net = place(Supernet(arch, self.task.build_head(arch)), self.config, self.accelerator.device)
         load_ema(net, state.ema)
         if state.mask and not state.mask_held and self.config.prune.reactivate == "after_prune":
             asked = max((share for epoch, share in self.prunes.items() if epoch < state.epoch), default=0.0)
@@ -196,13 +204,12 @@ class Loop:
         return {"target_sparsity": sparsity, "revived": count_revived(before, state.mask)}
 
     def shrink(self) -> dict[str, Any]:
-        """Remove units that the search has killed (or that are over budget); then pruned weights may come back, if asked for."""
+        """Remove units that the search has killed (or that are over budget); then pruned weights may come back, if asked
+        for.
+        """
         state, cfg = self.state, self.config
         removed = 0
-        for _ in range(8 if self.target else 1):  # a budget may need a few rounds: attention's cost is not linear in its tokens
-            dead = self._dead(last=state.epoch == self.last_shrink)
-            if not dead:
-                break
+        while dead := self._dead(last=state.epoch == self.last_shrink):  # more than one round only where tokens are searched
             removed += shrink(
                 state.net,
                 dead,
@@ -214,7 +221,7 @@ class Loop:
             )
         if not removed:
             return {"units_removed": 0}
-        state.net.to(memory_format=memory_format(cfg))
+        place(state.net, cfg, self.accelerator.device)
         self.model = wrap(self.accelerator, self.model)
         if state.mask and cfg.prune.reactivate == "after_shrink":
             state.mask_held = False
@@ -228,7 +235,11 @@ class Loop:
         if self.target is not None:
             end = self.last_shrink
             budget = budget_at(
-                state.epoch, full=state.full[self.resource], target=self.target, start=min(search.warmup, end - 1), end=end
+                state.epoch,
+                full=state.full[self.resource],
+                target=self.target,
+                start=min(search.warmup, end - 1),
+                end=end,
             )
             return units_over_budget(
                 state.net, state.ema, state.penalty, budget=budget, resource=self.resource, input_shape=shape

@@ -35,10 +35,13 @@ class RMSpropInside(torch.optim.Optimizer):
             for param in params:
                 if not self.state[param]:
                     # Zero, not one as in TensorFlow: what a mask takes out must stay at zero.
-                    self.state[param] = {"square_avg": torch.zeros_like(param), "momentum_buffer": torch.zeros_like(param)}
+                    self.state[param] = {
+                        "square_avg": torch.zeros_like(param),
+                        "momentum_buffer": torch.zeros_like(param),
+                    }
             grads = [param.grad for param in params]
             if group["weight_decay"]:
-                grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
+                grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
             squares = [self.state[param]["square_avg"] for param in params]
             buffers = [self.state[param]["momentum_buffer"] for param in params]
             torch._foreach_mul_(squares, group["alpha"])

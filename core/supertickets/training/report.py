@@ -38,7 +38,9 @@ def finish(run: Run, task: Any, ticket: Any, net: nn.Module) -> None:
         draw_curves(run.records(), task.metric, pictures / "curves.png")
         examples = task.draw_examples(net, pictures, run.config.run.examples) if run.config.run.examples else []
         console.print(summary_table(f"{task.name} ticket", summary(ticket, task.metric, folder)))
-        console.print(f"pictures: {pictures} (curves.png and {len(examples)} examples); log: {run.metrics_file}", highlight=False)
+        console.print(
+            f"pictures: {pictures} (curves.png and {len(examples)} examples); log: {run.metrics_file}", highlight=False
+        )
     run.accelerator.wait_for_everyone()
     if run.config.run.tensorboard:
         run.accelerator.end_training()

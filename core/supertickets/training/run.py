@@ -1,4 +1,5 @@
-"""The run folder: config.yaml, metrics.jsonl, checkpoints/, tensorboard/, pictures/, ticket/; and what is printed on the way."""
+"""The run folder: config.yaml, metrics.jsonl, checkpoints/, tensorboard/, pictures/, ticket/; and what is printed on the
+way."""
 
 from __future__ import annotations
 
@@ -10,12 +11,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, broadcast_object_list, set_seed
 from rich.console import Console
 from rich.table import Table
 
 from supertickets.errors import UserError
 from supertickets.training.config import Config
 from supertickets.training.dialect import config_to_yaml, load_config
+from supertickets.training.memory import keep_freed_memory
 from supertickets.training.state import TrainState, load_state, new_state, save_state
 
 console = Console(soft_wrap=True)
@@ -43,6 +47,7 @@ class Run:
             state = load_state(self.checkpoints()[-1], task, self.config, device)
             self._forget_after(state.epoch)
         else:
+            set_seed(self.config.run.seed)  # the same supernet on all processes
             state = new_state(task, self.config, device)
         if self.config.run.tensorboard:
             self.accelerator.init_trackers("tensorboard")
@@ -105,9 +110,10 @@ def write_text(path: Path, text: str) -> None:
 
 def start_accelerator(config: Config, folder: Path) -> Accelerator:
     """Accelerate for this config: one CPU, one GPU or many processes, as it was launched."""
-    from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration
-
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     loader = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.run.seed)
+    AcceleratorState._reset_state()  # a second run in one process may ask for another precision
     try:
         return Accelerator(
             mixed_precision=config.train.precision,
@@ -124,8 +130,6 @@ def start_accelerator(config: Config, folder: Path) -> Accelerator:
 
 def open_run(task: str, config: Config) -> Run:
     """Make the run folder, or check the one to resume. Raises `UserError` rather than mix two runs."""
-    from accelerate.utils import broadcast_object_list
-
     folder = config.run.dir or Path("runs") / task / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     used = (folder / "metrics.jsonl").exists() or (folder / "ticket").exists()
     if config.run.resume:
@@ -172,8 +176,3 @@ def human(count: float) -> str:
         if abs(count) >= size:
             return f"{count / size:.3f} {unit}"
     return f"{count:.0f}"
-
-
-def device_label(device: torch.device) -> str:
-    """The device in words."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

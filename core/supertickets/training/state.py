@@ -1,4 +1,5 @@
-"""Everything a run must keep: the network, what stands beside it, and how far it is. One file each epoch, written atomically."""
+"""Everything a run must keep: the network, what stands beside it, and how far it is. One file each epoch, written
+atomically."""
 
 from __future__ import annotations
 
@@ -42,18 +43,15 @@ class TrainState:
 def new_state(task: Any, config: Config, device: torch.device) -> TrainState:
     """A fresh supernet and its companions."""
     arch = config.arch.build()
-    net = _place(Supernet(arch, task.build_head(arch)), config, device)
+    net = place(Supernet(arch, task.build_head(arch)), config, device)
     penalty = build_penalty(net, task.input_shape)
     return TrainState(net, build_optimizer(net, config.train), start_ema(net), penalty, full={})
 
 
-def _place(net: Supernet, config: Config, device: torch.device) -> Supernet:
-    return net.to(device, memory_format=memory_format(config))
-
-
-def memory_format(config: Config) -> torch.memory_format:
-    """channels_last makes the one-conv form about 1.5 x faster on CPUs and GPUs."""
-    return torch.channels_last if config.train.channels_last else torch.contiguous_format
+def place(net: Supernet, config: Config, device: torch.device) -> Supernet:
+    """The network on the device, in the config's memory format: channels_last suits the one-conv form."""
+    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    return net.to(device).to(memory_format=layout)
 
 
 def save_state(state: TrainState, path: Path) -> None:
@@ -103,8 +101,10 @@ def load_state(path: Path, task: Any, config: Config, device: torch.device) -> T
     try:
         net.load_state_dict(group("net"))
     except RuntimeError as error:
-        raise UserError(f"{path}: its tensors do not fit the {task.name} network of this config: {_first_line(error)}") from error
-    net = _place(net, config, device)
+        raise UserError(
+            f"{path}: its tensors do not fit the {task.name} network of this config: {_first_line(error)}"
+        ) from error
+    net = place(net, config, device)
 
     def placed(name: str) -> dict[str, Tensor]:
         return {key: tensor.to(device) for key, tensor in group(name).items()}

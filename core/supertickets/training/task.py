@@ -25,8 +25,8 @@ class Task(Protocol):
     metric: str  # key of the figure to maximise in what `evaluate` gives
     input_shape: tuple[int, int, int]  # (C, H, W) of what the network sees in training
     labels: list[str]  # class or joint names
-    Config: type[Config]
-    config: Config
+    Config: type  # its subclass of `training.config.Config`
+    config: Any
 
     def __init__(self, config: Any) -> None: ...
 
@@ -44,6 +44,19 @@ class Task(Protocol):
 
     def evaluate(self, model: nn.Module, loader: Any, accelerator: Accelerator) -> dict[str, Any]:
         """Scores over the loader, the same on all processes: `metric` and a `protocol` that says how it was measured."""
+        ...
+
+    def build_val_loader(self, batch_size: int) -> DataLoader[Any]:
+        """The validation loader alone, for scoring where there is no training data."""
+        ...
+
+    def check_data(self) -> None:
+        """Look at the data before anything is written; `UserError` for what cannot be trained on."""
+        ...
+
+    @classmethod
+    def settings_for(cls, *, outputs: int, head_channels: int) -> dict[str, Any]:
+        """Settings for a network that is known by its tensors alone (checkpoints of the original project)."""
         ...
 
     def settings(self) -> dict[str, Any]:

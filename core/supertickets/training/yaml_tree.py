@@ -171,9 +171,7 @@ def plain(node: Node) -> Any:
 def show(value: Any, limit: int = 60) -> str:
     """A value as one short piece of a message."""
     text = (
-        {None: "null", True: "true", False: "false"}[value]
-        if value is None or value is True or value is False
-        else repr(value)
+        {None: "null", True: "true", False: "false"}[value] if value is None or value is True or value is False else repr(value)
     )
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
@@ -184,9 +182,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    escaped = _VARIABLE.sub(
-        lambda match: f"${match.group()}", text
-    )  # a literal ${NAME} must not be expanded on reading
+    escaped = _VARIABLE.sub(lambda match: f"${match.group()}", text)  # a literal ${NAME} must not be expanded on reading
     style = None if isinstance(plain_value(text), str) else "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", escaped, style=style)
 
@@ -202,6 +198,4 @@ _Dumper.add_representer(list, _represent_list)
 
 def to_yaml(data: Mapping[str, Any]) -> str:
     """JSON-like data as YAML that `parse_yaml` reads back: blocks for mappings, one line for a list of scalars."""
-    return yaml.dump(
-        dict(data), Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120
-    )
+    return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120)

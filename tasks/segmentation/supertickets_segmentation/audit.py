@@ -39,22 +39,26 @@ class SplitAudit:
         return self.void / total if total else 0.0
 
 
-def audit_split(source: FileSource, split: str) -> SplitAudit:
-    """Read up to `data.audit_files` evenly spread label maps of a split; raises `UserError` at the first wrong one."""
+def audit_split(source: FileSource, split: str, *, images: bool) -> SplitAudit:
+    """Read up to `data.audit_files` evenly spread label maps of a split, and their images if `images`.
+
+    Raises `UserError` at the first wrong one.
+    """
     data = source.data
     chosen = np.unique(np.linspace(0, len(source) - 1, min(len(source), data.audit_files)).round().astype(int))
     with ThreadPoolExecutor(max_workers=4) as pool:
-        counts = list(pool.map(lambda i: count_values(source, int(i)), chosen))
+        counts = list(pool.map(lambda i: count_values(source, int(i), image=images), chosen))
     total = np.sum(counts, axis=0)
     classes = len(data.classes or ())
     return SplitAudit(split, len(source), len(chosen), total[:classes], int(total[classes]), len(source.orphans))
 
 
-def count_values(source: FileSource, index: int) -> NDArray[np.int64]:
-    """Pixels of each class of one label map, void last: (classes + 1,). Checks its values and its size."""
+def count_values(source: FileSource, index: int, *, image: bool) -> NDArray[np.int64]:
+    """Pixels of each class of one label map, void last: (classes + 1,). Checks values, size and, if asked, image."""
     labels, data = source.labels(index), source.data
-    if source.size(index) != labels.shape:
-        raise UserError(size_mismatch(source.pair(index), source.size(index), labels.shape))
+    size = source.image(index).shape[:2] if image else source.size(index)
+    if size != labels.shape:
+        raise UserError(size_mismatch(source.pair(index), size, labels.shape))
     classes = len(data.classes or ())
     counts = np.bincount(labels.ravel(), minlength=max(classes, data.void) + 1)
     void = counts[data.void]
@@ -80,15 +84,13 @@ def doubts(audits: list[SplitAudit], data: SegmentationData) -> list[str]:
         if only_val:
             lines.append(f"val: holds classes that train was not seen to hold: {_listed(only_val)}")
     if data.ignore_index is not None and data.ignore_index < len(names):
-        lines.append(
-            f"ignore_index {data.ignore_index} is also the class '{names[data.ignore_index]}': it is not scored"
-        )
+        lines.append(f"ignore_index {data.ignore_index} is also the class '{names[data.ignore_index]}': it is not scored")
     return lines
 
 
-def audit(sources: dict[str, FileSource], *, show: bool) -> list[SplitAudit]:
+def audit(sources: dict[str, FileSource], *, show: bool, images: bool = True) -> list[SplitAudit]:
     """Audit the splits, "train" first; `show` prints a table and the doubts. Raises `UserError` for wrong input."""
-    audits = [audit_split(source, split) for split, source in sources.items()]
+    audits = [audit_split(source, split, images=images) for split, source in sources.items()]
     for found in audits:
         if not found.pixels.sum():
             raise UserError(f"{found.split}: no pixel of the {found.read} label maps read has a label other than void")

@@ -77,11 +77,7 @@ def read_polygons(source: Path) -> dict[str, Any]:
         if type(content.get(key)) is not int or not 0 < content[key] <= 32768:
             raise UserError(f"{source}: {key} must be a number of pixels, not {content.get(key)!r}")
     for number, thing in enumerate(content["objects"]):
-        if (
-            not isinstance(thing, dict)
-            or not isinstance(thing.get("label"), str)
-            or not _is_polygon(thing.get("polygon"))
-        ):
+        if not isinstance(thing, dict) or not isinstance(thing.get("label"), str) or not _is_polygon(thing.get("polygon")):
             raise UserError(f"{source}: object {number} needs a text 'label' and a 'polygon' of [x, y] points")
         if thing["label"] not in name2label and thing["label"].removesuffix("group") not in name2label:
             raise UserError(f"{source}: object {number} has the unknown label '{thing['label']}'")

@@ -12,9 +12,7 @@ from supertickets.training.config import Config, PruneConfig, SearchConfig, Trai
 from supertickets.training.dialect import Section
 
 Size = tuple[PositiveInt, PositiveInt]  # (height, width) in pixels
-Colour = tuple[
-    Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
-]
+Colour = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
 
 
 class SegmentationData(Section):
@@ -33,9 +31,7 @@ class SegmentationData(Section):
     resize_mode: Literal["exact", "fit"] = "exact"  # fit: aspect kept, short and long side at most those of `resize`
     size_px: Size = (96, 96)  # training crop, and the network's nominal input
     scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)  # random zoom before the crop; [1, 1] = off
-    max_class_share: float = Field(
-        0.75, gt=0, le=1
-    )  # a crop where one class fills more is drawn again, ten times at most
+    max_class_share: float = Field(0.75, gt=0, le=1)  # a crop where one class fills more is drawn again, ten times at most
     flip: float = Field(0.5, ge=0, le=1)  # probability of a left-right flip
     photometric: bool = False  # random brightness, contrast, saturation and hue
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in 0..1

@@ -67,9 +67,7 @@ class SceneSource:
         self.start, self.count = (0, data.train_images) if split == "train" else (VAL_SCENES_START, data.val_images)
         self.size_px = max(data.resize or data.size_px)
         if not 32 <= self.size_px <= 512:
-            raise UserError(
-                f"scenes are drawn from 32 to 512 pixels wide, not {self.size_px} (data.size_px, data.resize)"
-            )
+            raise UserError(f"scenes are drawn from 32 to 512 pixels wide, not {self.size_px} (data.size_px, data.resize)")
 
     def __len__(self) -> int:
         return self.count
@@ -135,21 +133,19 @@ def _outside(wrong: list[int], count: int, ignore_index: int | None) -> str:
 
 
 class SegmentationSet(Dataset):
-    """Item i: `transform` of image (3, H, W) uint8 and mask (H, W); `cache` keeps those in memory (None: if they fit)."""
+    """Item i: `transform` of image (3, H, W) uint8 and mask (H, W); all kept in memory where `cached`."""
 
     def __init__(
         self,
         source: FileSource | SceneSource,
         transform: Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]],
         *,
-        cache: bool | None,
         resize_labels: bool = True,
     ) -> None:
         self.source, self.transform, self.resize_labels = source, transform, resize_labels
         self._kept: list[tuple[Tensor, Tensor]] | None = None
-        if (
-            fits_memory(source) if cache is None else cache
-        ):  # here, in the main process: workers live for an epoch and share what is kept before they start
+        if cached(source):
+            # Here, in the main process: workers live for an epoch and share what is kept before they start.
             self._kept = _packed([self.read(i) for i in range(len(source))])
 
     def __len__(self) -> int:
@@ -184,8 +180,10 @@ class SegmentationSet(Dataset):
         return len({self.source.size(i) for i in range(len(self.source))}) == 1
 
 
-def fits_memory(source: FileSource | SceneSource) -> bool:
-    """Whether a split takes less than `CACHE_BYTES`, judged by its first picture."""
+def cached(source: FileSource | SceneSource) -> bool:
+    """Whether a split is kept in memory: as `data.cache` says, else if below `CACHE_BYTES` (by the first picture)."""
+    if source.data.cache is not None:
+        return source.data.cache
     height, width = fitted(source.size(0), source.data)
     return len(source) * height * width * 4 < CACHE_BYTES
 

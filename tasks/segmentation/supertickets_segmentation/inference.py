@@ -26,11 +26,7 @@ def predict_logits(
     With `evaluation.flip` or several scales, the log of the averaged softmax; else the network's own logits.
     `window` is the sliding window's size where the config names none.
     """
-    passes = [
-        (scale, mirrored)
-        for scale in evaluation.scales
-        for mirrored in ((False, True) if evaluation.flip else (False,))
-    ]
+    passes = [(scale, mirrored) for scale in evaluation.scales for mirrored in ((False, True) if evaluation.flip else (False,))]
     if passes == [(1.0, False)]:
         return enlarge(_one_pass(model, images, evaluation, window), out_size)
     total: Tensor | None = None

@@ -18,9 +18,7 @@ VOID_COLOUR = (0, 0, 0)
 PAPER, INK = (255, 255, 255), (25, 25, 25)
 
 
-def overlay(
-    image: NDArray[np.uint8], labels: NDArray[np.integer], palette: Sequence[Sequence[int]]
-) -> NDArray[np.uint8]:
+def overlay(image: NDArray[np.uint8], labels: NDArray[np.integer], palette: Sequence[Sequence[int]]) -> NDArray[np.uint8]:
     """Lay the classes' colours over a picture: (H, W, 3) uint8 and (H, W) -> (H, W, 3) uint8.
 
     The picture is made gray, so that its own colours are not taken for classes. Labels beyond the palette are void
@@ -55,9 +53,7 @@ def draw_panels(
     return _compose(panels, size, entries)
 
 
-def _compose(
-    panels: dict[str, NDArray[np.uint8]], size: tuple[int, int], entries: list[tuple[str, tuple]]
-) -> Image.Image:
+def _compose(panels: dict[str, NDArray[np.uint8]], size: tuple[int, int], entries: list[tuple[str, tuple]]) -> Image.Image:
     gap = 8
     width = len(panels) * size[0] + (len(panels) - 1) * gap
     text_px = int(np.clip(width / 45, 13, 36))

@@ -18,9 +18,9 @@ from supertickets.errors import UserError
 from supertickets.supernet.arch import Arch
 from supertickets.supernet.heads import DenseHead
 from supertickets_segmentation.audit import audit
-from supertickets_segmentation.classes import with_classes
+from supertickets_segmentation.classes import ADE20K_CLASSES, CITYSCAPES, with_classes
 from supertickets_segmentation.config import SegmentationConfig
-from supertickets_segmentation.data import FileSource, SceneSource, SegmentationSet, open_source
+from supertickets_segmentation.data import FileSource, SegmentationSet, cached, open_source
 from supertickets_segmentation.inference import enlarge, predict_logits
 from supertickets_segmentation.layouts import find_images
 from supertickets_segmentation.metrics import confusions, scores_of
@@ -44,8 +44,7 @@ class SegmentationTask:
         self.config = given.model_copy(update={"data": with_classes(given.data)})
         self.labels: list[str] = list(self.config.data.classes or ())
         self.input_shape: tuple[int, int, int] = (3, *self.config.data.size_px)
-        self._val: SegmentationSet | None = None
-        self._audited: set[str] = set()  # splits
+        self._sets: dict[str, SegmentationSet] = {}  # splits opened so far
 
     # What the loop calls ------------------------------------------------------------------------------------------
 
@@ -54,34 +53,24 @@ class SegmentationTask:
         return DenseHead(arch, channels=self.config.head.channels, outputs=len(self.labels))
 
     def check_data(self) -> None:
-        """The label audit of both splits, once; raises `UserError` for wrong input."""
-        self._sources("train", "val")
+        """Open both splits: label audit, then all images if they are kept in memory. `UserError` for wrong input."""
+        self._open("train", "val")
 
     def build_loaders(self, batch_size: int) -> tuple[DataLoader, DataLoader]:
         """Training (shuffled, last partial batch dropped) and validation loader, after the label audit.
 
         Batches are [images (B, 3, H, W) float32, labels (B, H, W) int64]. Raises `UserError` for wrong input.
         """
-        data = self.config.data
-        train_source, val_source = self._sources("train", "val")
-        if len(train_source) < batch_size:
-            raise UserError(
-                f"{len(train_source)} training images make no batch of {batch_size}: lower train.batch_size"
-            )
-        train = SegmentationSet(train_source, TrainTransform(data), cache=data.cache)
-        loader = DataLoader(
-            train,
-            batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=data.workers,
-            pin_memory=torch.cuda.is_available(),
-        )
-        return loader, self._val_loader(self._val_set(val_source), batch_size)
+        train, val = self._open("train", "val")
+        if len(train) < batch_size:
+            raise UserError(f"{len(train)} training images make no batch of {batch_size}: lower train.batch_size")
+        workers, pin = self.config.data.workers, torch.cuda.is_available()
+        loader = DataLoader(train, batch_size, shuffle=True, drop_last=True, num_workers=workers, pin_memory=pin)
+        return loader, self._val_loader(val, batch_size)
 
     def build_val_loader(self, batch_size: int) -> DataLoader:
         """The validation loader alone, audited: for scoring where there is no training data."""
-        return self._val_loader(self._val_set(*self._sources("val")), batch_size)
+        return self._val_loader(self._open("val")[0], batch_size)
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """Mean cross entropy over the labelled pixels, logits enlarged to the labels' size; 0 where all is void."""
@@ -122,6 +111,18 @@ class SegmentationTask:
             "protocol": self.protocol(),
         }
 
+    @classmethod
+    def settings_for(cls, *, outputs: int, head_channels: int) -> dict[str, Any]:
+        """Settings of a network known by its tensors alone: 19 outputs are Cityscapes, 150 ADE20K, else classes are
+        numbered.
+        """
+        known = {len(CITYSCAPES): ("cityscapes", [512, 1024]), ADE20K_CLASSES: ("ade20k", [512, 512])}
+        name, size_px = known.get(outputs, ("pairs", [512, 512]))
+        classes = list(CITYSCAPES) if name == "cityscapes" else [f"class_{i}" for i in range(outputs)]
+        palette = list(CITYSCAPES.values()) if name == "cityscapes" else None
+        data = {"name": name, "classes": classes, "palette": palette, "size_px": size_px}
+        return {"data": data, "head": {"channels": head_channels}}
+
     def settings(self) -> dict[str, Any]:
         """All that rebuilds this task without its data, JSON-able."""
         return self.config.model_dump(mode="json", include={"data", "evaluation", "head"})
@@ -134,9 +135,7 @@ class SegmentationTask:
             how = f"sliding {window[0]}x{window[1]} windows"
         else:
             how = "whole image"
-        scales = (
-            f"scales {', '.join(f'{s:g}' for s in evaluation.scales)}" if evaluation.scales != [1.0] else "single scale"
-        )
+        scales = f"scales {', '.join(f'{s:g}' for s in evaluation.scales)}" if evaluation.scales != [1.0] else "single scale"
         size = "the label maps' own size"
         if data.resize and not evaluation.original_size:
             size = f"{data.resize[0]}x{data.resize[1]} ({data.resize_mode} resize of image and label map)"
@@ -150,7 +149,7 @@ class SegmentationTask:
     @torch.no_grad()
     def draw_examples(self, model: nn.Module, out_dir: Path, limit: int) -> list[Path]:
         """Write up to `limit` pictures, evenly spread over the validation set: input, prediction, truth, legend."""
-        val = self._val or self._val_set(open_source(self.config.data, "val"))
+        (val,) = self._open("val")
         was_training = model.training
         model.eval()
         paths = []
@@ -214,24 +213,24 @@ class SegmentationTask:
         batch = Normalise(self.config.data)(image)[None].to(_device(model))
         return self._logits(model, batch, out_size)[0].argmax(dim=0).cpu()
 
-    def _val_set(self, source: FileSource | SceneSource) -> SegmentationSet:
-        data, original = self.config.data, self.config.evaluation.original_size
-        self._val = SegmentationSet(source, EvalTransform(data), cache=data.cache, resize_labels=not original)
-        return self._val
-
     def _val_loader(self, val: SegmentationSet, batch_size: int) -> DataLoader:
         """Images of different sizes go one by one."""
         workers, pin = self.config.data.workers, torch.cuda.is_available()
         return DataLoader(val, batch_size if val.one_size() else 1, num_workers=workers, pin_memory=pin)
 
-    def _sources(self, *splits: str) -> list[FileSource | SceneSource]:
-        """The splits' raw pictures, audited the first time; drawn scenes need no audit."""
-        sources = {split: open_source(self.config.data, split) for split in splits}
-        new = {k: s for k, s in sources.items() if isinstance(s, FileSource) and k not in self._audited}
-        if new:
-            audit(new, show=int(os.environ.get("RANK", "0")) == 0)
-            self._audited |= set(new)
-        return list(sources.values())
+    def _open(self, *splits: str) -> list[SegmentationSet]:
+        """The splits, opened and audited the first time; drawn scenes need no audit."""
+        data = self.config.data
+        sources = {split: open_source(data, split) for split in splits if split not in self._sets}
+        files = {split: source for split, source in sources.items() if isinstance(source, FileSource)}
+        if files:  # what will be kept in memory is read in full below
+            audit(files, show=int(os.environ.get("RANK", "0")) == 0, images=not all(map(cached, files.values())))
+        for split, source in sources.items():
+            train = split == "train"
+            transform = TrainTransform(data) if train else EvalTransform(data)
+            resize_labels = train or not self.config.evaluation.original_size
+            self._sets[split] = SegmentationSet(source, transform, resize_labels=resize_labels)
+        return [self._sets[split] for split in splits]
 
 
 def expand_images(paths: Iterable[str | Path]) -> list[Path]:

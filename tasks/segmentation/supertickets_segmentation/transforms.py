@@ -75,9 +75,7 @@ class TrainTransform:
         Drawn again, ten times at most, while one class fills more than `max_class_share` of its labelled pixels.
         """
         height, width = mask.shape[-2:]
-        h, w = (
-            min(have, max(1, round(want / zoom))) for have, want in zip((height, width), self.data.size_px, strict=True)
-        )
+        h, w = (min(have, max(1, round(want / zoom))) for have, want in zip((height, width), self.data.size_px, strict=True))
         top = left = 0
         for _ in range(CROP_TRIES):
             top, left = int(_random() * (height - h + 1)), int(_random() * (width - w + 1))

@@ -32,9 +32,7 @@ def test_good_data_pass_and_are_shown(pairs_root: Path, capsys):
 
 def test_unset_ignore_index_is_hinted_at(pairs_root: Path):
     (pairs_root / "classes.json").write_text(json.dumps(["sky", "road", "tree"]))
-    with pytest.raises(
-        UserError, match=r"train0\.png: labels reach 255 but ignore_index is unset.*data\.ignore_index to 255"
-    ):
+    with pytest.raises(UserError, match=r"train0\.png: labels reach 255 but ignore_index is unset.*data\.ignore_index to 255"):
         check(pairs_root)
 
 
@@ -97,6 +95,14 @@ def test_broken_label_map(pairs_root: Path):
     (pairs_root / "labels/train/train3.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     with pytest.raises(UserError, match=r"train3\.png: not a readable label map"):
         check(pairs_root)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_broken_image_is_found_before_training(pairs_root: Path, cache: bool):
+    path = pairs_root / "images/train/train3.jpg"
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(UserError, match=r"train3\.jpg: not a readable image"):
+        check(pairs_root, cache=cache)
 
 
 def test_all_void(pairs_root: Path):

@@ -56,9 +56,7 @@ def test_workers_make_the_same(tmp_path: Path):
 
 
 def test_undrawable_polygons_are_left_out_and_counted(tmp_path: Path, capsys):
-    path = write(
-        tmp_path, [thing("road"), thing("car", [[1, 1], [2, 2]]), thing("car", [[1, 1], [float("nan"), 2], [5, 5]])]
-    )
+    path = write(tmp_path, [thing("road"), thing("car", [[1, 1], [2, 2]]), thing("car", [[1, 1], [float("nan"), 2], [5, 5]])])
     assert convert(path).problems == {"fewer than 3 points": 1, "a point that is not a number": 1}
     assert main([str(tmp_path), "--overwrite"]) == 0
     assert "fewer than 3 points: 1 in 1 files, left out (ulm_" in capsys.readouterr().out
@@ -94,9 +92,7 @@ def test_bad_files_end_with_one_line_and_exit_2(tmp_path: Path, capfd, content: 
     write(tmp_path, [thing("road")], name="ulm_000001_000019")
     assert main([str(tmp_path)]) == 2
     error = capfd.readouterr().err
-    assert (
-        error.startswith("error: ") and error.count("\n") == 1 and complaint in error and "ulm_000000_000019" in error
-    )
+    assert error.startswith("error: ") and error.count("\n") == 1 and complaint in error and "ulm_000000_000019" in error
     written = [p.name for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".json"]
     assert written == ["ulm_000001_000019_gtFine_labelTrainIds.png"]  # the good one, and no rest of the bad one
 

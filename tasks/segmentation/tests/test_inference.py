@@ -15,9 +15,7 @@ def pixel_model() -> nn.Module:
     return nn.Conv2d(3, 4, 1)
 
 
-@pytest.mark.parametrize(
-    "window, stride", [((8, 8), (5, 3)), ((8, 8), (8, 8)), ((100, 7), (9, 7)), ((13, 17), (1, 17))]
-)
+@pytest.mark.parametrize("window, stride", [((8, 8), (5, 3)), ((8, 8), (8, 8)), ((100, 7), (9, 7)), ((13, 17), (1, 17))])
 def test_sliding_is_whole_for_a_pixel_model(window, stride):
     model, images = pixel_model(), torch.randn(2, 3, 13, 17)
     assert torch.allclose(sliding_logits(model, images, window=window, stride=stride), model(images), atol=1e-6)
@@ -33,18 +31,14 @@ def test_windows_cover_all(length, window, stride):
 def test_flip_average_is_plain_for_a_mirror_symmetric_model():
     model, images = pixel_model(), torch.randn(1, 3, 6, 10)
     plain = model(images).log_softmax(dim=1)
-    flipped = predict_logits(
-        model, images, out_size=(6, 10), evaluation=SegmentationEvaluation(flip=True), window=(6, 10)
-    )
+    flipped = predict_logits(model, images, out_size=(6, 10), evaluation=SegmentationEvaluation(flip=True), window=(6, 10))
     assert torch.allclose(flipped, plain, atol=1e-5)
 
 
 def test_flip_average_of_a_mirrored_image_is_mirrored():
     torch.manual_seed(0)
     model, images, once = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 6, 10), SegmentationEvaluation(flip=True)
-    a, b = (
-        predict_logits(model, x, out_size=(6, 10), evaluation=once, window=(6, 10)) for x in (images, images.flip(-1))
-    )
+    a, b = (predict_logits(model, x, out_size=(6, 10), evaluation=once, window=(6, 10)) for x in (images, images.flip(-1)))
     assert torch.allclose(a, b.flip(-1), atol=1e-5)
     assert not torch.allclose(model(images), model(images.flip(-1)).flip(-1), atol=1e-2)
 

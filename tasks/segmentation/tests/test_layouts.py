@@ -15,11 +15,10 @@ from supertickets_segmentation.transforms import EvalTransform
 
 
 def items_of(root: Path, split: str, **data) -> list:
-    task = SegmentationTask({"data": {"root": root, **data}})
-    source = FileSource(task.config.data, split)
-    return list(
-        map(SegmentationSet(source, EvalTransform(task.config.data), cache=True).__getitem__, range(len(source)))
-    )
+    config = SegmentationTask({"data": {"root": root, **data}}).config.data
+    source = FileSource(config, split)
+    items = SegmentationSet(source, EvalTransform(config))
+    return [items[i] for i in range(len(source))]
 
 
 def test_pairs(pairs_root: Path):
@@ -29,18 +28,16 @@ def test_pairs(pairs_root: Path):
 
 
 def test_camvid_pack(pack):
-    task = SegmentationTask({"data": {"name": "pairs", "root": pack("seg_camvid_240x320"), "resize": (36, 48)}})
+    task = SegmentationTask({"data": {"name": "pairs", "root": pack("seg_camvid_240x320"), "resize": (36, 48), "cache": False}})
     train, val = (FileSource(task.config.data, split) for split in ("train", "val"))
     assert (len(train), len(val), len(task.labels), task.config.data.ignore_index) == (367, 101, 11, 255)
-    image, labels = SegmentationSet(val, EvalTransform(task.config.data), cache=False)[0]
+    image, labels = SegmentationSet(val, EvalTransform(task.config.data))[0]
     assert image.shape == (3, 36, 48) and labels.shape == (36, 48)
 
 
 def test_coco_pack_has_classes_by_index(pack):
     task = SegmentationTask({"data": {"name": "pairs", "root": pack("seg_coco_panoptic_mini")}})
-    assert (
-        len(task.labels) == 133 and task.labels[0] == "person" and len(set(map(tuple, task.config.data.palette))) == 133
-    )
+    assert len(task.labels) == 133 and task.labels[0] == "person" and len(set(map(tuple, task.config.data.palette))) == 133
     assert len(FileSource(task.config.data, "val")) == 31
 
 

@@ -37,9 +37,7 @@ def test_many_classes_and_void_fit():
     labels = np.arange(151).repeat(20).reshape(151, 20)
     labels[-1] = 255
     names = [f"class number {i}" for i in range(150)]
-    sheet = draw_panels(
-        np.zeros((151, 20, 3), np.uint8), {"p": labels}, names=names, palette=[(i, i, i) for i in range(150)]
-    )
+    sheet = draw_panels(np.zeros((151, 20, 3), np.uint8), {"p": labels}, names=names, palette=[(i, i, i) for i in range(150)])
     assert sheet.height > 453 + 75 * 10
 
 

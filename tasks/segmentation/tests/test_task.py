@@ -1,12 +1,14 @@
 """The task as the loop sees it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, debug_launcher
+from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -121,6 +123,34 @@ def test_evaluate_does_not_depend_on_batches_and_leaves_the_model_as_it_was():
     assert net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
+def _evaluate_in_process(expected: float) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # forked: the parent's single-process state came along
+    AcceleratorState._reset_state(reset_partial_state=True)  # inherited from the test process, which is alone
+    task, accelerator = scenes_task(), Accelerator(cpu=True)
+    loader = accelerator.prepare_data_loader(task.build_loaders(2)[1])
+    scores = task.evaluate(network_of(task), loader, accelerator)
+    assert accelerator.num_processes == 2 and scores["images"] == 5 and scores["miou"] == expected
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one():
+    task = scenes_task()
+    expected = task.evaluate(network_of(task), task.build_loaders(2)[1])["miou"]
+    debug_launcher(_evaluate_in_process, (expected,), num_processes=2)
+
+
+def test_cached_and_uncached_items_are_the_same(pairs_root: Path):
+    data = {"name": "pairs", "root": pairs_root, "resize": (12, 10)}
+    kept, read = (SegmentationTask({"data": {**data, "cache": c}}).build_loaders(1)[1].dataset for c in (True, False))
+    assert all(torch.equal(a, b) for i in range(2) for a, b in zip(kept[i], read[i], strict=True))
+
+
+def test_workers_see_what_one_process_sees(pairs_root: Path):
+    data = {"name": "pairs", "root": pairs_root}
+    none, two = (SegmentationTask({"data": {**data, "workers": n}}).build_loaders(1)[1] for n in (0, 2))
+    assert all(torch.equal(a, b) for x, y in zip(none, two, strict=True) for a, b in zip(x, y, strict=True))
+
+
 def test_original_size_scores_on_stored_label_maps(tmp_path: Path):
     root = coded_pairs(tmp_path, [(9, 12), (7, 7)])
     data = {"name": "pairs", "root": root, "resize": (16, 16), "size_px": (16, 16)}
@@ -164,6 +194,12 @@ def test_predict_names_bad_input_and_writes_nothing(tmp_path: Path, bad: str, co
     with pytest.raises(UserError, match=complaint):
         task.predict(network_of(task), [tmp_path / "good.png", tmp_path / bad], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_scoring_needs_no_training_data(pairs_root: Path):
+    shutil.rmtree(pairs_root / "images/train")
+    task = SegmentationTask({"data": {"name": "pairs", "root": pairs_root}})
+    assert len(task.build_val_loader(2)) == 1
 
 
 def test_too_few_images_for_a_batch():

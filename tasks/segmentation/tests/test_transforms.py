@@ -51,9 +51,7 @@ def test_flip_mirrors_both():
 
 def test_photometric_leaves_the_mask_alone():
     mask = blocks()
-    image, labels = TrainTransform(data_with(size_px=(96, 96), flip=0, photometric=True))(
-        coded(mask), tv_tensors.Mask(mask)
-    )
+    image, labels = TrainTransform(data_with(size_px=(96, 96), flip=0, photometric=True))(coded(mask), tv_tensors.Mask(mask))
     assert torch.equal(labels, mask.long()) and image.shape == (3, 96, 96)
 
 
@@ -72,9 +70,7 @@ def test_crop_avoids_one_class():
 
     def fulfilled(transform: TrainTransform) -> float:
         torch.manual_seed(0)
-        crops = [
-            mask[t : t + h, left : left + w] for t, left, h, w in (transform.crop_box(mask, 1.0) for _ in range(200))
-        ]
+        crops = [mask[t : t + h, left : left + w] for t, left, h, w in (transform.crop_box(mask, 1.0) for _ in range(200))]
         return sum(float((c == 0).float().mean()) <= 0.75 for c in crops) / 200
 
     assert fulfilled(rule) > 0.85 and fulfilled(free) < 0.5

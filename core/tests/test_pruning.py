@@ -1,0 +1,161 @@
+"""Laws of pruning: exactly k, exact zeros that stay, masks that grow or come back as asked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from supertickets.errors import UserError
+from supertickets.pruning.criteria import lamp, magnitude
+from supertickets.pruning.mask import density_by_kind, mask_gradients, sparsity, zero_sparsity
+from supertickets.pruning.prune import choose_mask, count_revived, hold, prune, revive
+from supertickets.pruning.schedule import plan_prunes, plan_shrinks, sparsity_at
+from supertickets.supernet.network import prunable
+from supertickets.testing import micro_net
+from supertickets.training.config import PruneConfig, SearchConfig, TrainConfig
+from supertickets.training.ema import start_ema, update_ema
+from supertickets.training.optim import build_optimizer
+
+
+@pytest.mark.parametrize("scope", ["global", "layer", "erk"])
+@pytest.mark.parametrize("criterion", ["magnitude", "lamp"])
+@pytest.mark.parametrize("share", [0.0, 0.337, 0.8, 0.98])
+def test_exactly_k_weights_go(scope, criterion, share):
+    net = micro_net()
+    mask = prune(net, share, criterion=criterion, scope=scope)
+    total = sum(kept.numel() for kept in mask.values())
+    assert sum(int((~kept).sum()) for kept in mask.values()) == round(share * total)
+
+
+def test_ties_are_broken_by_position():
+    mask = choose_mask({"a": torch.ones(2, 3), "b": torch.ones(4)}, 0.7)
+    assert mask["a"].tolist() == [[False] * 3] * 2 and mask["b"].tolist() == [False, True, True, True]
+
+
+def test_magnitude_takes_the_smallest():
+    mask = choose_mask(magnitude({"a": torch.tensor([3.0, -1.0]), "b": torch.tensor([-2.0, 0.5])}), 0.5)
+    assert mask["a"].tolist() == [True, False] and mask["b"].tolist() == [True, False]
+
+
+def test_lamp_scores_by_hand():
+    scores = lamp({"a": torch.tensor([[3.0, -1.0], [2.0, 2.0]]), "b": torch.tensor([0.1])})
+    # Squares 9 1 4 4: 1/18; both 4s over 4+4+9, since each is at least as large as the other; 9/9.
+    assert scores["a"].flatten().tolist() == pytest.approx([1, 1 / 18, 4 / 17, 4 / 17])
+    assert scores["b"].tolist() == [1]
+
+
+def test_lamp_ignores_the_scale_of_a_layer():
+    w = {"a": torch.randn(50), "b": torch.randn(50)}
+    kept = choose_mask(lamp(w), 0.6)
+    scaled = choose_mask(lamp({"a": w["a"] * 1000, "b": w["b"]}), 0.6)
+    assert all(torch.equal(kept[n], scaled[n]) for n in kept)
+
+
+def test_layer_scope_takes_the_same_share_everywhere():
+    mask = prune(micro_net(), 0.75, scope="layer")
+    assert all(abs(int(kept.sum()) - 0.25 * kept.numel()) <= 1 for kept in mask.values())
+
+
+def test_erk_keeps_small_layers_denser():
+    mask = prune(micro_net(), 0.9, scope="erk")
+    density = {name: float(kept.float().mean()) for name, kept in mask.items()}
+    assert density["stages.0.branches.0.0.depthwise.3.weight"] > density["head.block.expand.weight"]
+    assert max(density.values()) <= 1
+
+
+@pytest.mark.parametrize("scope", ["global", "layer", "erk"])
+def test_min_layer_density_holds(scope):
+    scores = {"big": torch.arange(1000.0) + 1000, "small": torch.arange(10.0)}
+    mask = choose_mask(scores, 0.9, scope=scope, min_layer_density=0.05)
+    assert int(mask["small"].sum()) >= 1 and int(mask["big"].sum()) >= 50
+    assert sum(int(kept.sum()) for kept in mask.values()) == 101
+    with pytest.raises(UserError, match="min_layer_density"):
+        choose_mask(scores, 0.9, scope=scope, min_layer_density=0.2)
+
+
+def test_nan_is_named():
+    with pytest.raises(UserError, match="scores of a contain nan"):
+        choose_mask({"a": torch.tensor([1.0, torch.nan])}, 0.5)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop", "sgd"])
+def test_zeros_stay_zero_for_fifty_updates(optimizer):
+    """In weights, EMA and optimizer state, whatever decay and momentum do."""
+    net = micro_net()
+    opt = build_optimizer(net, TrainConfig(optimizer=optimizer, lr=1e-3, weight_decay=0.1, momentum=0.9))
+    ema = start_ema(net)
+    torch.manual_seed(0)
+
+    def update(masked: bool) -> None:
+        net(torch.randn(2, 3, 16, 16)).square().mean().backward()
+        if masked:
+            mask_gradients(mask, net)
+        opt.step()
+        opt.zero_grad()
+        update_ema(ema, net, 0.9)
+
+    update(masked=False)
+    mask = prune(net, 0.8, criterion="lamp")
+    hold(mask, net, ema=ema, optimizer=opt)
+    for _ in range(50):
+        update(masked=True)
+    assert zero_sparsity(net) == pytest.approx(0.8, abs=1 / sum(k.numel() for k in mask.values()))
+    for name, weight in prunable(net).items():
+        tensors = [weight, ema[name], *(v for v in opt.state[weight].values() if v.shape == weight.shape)]
+        assert all(not t[~mask[name]].any() for t in tensors)
+        assert weight[mask[name]].ne(0).all()
+
+
+def test_masks_that_grow_never_give_back():
+    net = micro_net()
+    first = prune(net, 0.3)
+    hold(first, net)
+    with torch.no_grad():  # more weights at zero than the mask took: they must not change places with masked ones
+        net.head.block.expand.weight[:20] = 0
+    second = prune(net, 0.6, keep_pruned=first)
+    assert count_revived(first, second) == 0 and sparsity(second) == pytest.approx(0.6, abs=1e-4)
+
+
+def test_dormant_values_come_back():
+    net = micro_net()
+    before = {name: weight.detach().clone() for name, weight in prunable(net).items()}
+    dormant, ema = {}, start_ema(net)
+    mask = prune(net, 0.5)
+    hold(mask, net, ema=ema, dormant=dormant)
+    assert zero_sparsity(net) == pytest.approx(0.5, abs=1e-4)
+    hold(prune(net, 0.7, keep_pruned=mask), net, ema=ema, dormant=dormant)
+    revive(prune(net, 0.7, keep_pruned=mask), net, dormant, ema)
+    assert all(torch.equal(weight, before[name]) for name, weight in prunable(net).items())
+    assert torch.equal(ema["head.block.expand.weight"], before["head.block.expand.weight"])
+
+
+def test_density_by_kind_sums_up():
+    kinds = density_by_kind({"s.depthwise.3.weight": torch.tensor([True, False]), "stem.0.weight": torch.tensor([True])})
+    assert kinds == {"depthwise": 0.5, "stem": 1.0}
+
+
+def test_progressive_schedule_is_the_papers():
+    cfg = PruneConfig(schedule="progressive", target=0.9, every=25)
+    plan = plan_prunes(350, cfg)
+    assert plan == {25 * i: pytest.approx(0.1 * i) for i in range(1, 10)}
+    assert [sparsity_at(e, 350, cfg) for e in (24, 25, 75, 349)] == [0, 0.1, 0.3, 0.9]
+
+
+def test_cubic_and_one_shot_end_at_the_target():
+    cubic = plan_prunes(30, PruneConfig(target=0.8, every=1, start=0.1, end=0.6))
+    assert max(cubic) == 18 and cubic[18] == 0.8 and min(cubic) == 4
+    assert cubic[4] == pytest.approx(0.8 * (1 - (14 / 15) ** 3))
+    assert list(cubic.values()) == sorted(cubic.values())
+    assert plan_prunes(30, PruneConfig(target=0.8, schedule="one_shot", end=0.5)) == {15: 0.8}
+
+
+def test_target_out_of_reach_is_refused():
+    with pytest.raises(UserError, match=r"prune\.target: 0\.9 is not reached"):
+        plan_prunes(30, PruneConfig(schedule="progressive", target=0.9, every=25))
+
+
+def test_search_ends_at_the_last_prune():
+    assert plan_shrinks(30, SearchConfig(warmup=3, end=1.0), {10: 0.4, 18: 0.8}) == list(range(3, 19))
+    assert plan_shrinks(30, SearchConfig(warmup=3, end=0.2), {18: 0.8}) == [3, 4, 5, 6]
+    assert plan_shrinks(30, SearchConfig(enabled=False), {}) == []
+    assert max(plan_shrinks(10, SearchConfig(warmup=1), {})) == 9

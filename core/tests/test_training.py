@@ -1,0 +1,326 @@
+"""Laws of the loop: what a drawing logs and leaves behind, resume, EMA, BN, optimizers, schedules, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from supertickets.draw import draw_ticket
+from supertickets.errors import UserError
+from supertickets.pruning.mask import mask_digest, zero_sparsity
+from supertickets.supernet.network import prunable
+from supertickets.testing import ToyTask, micro_net, randomise_norms, toy_config
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.batchnorm import recalibrate
+from supertickets.training.config import TrainConfig
+from supertickets.training.ema import decay_at, start_ema, update_ema
+from supertickets.training.loop import Loop, wrap
+from supertickets.training.optim import RMSpropInside, build_optimizer, lr_at, peak_lr
+from supertickets.training.run import open_run, start_accelerator
+from supertickets.training.state import load_state, new_state, save_state
+
+pytestmark = pytest.mark.usefixtures("toy_installed")
+
+
+def draw(folder: Path, **sections) -> tuple[Ticket, list[dict]]:
+    config = toy_config(folder, **sections)
+    ticket = draw_ticket(ToyTask(config), config)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return ticket, [json.loads(line) for line in lines]
+
+
+def without_seconds(records: list[dict]) -> list[dict]:
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+def test_a_drawing_meets_its_targets_and_leaves_a_working_ticket(tmp_path):
+    ticket, records = draw(tmp_path / "run")
+    last = records[-1]
+    full = ticket.provenance["supernet"]["macs"]
+    assert last["macs"] == pytest.approx(0.6 * full, rel=0.02)
+    assert last["sparsity"] == pytest.approx(0.8, abs=1e-3) == ticket.sparsity
+    assert last["accuracy"] > 0.45  # three classes: better than chance
+    net = Ticket.load(tmp_path / "run" / "ticket").build()
+    assert zero_sparsity(net) == pytest.approx(ticket.sparsity)
+    scores = ToyTask(toy_config(tmp_path)).evaluate(net, ToyTask(toy_config(tmp_path)).build_loaders(8)[1], _one())
+    assert scores["accuracy"] == pytest.approx(last["accuracy"], abs=1e-6)
+    assert {"loss", "penalty", "params", "sparse_macs", "units", "density"} <= set(last)
+    assert (tmp_path / "run" / "pictures" / "curves.png").stat().st_size > 1000
+
+
+def _one():
+    from accelerate import Accelerator
+
+    return Accelerator()
+
+
+def test_last_prune_and_architecture_are_final(tmp_path):
+    ticket, records = draw(tmp_path / "run")
+    after = [r for r in records if r["epoch"] > 4]
+    assert len({(r["macs"], r["units"], r["sparsity"]) for r in after}) == 1
+    assert not any(r.get("units_removed") or "target_sparsity" in r for r in after[1:])
+    assert not torch.count_nonzero(torch.cat([ticket.tensors[n][~kept] for n, kept in ticket.mask.items()]))
+
+
+@pytest.mark.parametrize("revive_from", ["zero", "dormant"])
+def test_pruned_weights_come_back_after_a_shrink(tmp_path, revive_from):
+    prune = {"every": 2, "start": 0.0, "target": 0.3, "reactivate": "after_shrink", "revive_from": revive_from}
+    _, records = draw(tmp_path / "run", prune=prune, train={"lr": 5e-2})
+    assert sum(r.get("revived", 0) for r in records) > 0
+    assert records[-1]["sparsity"] == pytest.approx(0.3, abs=1e-3)
+
+
+def test_without_reactivation_masks_only_grow(tmp_path):
+    _, records = draw(tmp_path / "run", prune={"every": 2, "start": 0.0, "reactivate": "never"})
+    pruned = [r for r in records if "target_sparsity" in r]
+    assert len(pruned) == 2 and sum(r["revived"] for r in pruned) == 0
+    assert pruned[0]["sparsity"] == pytest.approx(pruned[0]["target_sparsity"], abs=1e-3)
+
+
+def test_after_prune_trains_dense_but_scores_sparse(tmp_path):
+    config = toy_config(tmp_path / "run", prune={"every": 2, "start": 0.0, "reactivate": "after_prune"})
+    prunes = {2: 0.5, 4: 0.8}
+    run = open_run("toy", config)
+    loop = Loop(ToyTask(config), config, run.state(ToyTask(config)), run.accelerator, prunes=prunes, shrinks=[])
+    loop.state.epoch = 2
+    loop.prune()
+    loop.train_epoch()
+    assert zero_sparsity(loop.state.net) < 0.01
+    assert zero_sparsity(loop.averaged_net()) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_search_and_prune_off_is_plain_training(tmp_path):
+    ticket, records = draw(tmp_path / "run", search={"enabled": False}, prune={"enabled": False})
+    assert ticket.sparsity == 0 and not ticket.mask
+    assert {r["macs"] for r in records} == {ticket.provenance["supernet"]["macs"]} and records[-1]["penalty"] == 0
+
+
+def test_threshold_search_removes_dead_units_once_enough_would_go(tmp_path):
+    search = {"target_macs": None, "rho": 0.5, "warmup": 0, "min_macs": 1.0, "threshold": 0.9}
+    _, records = draw(tmp_path / "run", search=search, train={"epochs": 6, "lr": 2e-2})
+    assert sum(r.get("units_removed", 0) for r in records) > 0
+    patient = search | {"min_macs": 1e12}
+    _, records = draw(tmp_path / "patient", search=patient, train={"epochs": 6, "lr": 2e-2})
+    assert [r["epoch"] for r in records if r.get("units_removed")] == [4]  # the last event asks for no least number
+
+
+def test_a_killed_run_resumes_to_the_same_end(tmp_path):
+    """Killed without warning in the middle, then continued: metrics and ticket equal those of the run left alone."""
+    whole, records = draw(tmp_path / "whole", prune={"every": 2, "start": 0.0})
+    folder = tmp_path / "killed"
+    code = (
+        "import sys; from pathlib import Path; import supertickets.training.task as t\n"
+        "from supertickets.testing import ToyTask, toy_config; from supertickets.draw import draw_ticket; import torch, os\n"
+        "torch.set_num_threads(1); t.task_class = lambda name: ToyTask\n"
+        "class Dying(ToyTask):\n"
+        "    seen = 0\n"
+        "    def loss(self, model, batch):\n"
+        "        Dying.seen += 1\n"
+        "        if Dying.seen == 30: os.kill(os.getpid(), 9)\n"
+        "        return super().loss(model, batch)\n"
+        f"c = toy_config(Path({str(folder)!r}), prune={{'every': 2, 'start': 0.0}}); draw_ticket(Dying(c), c)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == -signal.SIGKILL
+    finished = len((folder / "metrics.jsonl").read_text().splitlines())
+    assert 2 <= finished < 6 and not (folder / "ticket").exists()
+    with (folder / "metrics.jsonl").open("a") as file:  # a record whose checkpoint was never written
+        file.write(json.dumps({"epoch": finished + 1}) + "\n" + '{"epo')
+    config = toy_config(folder, prune={"every": 2, "start": 0.0}, run={"resume": True})
+    again = draw_ticket(ToyTask(config), config)
+    resumed = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert without_seconds(resumed) == without_seconds(records)
+    assert mask_digest(again.mask) == mask_digest(whole.mask)
+    assert all(torch.equal(again.tensors[name], whole.tensors[name]) for name in whole.tensors)
+
+
+def test_resuming_with_other_settings_or_from_nothing_is_refused(tmp_path):
+    draw(tmp_path / "run")
+    config = toy_config(tmp_path / "run", run={"resume": True}, train={"lr": 1e-2})
+    with pytest.raises(UserError, match=r"train\.lr \(0\.02 -> 0\.01\)"):
+        draw_ticket(ToyTask(config), config)
+    with pytest.raises(UserError, match="already holds a run"):
+        draw(tmp_path / "run")
+    with pytest.raises(UserError, match="no checkpoint"):
+        draw(tmp_path / "nothing", run={"resume": True})
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_state_file_round_trip_is_exact(tmp_path):
+    config, device = toy_config(tmp_path), torch.device("cpu")
+    task = ToyTask(config)
+    state = new_state(task, config, device)
+    task.loss(state.net, next(iter(task.build_loaders(8)[0]))).backward()
+    state.optimizer.step()
+    state.mask, state.epoch, state.step, state.full = {"stem.0.weight": torch.rand(4, 3, 3, 3) < 0.5}, 3, 7, {"macs": 5}
+    save_state(state, tmp_path / "epoch_0003.safetensors")
+    again = load_state(tmp_path / "epoch_0003.safetensors", task, config, device)
+    assert (again.epoch, again.step, again.full, again.penalty.z) == (3, 7, {"macs": 5}, state.penalty.z)
+    pairs = [(state.ema, again.ema), (state.mask, again.mask), (state.penalty.weights, again.penalty.weights)]
+    pairs.append((state.net.state_dict(), again.net.state_dict()))
+    assert all(a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) for a, b in pairs)
+    for (name, old), (_, new) in zip(state.net.named_parameters(), again.net.named_parameters(), strict=True):
+        assert state.optimizer.state[old].keys() == again.optimizer.state[new].keys(), name
+        assert all(torch.equal(v, again.optimizer.state[new][k]) for k, v in state.optimizer.state[old].items())
+    (tmp_path / "broken.safetensors").write_bytes(b"junk")
+    with pytest.raises(UserError, match="broken.safetensors: not a checkpoint"):
+        load_state(tmp_path / "broken.safetensors", task, config, device)
+
+
+def test_recalibration_finds_the_true_statistics_of_a_copy(tmp_path):
+    net = nn.Sequential(nn.BatchNorm2d(2, momentum=0.01))
+    batches = [torch.randn(8, 2, 4, 4) * 3 + 5 for _ in range(4)]
+    recalibrate(net, batches, net)
+    torch.testing.assert_close(net[0].running_mean, torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0))
+    torch.testing.assert_close(net[0].running_var, torch.stack([b.var((0, 2, 3)) for b in batches]).mean(0))
+    assert net[0].momentum == 0.01 and not net.training
+
+
+def test_evaluation_does_not_touch_the_live_network(tmp_path):
+    config = toy_config(tmp_path / "run")
+    run, task = open_run("toy", config), ToyTask(config)
+    loop = Loop(task, config, run.state(task), run.accelerator, prunes={}, shrinks=[])
+    before = {n: t.clone() for n, t in loop.state.net.state_dict().items()}
+    loop.evaluate(loop.averaged_net())
+    assert all(torch.equal(before[n], t) for n, t in loop.state.net.state_dict().items())
+
+
+def test_ema_follows_its_formula():
+    net = micro_net()
+    ema, start = start_ema(net), net.stem[0].weight.detach().clone()
+    with torch.no_grad():
+        net.stem[0].weight.add_(1)
+    update_ema(ema, net, 0.75)
+    torch.testing.assert_close(ema["stem.0.weight"], start + 0.25)
+    assert decay_at(0, decay=0.9999, batch_size=4096) == 0.1
+    assert decay_at(10**6, decay=0.9999, batch_size=4096) == pytest.approx(0.9999)
+    assert decay_at(10**9, decay=0.9999, batch_size=512) == pytest.approx(0.9999 ** (1 / 8))
+
+
+def test_rmsprop_has_eps_inside_the_root():
+    weight, other = nn.Parameter(torch.tensor([2.0])), nn.Parameter(torch.tensor([2.0]))
+    opt = RMSpropInside([weight], lr=0.1, alpha=0.9, momentum=0.9, eps=1e-3, weight_decay=0.5)
+    square = buffer = torch.zeros(1)
+    for gradient in (1.0, -0.5, 0.2):
+        weight.grad = torch.tensor([gradient])
+        opt.step()
+        with torch.no_grad():
+            g = gradient + 0.5 * other
+            square = 0.9 * square + 0.1 * g * g
+            buffer = 0.9 * buffer + 0.1 * g / (square + 1e-3).sqrt()
+            other -= buffer
+    torch.testing.assert_close(weight, other)
+
+
+def test_weight_decay_spares_norms_and_biases():
+    net = micro_net(tokens=2)
+    opt = build_optimizer(net, TrainConfig(weight_decay=0.1))
+    names = {id(p): n for n, p in net.named_parameters()}
+    decayed, free = ({names[id(p)] for p in group["params"]} for group in opt.param_groups)
+    assert "head.classifier.weight" in decayed and "head.classifier.bias" in free
+    assert set(prunable(net)) <= decayed and not any("bn" in name or "norm" in name for name in decayed)
+    assert decayed | free == set(names.values())
+
+
+def test_onecycle_equals_pytorchs():
+    train = TrainConfig(epochs=4, lr=0.04, schedule="onecycle", pct_start=0.3, div=25, final_div=1e4)
+    opt = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        opt, max_lr=0.04, total_steps=40, pct_start=0.3, div_factor=25, final_div_factor=1e4, cycle_momentum=False
+    )
+    for step in range(40):
+        assert lr_at(step, train=train, steps_per_epoch=10, peak=0.04) == pytest.approx(opt.param_groups[0]["lr"], rel=1e-6)
+        opt.step()
+        if step < 39:
+            reference.step()
+
+
+def test_paper_schedules():
+    imagenet = TrainConfig(
+        epochs=350, lr=0.016, lr_per_batch=256, schedule="exponential", warmup=5, decay=0.97, decay_epochs=2.4
+    )
+    peak = peak_lr(imagenet, 512)
+    assert peak == pytest.approx(0.032)
+    at = {e: lr_at(e * 100, train=imagenet, steps_per_epoch=100, peak=peak) for e in (0, 5, 8, 29)}
+    assert at[0] < 1e-3 and at[5] == peak
+    assert at[8] == pytest.approx(peak * 0.97) and at[29] == pytest.approx(peak * 0.97**10)
+    coco = TrainConfig(epochs=210, lr=1e-3, schedule="step", milestones=[170, 200])
+    assert [lr_at(e, train=coco, steps_per_epoch=1, peak=1e-3) for e in (169, 170, 200)] == pytest.approx([1e-3, 1e-4, 1e-5])
+
+
+def test_wrapping_again_after_a_shrink_patches_once(tmp_path):
+    config = toy_config(tmp_path, train={"precision": "bf16"})
+    accelerator = start_accelerator(config, tmp_path)
+    net = micro_net()
+    model = net
+    for _ in range(3):
+        model = wrap(accelerator, model)
+    assert accelerator.unwrap_model(model) is net and len(accelerator._models) == 1
+    assert not hasattr(accelerator.unwrap_model(model, keep_fp32_wrapper=False).forward, "__wrapped__")
+    assert net(torch.randn(1, 3, 16, 16)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_bf16_and_accumulation_run(tmp_path, accumulate):
+    _, records = draw(tmp_path / "run", train={"precision": "bf16", "accumulate": accumulate, "epochs": 4, "clip_grad": 5})
+    assert records[-1]["sparsity"] == pytest.approx(0.8, abs=1e-3)
+
+
+def test_diverging_training_says_so(tmp_path):
+    with pytest.raises(UserError, match=r"diverged.*train\.lr"):
+        draw(
+            tmp_path / "run",
+            train={"lr": 1e30, "schedule": "constant"},
+            search={"enabled": False},
+            prune={"enabled": False},
+        )
+
+
+_WORKER = """
+import torch, sys, json
+from pathlib import Path
+import supertickets.training.task as tasks
+from supertickets.testing import ToyTask, toy_config
+from supertickets.draw import draw_ticket
+from supertickets.pruning.mask import mask_digest
+torch.set_num_threads(1)
+tasks.task_class = lambda name: ToyTask
+train = {"batch_size": 4, "epochs": 5, "precision": sys.argv[2]}
+config = toy_config(Path(sys.argv[1]), train=train, prune={"every": 2, "start": 0.0})
+ticket = draw_ticket(ToyTask(config), config)
+from accelerate import PartialState
+rank, count = PartialState().process_index, PartialState().num_processes
+Path(sys.argv[1], f"rank{rank}.json").write_text(json.dumps([count, mask_digest(ticket.mask)]))
+"""
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_two_processes_draw_one_ticket(tmp_path, precision):
+    """Shrinks, prunes and re-wraps under DDP: both processes end with the same mask."""
+    script = tmp_path / "worker.py"
+    script.write_text(_WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    env = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(script), str(tmp_path / "run"), precision], capture_output=True, text=True, env=env, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [json.loads((tmp_path / "run" / f"rank{r}.json").read_text()) for r in range(2)]
+    assert ranks[0] == ranks[1] and ranks[0][0] == 2
+    records = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(records) == 5 and json.loads(records[-1])["sparsity"] == pytest.approx(0.8, abs=1e-3)
+
+
+def test_live_network_is_not_the_averaged_one(tmp_path):
+    net = micro_net()
+    randomise_norms(net)
+    ema = start_ema(net)
+    update_ema(ema, micro_net(seed=3), 0.5)
+    assert not torch.equal(ema["head.block.expand.weight"], net.head.block.expand.weight)
