@@ -29,6 +29,7 @@ def draw_ticket(task: Any, config: Config) -> Ticket:
     run = open_run(task.name, config)
     state = run.state(task)
     loop = Loop(task, config, state, run.accelerator, prunes=prunes, shrinks=shrinks)
+    run.begin(state)
     run.say(f"{task.name}: {epochs} epochs, prunes before {list(prunes)}, shrinks after {shrinks}; writing to {run.folder}")
 
     net, scores = None, {}

@@ -94,6 +94,7 @@ def draw_curves(records: list[dict[str, Any]], metric: str, path: Path) -> None:
     bottom.set_ylabel("sparsity")
     bottom.set_xlabel("epoch")
     bottom.legend()
+    bottom.xaxis.get_major_locator().set_params(integer=True)
     for axis in (top, middle, bottom):
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

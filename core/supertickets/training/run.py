@@ -41,21 +41,25 @@ class Run:
         return sorted((self.folder / "checkpoints").glob("epoch_*.safetensors"))
 
     def state(self, task: Any) -> TrainState:
-        """Where the run stands: its last checkpoint when resuming, else a fresh supernet. Starts the trackers."""
-        device = self.accelerator.device
+        """Where the run stands: its last checkpoint when resuming, else a fresh supernet."""
         if self.config.run.resume:
-            state = load_state(self.checkpoints()[-1], task, self.config, device)
+            return load_state(self.checkpoints()[-1], task, self.config, self.accelerator.device)
+        set_seed(self.config.run.seed)  # the same supernet on all processes
+        return new_state(task, self.config, self.accelerator.device)
+
+    def begin(self, state: TrainState) -> None:
+        """Make the folder and start the trackers: from here the run is on disk."""
+        if self.main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / "config.yaml", config_to_yaml(self.config))
             self._forget_after(state.epoch)
-        else:
-            set_seed(self.config.run.seed)  # the same supernet on all processes
-            state = new_state(task, self.config, device)
+        self.accelerator.wait_for_everyone()
         if self.config.run.tensorboard:
             self.accelerator.init_trackers("tensorboard")
-        return state
 
     def _forget_after(self, epoch: int) -> None:
         """Drop metrics of epochs that will be trained again (a run can die between its metrics and its checkpoint)."""
-        if not self.main or not self.metrics_file.exists():
+        if not self.metrics_file.exists():
             return
         kept = [line for line in self.metrics_file.read_text().splitlines() if _epoch_of(line, epoch + 1) <= epoch]
         write_text(self.metrics_file, "".join(f"{line}\n" for line in kept))
@@ -129,7 +133,7 @@ def start_accelerator(config: Config, folder: Path) -> Accelerator:
 
 
 def open_run(task: str, config: Config) -> Run:
-    """Make the run folder, or check the one to resume. Raises `UserError` rather than mix two runs."""
+    """The run that `config` asks for; nothing is written before `Run.begin`. Raises `UserError` rather than mix two runs."""
     folder = config.run.dir or Path("runs") / task / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     used = (folder / "metrics.jsonl").exists() or (folder / "ticket").exists()
     if config.run.resume:
@@ -141,12 +145,7 @@ def open_run(task: str, config: Config) -> Run:
     accelerator = start_accelerator(config, folder)
     shared = [str(folder)]
     broadcast_object_list(shared)  # the clock may differ between processes
-    run = Run(Path(shared[0]), config, accelerator)
-    if run.main:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_text(run.folder / "config.yaml", config_to_yaml(config))
-    accelerator.wait_for_everyone()
-    return run
+    return Run(Path(shared[0]), config, accelerator)
 
 
 def _same_experiment(path: Path, config: Config) -> None:

@@ -1,0 +1,107 @@
+"""The command line: one clear line and exit code 2 for what is wrong, nothing half written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from supertickets import cli
+from supertickets.errors import UserError
+from supertickets.testing import ToyTask, micro_net
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.config import Config
+
+pytestmark = pytest.mark.usefixtures("toy_installed")
+
+
+@pytest.fixture
+def toy_folder(tmp_path):
+    return Ticket.from_net(micro_net(), ToyTask(Config()), metrics={"accuracy": 0.5}).save(tmp_path / "ticket")
+
+
+def fails(capsys, command, *args) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        command(*args)
+    error = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2 and error.startswith("error: ") and "\n" not in error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--train.epohcs", "3"], ["train.epohcs", "train.epochs"]),
+        (["--train.epochs", "three"], ["train.epochs", "three"]),
+        (["--search.enabled", "maybe"], ["search.enabled", "maybe"]),
+        (["no.yaml"], ["no.yaml"]),
+        (["--epochs", "3"], ["--epochs", "dotted"]),
+        (["--prune.criterion", "lampp"], ["lampp", "lamp", "magnitude"]),
+        (["--run.resume"], ["run.dir"]),
+        (["--search.target_macs", "0.5", "--search.target_params", "0.5"], ["not both"]),
+        (["--train.epochs", "2", "--prune.schedule", "progressive"], ["prune.target", "train longer"]),
+        (["--train.batch_size", "999"], ["train.batch_size", "999"]),
+        (["--search.target_macs", "0.0001"], ["search.target_macs", "every unit gone"]),
+    ],
+)
+def test_wrong_arguments_of_train(capsys, monkeypatch, tmp_path, argv, words):
+    monkeypatch.chdir(tmp_path)
+    small = ["--arch.preset", "tiny"] if argv[0] != "no.yaml" else []
+    error = fails(capsys, cli.train, "toy", argv + small)
+    assert all(word in error for word in words), error
+    assert not list(tmp_path.iterdir())
+
+
+def test_ticket_of_another_task(capsys, toy_folder):
+    error = fails(capsys, cli.evaluate, "segmentation", [str(toy_folder)])
+    assert "a toy ticket, not a segmentation one" in error
+
+
+def test_info_as_json_at_a_size(capsys, toy_folder):
+    cli.main(["info", str(toy_folder), "--json", "--size", "32", "48"])
+    facts = json.loads(capsys.readouterr().out)
+    keys = {"task", "params", "macs", "sparse_macs", "prunable", "sparsity", "units", "size", "metrics"}
+    assert keys <= set(facts) and facts["size"] == [32, 48] and facts["task"] == "toy"
+    cli.main(["info", str(toy_folder)])
+    assert "head.block.expand" in capsys.readouterr().out
+    assert "--size" in fails(capsys, cli.main, ["info", str(toy_folder), "--size", "0", "4"])
+    assert "nowhere" in fails(capsys, cli.main, ["info", "nowhere"])
+
+
+def test_evaluate_writes_its_figures(capsys, toy_folder, tmp_path):
+    cli.evaluate("toy", [str(toy_folder), "--train.batch_size", "4", "--out", str(tmp_path / "deep" / "m.json")])
+    assert 0 <= json.loads((tmp_path / "deep" / "m.json").read_text())["accuracy"] <= 1
+    assert "protocol" in capsys.readouterr().out
+
+
+def test_an_error_in_a_loaders_worker_is_one_line(capsys):
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, i):
+            raise UserError("street.png: truncated")
+
+    @cli.friendly
+    def command():
+        list(torch.utils.data.DataLoader(Broken(), num_workers=1))
+
+    assert fails(capsys, command) == "error: street.png: truncated"
+
+
+def test_bugs_keep_their_traceback():
+    @cli.friendly
+    def command():
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        command()
+
+
+def test_ctrl_c_ends_quietly():
+    code = "from supertickets.cli import friendly\n@friendly\ndef f(): raise KeyboardInterrupt\nf()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 130 and "--run.resume" in done.stderr and "Traceback" not in done.stderr
