@@ -61,7 +61,8 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     from accelerate import Accelerator
 
     from supertickets.training.dialect import load_config
-    from supertickets.training.run import console, write_text
+    from supertickets.training.progress import console, watch
+    from supertickets.training.run import write_text
     from supertickets.training.task import task_class
 
     parser = _Parser("evaluate.py", description=f"Score a {task_name} ticket on its validation data.")
@@ -80,7 +81,8 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     net = ticket.build().to(accelerator.device, memory_format=torch.channels_last)
     loader = accelerator.prepare_data_loader(task.build_val_loader(config.train.batch_size))
     with torch.no_grad():
-        scores = task.evaluate(net, loader, accelerator)
+        shown = watch(loader, lambda: "evaluation", show=accelerator.is_main_process)
+        scores = task.evaluate(net, shown, accelerator)
     if accelerator.is_main_process:
         console.print(_score_table(f"{options.ticket}", scores))
         if options.out:
@@ -92,7 +94,7 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
 @friendly
 def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
     """`predict.py TICKET IMAGE... --out DIR`"""
-    from supertickets.training.run import console
+    from supertickets.training.progress import console
 
     parser = _Parser("predict.py", description=f"Predict with a {task_name} ticket.")
     parser.add_argument("ticket", type=Path, help="ticket folder")
@@ -135,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _info(options: argparse.Namespace) -> None:
     from supertickets.ticket.info import describe, info_tables
     from supertickets.ticket.ticket import Ticket
-    from supertickets.training.run import console
+    from supertickets.training.progress import console
 
     if options.size and min(options.size) < 1:
         raise UserError(f"--size: {options.size} must be two positive numbers, height and width in pixels")

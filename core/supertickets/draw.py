@@ -32,13 +32,14 @@ def draw_ticket(task: Any, config: Config) -> Ticket:
     run.begin(state)
     run.say(f"{task.name}: {epochs} epochs, prunes before {list(prunes)}, shrinks after {shrinks}; writing to {run.folder}")
 
-    net, scores = None, {}
+    net = None
     while state.epoch < epochs:
         began = time.monotonic()
         events: dict[str, Any] = {}
         if state.epoch in prunes:
             events |= loop.prune()
         losses = loop.train_epoch()
+        scores: dict[str, Any] = {}
         if state.epoch % config.train.evaluate_every == 0 or state.epoch == epochs:
             net = loop.averaged_net()
             scores = loop.evaluate(net)

@@ -16,11 +16,9 @@ def magnitude(weights: Mapping[str, Tensor]) -> Scores:
 
 
 def lamp(weights: Mapping[str, Tensor]) -> Scores:
-    """w^2 over the sum of squares of all weights of the layer that are at least as large (Lee et al., ICLR 2021, arXiv
-    2010.07611).
+    """w^2 over the sum of squares of all weights of its layer that are at least as large (LAMP, arXiv 2010.07611).
 
-    Scale-free per layer, which BN makes each conv anyway; every layer's largest weight scores 1, so none empties before
-    the last.
+    Scale-free per layer, as BN makes each conv anyway; every layer's largest weight scores 1, so no layer empties early.
     """
     scores = {}
     for name, weight in weights.items():

@@ -67,7 +67,11 @@ def plan_shrinks(epochs: int, search: SearchConfig, prunes: dict[int, float]) ->
     """
     if not search.enabled:
         return []
+    if epochs < 2:
+        raise UserError(
+            f"train.epochs: {epochs} leaves no epoch for what a search has left; train longer or set search.enabled false"
+        )
     last = min([round(search.end * epochs), *([max(prunes)] if prunes else [])])
-    last = max(min(last, epochs - 1 if epochs > 1 else epochs), 1)
+    last = max(min(last, epochs - 1), 1)
     events = [e for e in range(last, 0, -search.every) if e >= min(search.warmup, last)]
     return sorted(events)

@@ -31,9 +31,7 @@ def gammas(net: nn.Module) -> dict[str, nn.Parameter]:
 
 @dataclass
 class Penalty:
-    """MAC-aware weights p of the L1 penalty, by gamma's name, in units of `z` MACs (the mean over all units of the full
-    supernet).
-    """
+    """MAC-aware weights p of the L1 penalty by gamma's name, in units of `z` MACs: the mean over the full supernet's units."""
 
     weights: dict[str, Tensor]
     z: float

@@ -1,5 +1,5 @@
-"""Neighbour fusion: each branch becomes the sum of blocks from itself and the next finer and coarser branch (HR-NAS,
-section 3.1)."""
+"""Neighbour fusion (HR-NAS, arXiv 2106.06560): each branch becomes the sum of blocks from itself, the next finer and the next
+coarser branch."""
 
 from __future__ import annotations
 

@@ -76,10 +76,10 @@ class Supernet(nn.Module):
 def initialise(net: nn.Module, arch: Arch) -> None:
     """Initial weights: convs N(0, 2/fan_out), linears U(+-1/sqrt(fan_out)), BN scale 1 and shift 0.
 
-    `small_normal`: convs N(0, 0.001^2) (keypoints in HR-NAS). `small_head`: as `fan_out`, but the final classifier N(0,
-    0.01^2):
-    with few classes fan_out is small, logits start with a deviation near 15, and a short run spends its epochs to get
-    rid of it.
+    `small_normal`: convs N(0, 0.001^2) (keypoints in HR-NAS). `small_head`: as `fan_out`, but the final classifier
+    N(0, 0.01^2): with few classes fan_out is small, logits start with a deviation near 15, and a short run spends its
+    epochs to get rid of it.
+
     fan_out = k^2 C_out / groups (k^2 for depthwise). A block's one-conv expansion counts as the convs it stands for: its
     fan_out is that of one kernel at full width, expand x C_in, not of all kernels together. Transformers keep PyTorch's own.
     """
@@ -119,7 +119,5 @@ def prunable(net: nn.Module) -> dict[str, Tensor]:
 
 
 def decayed(net: nn.Module) -> set[str]:
-    """Names of the parameters under weight decay: conv and linear weights (attention's packed projections are linear
-    weights).
-    """
+    """Names of the parameters under weight decay: conv and linear weights, attention's packed projections among them."""
     return {name for name, param in net.named_parameters() if param.ndim > 1 and not name.endswith("queries")}

@@ -1,8 +1,7 @@
 """Reads checkpoints of the original SuperTickets / HR-NAS code into tickets.
 
 The original runs a block's kernels one by one; here their tensors are put end to end into the one-conv form. All shapes
-are read
-off the tensors; the JSON's `searched` list is checked against them.
+are read off the tensors; the JSON's `searched` list is checked against them.
 """
 
 from __future__ import annotations
@@ -35,9 +34,8 @@ _SEARCHED = "[C_out, 1, stride, kernels, channels, ...]"
 def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
     """The ticket of an original checkpoint: `weights` (.safetensors or .state_dict) beside `network` (JSON).
 
-    `network` holds the original's `kwargs` and `searched`, or only the `searched` list. Raises `UserError` naming the
-    file and the
-    tensor or entry that does not fit.
+    `network` holds the original's `kwargs` and `searched`, or only the `searched` list. Raises `UserError` naming the file
+    and the tensor or entry that does not fit.
     """
     cls = task_class(task)
     tensors = _effective(read_tensors(weights), weights)

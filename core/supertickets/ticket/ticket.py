@@ -1,9 +1,8 @@
 """The ticket: a small architecture, a sparse mask and weights that work; the one thing that passes between stages.
 
 A folder of two files: `ticket.json` (what it is) and `ticket.safetensors` (its tensors). Pruned weights are stored as
-their kept
-values and a bit-packed mask, all of them end to end, in the order of the network that the arch describes: so the file shrinks
-with sparsity. Nothing is pickled, and each byte is covered by a checksum.
+their kept values and a bit-packed mask, all of them end to end, in the order of the network that the arch describes: so the
+file shrinks with sparsity. Nothing is pickled, and each byte is covered by a checksum.
 """
 
 from __future__ import annotations
@@ -37,9 +36,7 @@ FORMAT = 1
 
 @dataclass
 class Ticket:
-    """A drawn network as data. `tensors` holds the whole state dict, masked entries at zero; `mask` is empty for a dense
-    net.
-    """
+    """A drawn network as data: `tensors` is its whole state, masked entries at zero; `mask` is empty for a dense network."""
 
     task: str
     settings: dict[str, Any]
@@ -172,9 +169,7 @@ def _stored(net: nn.Module) -> dict[str, Tensor]:
 
 
 def _pack(tensors: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
-    """Three flat tensors: `dense` values, `kept` values of masked weights, their `mask` as bits; each in the order of
-    `tensors`.
-    """
+    """Three flat tensors in the order of `tensors`: `dense` values, `kept` values of masked weights, their `mask` as bits."""
     masked = [name for name in tensors if name in mask]
     empty, bits = torch.empty(0), torch.empty(0, dtype=torch.bool)
     flags = torch.cat([bits, *(mask[name].flatten() for name in masked)])

@@ -1,7 +1,6 @@
 """Exponential moving average of parameters and BN statistics, as named tensors beside the network.
 
-decay(t) = min(decay^(batch / 4096), (1 + t) / (10 + t)) with t updates made: HR-NAS's adjustment to the batch, and a
-warm start.
+decay(t) = min(decay^(batch / 4096), (1 + t) / (10 + t)) after t updates: HR-NAS's adjustment to the batch, and a warm start.
 """
 
 from __future__ import annotations

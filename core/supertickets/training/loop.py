@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from supertickets.errors import UserError
@@ -25,7 +24,8 @@ from supertickets.training.batchnorm import recalibrate
 from supertickets.training.config import Config
 from supertickets.training.ema import decay_at, load_ema, update_ema
 from supertickets.training.optim import lr_at, peak_lr, set_lr
-from supertickets.training.run import console
+from supertickets.training.progress import watch
+from supertickets.training.run import standing
 from supertickets.training.state import TrainState, place
 
 
@@ -33,8 +33,7 @@ def wrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
     """The model made ready for this launch (device, autocast, DDP); call again with its result after a shrink.
 
     Accelerate's own `prepare` is not meant for a model prepared before (it returns early, or patches forward twice): so
-    unwrap to
-    the bare network, forget what was prepared, wrap once.
+    unwrap to the bare network, forget what was prepared, wrap once.
     """
     net = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     for prepared in list(accelerator._models):
@@ -73,6 +72,7 @@ class Loop:
             state.full = {"macs": dense_macs(layers), "params": count_params(state.net)}
         self.resource: Resource = "macs" if config.search.target_macs else "params"
         self.target = self._resolve_budget()
+        self.standing = ""  # the last evaluation, beside the progress bar
 
     def _resolve_budget(self) -> float | None:
         search = self.config.search
@@ -94,22 +94,23 @@ class Loop:
         self.model.train()
         self.train_loader.set_epoch(state.epoch)
         total, count, rho = torch.zeros((), device=self.accelerator.device), 0, 0.0
-        bar = Progress(console=console, transient=True, disable=not (self.accelerator.is_main_process and console.is_terminal))
-        with bar:
-            row = bar.add_task(f"epoch {state.epoch + 1}/{cfg.train.epochs}", total=len(self.train_loader))
-            for batch in self.train_loader:
-                with self.accelerator.accumulate(self.model):
-                    loss = self.task.loss(self.model, batch)
-                    self.accelerator.backward(loss)
-                    if self.accelerator.sync_gradients:
-                        rho = self._before_update()
-                    self.optimizer.step()
-                    self.optimizer.zero_grad()
-                    if self.accelerator.sync_gradients:
-                        self._after_update()
-                total += loss.detach()
-                count += 1
-                bar.update(row, advance=1)
+
+        def describe() -> str:
+            loss = f"loss {float(total) / count:.4f}" if count else ""
+            return "  ".join(part for part in (f"epoch {state.epoch + 1}/{cfg.train.epochs}", loss, self.standing) if part)
+
+        for batch in watch(self.train_loader, describe, show=self.accelerator.is_main_process):
+            with self.accelerator.accumulate(self.model):
+                loss = self.task.loss(self.model, batch)
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    rho = self._before_update()
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+                if self.accelerator.sync_gradients:
+                    self._after_update()
+            total += loss.detach()
+            count += 1
         mean = float(self.accelerator.reduce(total, reduction="mean")) / count
         if not torch.isfinite(torch.tensor(mean)):
             raise UserError(
@@ -169,15 +170,18 @@ class Loop:
     def evaluate(self, net: nn.Module) -> dict[str, Any]:
         """The task's scores for `net` and what it costs."""
         layers = count_layers(net, self.task.input_shape)
+        shown = watch(self.val_loader, lambda: "evaluation", show=self.accelerator.is_main_process)
         with torch.no_grad(), self.accelerator.autocast():
-            scores = self.task.evaluate(net, self.val_loader, self.accelerator)
-        return scores | {
+            scores = self.task.evaluate(net, shown, self.accelerator)
+        scores |= {
             "macs": dense_macs(layers),
             "sparse_macs": sum(sparse_layer_macs(net, layers).values()),
             "params": count_params(net),
             "sparsity": zero_sparsity(net),
             "units": sum(len(gamma) for gamma in gammas(net).values()),
         }
+        self.standing = standing(scores, self.task.metric)
+        return scores
 
     def _choose(self, sparsity: float, keep_pruned: Mask | None = None) -> Mask:
         cfg = self.config.prune
@@ -204,9 +208,7 @@ class Loop:
         return {"target_sparsity": sparsity, "revived": count_revived(before, state.mask)}
 
     def shrink(self) -> dict[str, Any]:
-        """Remove units that the search has killed (or that are over budget); then pruned weights may come back, if asked
-        for.
-        """
+        """Remove units that the search has killed, or that are over budget; then pruned weights may come back, if asked for."""
         state, cfg = self.state, self.config
         removed = 0
         while dead := self._dead(last=state.epoch == self.last_shrink):  # more than one round only where tokens are searched

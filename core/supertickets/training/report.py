@@ -7,20 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from supertickets.training.run import Run, console, human, summary_table
+from supertickets.training.progress import console
+from supertickets.training.run import Run, human, standing, summary_table
 
 
 def epoch_line(record: dict[str, Any], metric: str, epochs: int) -> str:
     """One line: epoch, loss, metric, MACs, sparsity, what happened, seconds."""
-    score = f"{metric} {record[metric]:.4f}" if metric in record else f"{metric} -"
-    parts = [
-        f"epoch {record['epoch']:>3}/{epochs}",
-        f"loss {record['loss']:.4f}",
-        score,
-        f"MACs {human(record['macs'])}" if "macs" in record else "",
-        f"sparsity {record['sparsity']:.3f}" if "sparsity" in record else "",
-        f"{record['seconds']:.0f} s",
-    ]
+    score = standing(record, metric) if metric in record else "not evaluated"
+    parts = [f"epoch {record['epoch']:>3}/{epochs}", f"loss {record['loss']:.4f}", score, f"{record['seconds']:.0f} s"]
     if "target_sparsity" in record:
         back = f", {record['revived']} back" if record["revived"] else ""
         parts.append(f"(pruned to {record['target_sparsity']:.3f}{back})")

@@ -1,5 +1,4 @@
-"""The run folder: config.yaml, metrics.jsonl, checkpoints/, tensorboard/, pictures/, ticket/; and what is printed on the
-way."""
+"""The run folder: config.yaml, metrics.jsonl, checkpoints/, tensorboard/, pictures/, ticket/."""
 
 from __future__ import annotations
 
@@ -13,16 +12,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, broadcast_object_list, set_seed
-from rich.console import Console
 from rich.table import Table
 
 from supertickets.errors import UserError
 from supertickets.training.config import Config
 from supertickets.training.dialect import config_to_yaml, load_config
 from supertickets.training.memory import keep_freed_memory
+from supertickets.training.progress import console
 from supertickets.training.state import TrainState, load_state, new_state, save_state
-
-console = Console(soft_wrap=True)
 
 
 class Run:
@@ -167,6 +164,11 @@ def summary_table(title: str, rows: dict[str, str]) -> Table:
     for key, value in rows.items():
         table.add_row(key, value)
     return table
+
+
+def standing(scores: dict[str, Any], metric: str) -> str:
+    """An evaluation in a few words: metric, MACs, sparsity."""
+    return f"{metric} {scores[metric]:.4f}  MACs {human(scores['macs'])}  sparsity {scores['sparsity']:.3f}"
 
 
 def human(count: float) -> str:

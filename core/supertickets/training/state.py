@@ -1,5 +1,4 @@
-"""Everything a run must keep: the network, what stands beside it, and how far it is. One file each epoch, written
-atomically."""
+"""Everything a run must keep: the network, what stands beside it, how far it is. One file an epoch, written atomically."""
 
 from __future__ import annotations
 
