@@ -26,6 +26,11 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
             # A loader's worker hands on its error with its traceback as text: the message is what stands last.
             print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)
             sys.exit(2)
+        except OSError as error:
+            if error.filename is None:  # not about a file: not of the user's making
+                raise
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+            sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted; a run continues with --run.dir FOLDER --run.resume", file=sys.stderr)
             sys.exit(130)
@@ -70,6 +75,8 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("config", nargs="?", type=Path, help="YAML file over the ticket's own settings")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     options, overrides = _split(parser, argv)
+    if options.out and options.out.is_dir():
+        raise UserError(f"--out: {options.out} is a folder; name a JSON file")
     ticket = _load_ticket(options.ticket, task_name)
     cls = task_class(task_name)
     config = load_config(cls.Config, options.config, overrides, base=ticket.settings)

@@ -20,7 +20,7 @@ from supertickets.training.run import open_run
 def draw_ticket(task: Any, config: Config) -> Ticket:
     """Draw a ticket: `task` trains the supernet that `config` describes; the ticket is also written to the run folder.
 
-    Raises `UserError` for settings or data that cannot work, before anything is written.
+    Raises `UserError` for settings or data that cannot work, before anything is written (diverged training: later).
     """
     epochs = config.train.epochs
     prunes = plan_prunes(epochs, config.prune)

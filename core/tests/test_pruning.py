@@ -157,5 +157,6 @@ def test_target_out_of_reach_is_refused():
 def test_search_ends_at_the_last_prune():
     assert plan_shrinks(30, SearchConfig(warmup=3, end=1.0), {10: 0.4, 18: 0.8}) == list(range(3, 19))
     assert plan_shrinks(30, SearchConfig(warmup=3, end=0.2), {18: 0.8}) == [3, 4, 5, 6]
+    assert plan_shrinks(30, SearchConfig(warmup=3, start=0.3, end=0.5), {18: 0.8}) == list(range(9, 16))
     assert plan_shrinks(30, SearchConfig(enabled=False), {}) == []
     assert max(plan_shrinks(10, SearchConfig(warmup=1), {})) == 9

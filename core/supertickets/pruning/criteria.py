@@ -12,7 +12,7 @@ Scores = dict[str, Tensor]
 
 def magnitude(weights: Mapping[str, Tensor]) -> Scores:
     """|w|, compared over all layers as it is (SuperTickets, arXiv 2207.03677)."""
-    return {name: weight.detach().abs() for name, weight in weights.items()}
+    return {name: weight.detach().cpu().abs() for name, weight in weights.items()}
 
 
 def lamp(weights: Mapping[str, Tensor]) -> Scores:
@@ -22,7 +22,7 @@ def lamp(weights: Mapping[str, Tensor]) -> Scores:
     """
     scores = {}
     for name, weight in weights.items():
-        squares = weight.detach().double().flatten().square()
+        squares = weight.detach().cpu().double().flatten().square()  # on the CPU: not every accelerator has float64
         ordered, order = squares.sort(stable=True)
         tails = ordered.flip(0).cumsum(0).flip(0)  # sum of this and all larger squares
         # Equal weights share the largest tail, as "at least as large" says: the first one's of their run.

@@ -95,10 +95,12 @@ def prune(
 
     `keep_pruned`: a mask whose pruned weights must stay pruned (masks that only grow).
     """
-    scores = CRITERIA[criterion](prunable(net))
-    if keep_pruned:
-        scores = {n: s.masked_fill(~keep_pruned[n], -torch.inf) if n in keep_pruned else s for n, s in scores.items()}
-    return choose_mask(scores, sparsity, scope=scope, min_layer_density=min_layer_density)
+    weights = prunable(net)
+    scores = CRITERIA[criterion](weights)
+    for name, kept in (keep_pruned or {}).items():
+        scores[name] = scores[name].masked_fill(~kept.to(scores[name].device), -torch.inf)
+    mask = choose_mask(scores, sparsity, scope=scope, min_layer_density=min_layer_density)
+    return {name: kept.to(weights[name].device) for name, kept in mask.items()}
 
 
 @torch.no_grad()

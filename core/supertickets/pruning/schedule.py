@@ -63,7 +63,7 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
 def plan_shrinks(epochs: int, search: SearchConfig, prunes: dict[int, float]) -> list[int]:
     """Numbers of finished epochs after which units are removed.
 
-    From the first event past the warm-up to `search.end`, and never past the last prune: then the architecture is fixed.
+    From the warm-up's end or `search.start` to `search.end`, and never past the last prune: then the architecture is fixed.
     """
     if not search.enabled:
         return []
@@ -73,5 +73,5 @@ def plan_shrinks(epochs: int, search: SearchConfig, prunes: dict[int, float]) ->
         )
     last = min([round(search.end * epochs), *([max(prunes)] if prunes else [])])
     last = max(min(last, epochs - 1), 1)
-    events = [e for e in range(last, 0, -search.every) if e >= min(search.warmup, last)]
-    return sorted(events)
+    first = min(max(search.warmup, search.start * epochs), last)
+    return sorted(e for e in range(last, 0, -search.every) if e >= first)

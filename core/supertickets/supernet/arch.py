@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
 
 from supertickets.errors import UserError
 from supertickets.training.dialect import Section
@@ -39,7 +39,7 @@ class Arch(Section):
     is at full width (expand x C_in units for each kernel, `tokens` tokens). The head's blocks are named `head.*`.
     """
 
-    stem: tuple[int, int] = (24, 24)
+    stem: tuple[PositiveInt, PositiveInt] = (24, 24)
     stem_stride: Literal[1, 2, 4] = 4
     stages: list[StageArch]
     kernels: tuple[int, ...] = (3, 5, 7)
@@ -48,8 +48,8 @@ class Arch(Section):
     bn_eps: float = Field(1e-3, gt=0)
     bn_momentum: float = Field(0.01, gt=0, le=1)
     init: Init = "fan_out"
-    units: dict[str, Units] = {}
-    tokens_left: dict[str, int] = {}
+    units: dict[str, dict[PositiveInt, NonNegativeInt]] = {}
+    tokens_left: dict[str, NonNegativeInt] = {}
 
     @field_validator("kernels")
     @classmethod
@@ -130,7 +130,7 @@ class ArchConfig(Section):
     """The `arch` part of a config: a preset, and what to change in it (None = as the preset has it)."""
 
     preset: Literal["paper", "small", "tiny"] = "paper"
-    stem: tuple[int, int] | None = None
+    stem: tuple[PositiveInt, PositiveInt] | None = None
     stem_stride: Literal[1, 2, 4] | None = None
     stages: list[StageArch] | None = None
     kernels: tuple[int, ...] | None = None

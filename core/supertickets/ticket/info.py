@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from supertickets.supernet.blocks import mixed_blocks
-from supertickets.supernet.macs import count_layers, count_params, dense_macs, sparse_layer_macs
+from supertickets.supernet.macs import count_layers, count_params, dense_macs, paper_macs, sparse_layer_macs
 from supertickets.supernet.network import prunable
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import human, summary_table
@@ -38,7 +38,7 @@ def describe(ticket: Ticket, size: tuple[int, int] | None = None) -> dict[str, A
         "nonzero_params": params - zeros,
         "macs": dense_macs(layers),
         "sparse_macs": sum(sparse.values()),
-        "macs_paper": dense_macs(layers) * (params - zeros) / params,
+        "macs_paper": paper_macs(dense_macs(layers), params, zeros),
         "prunable": count,
         "sparsity": ticket.sparsity,
         "units": sum(kernels.values()) + tokens,

@@ -41,13 +41,15 @@ def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
     tensors = _effective(read_tensors(weights), weights)
     kwargs, searched = _read_network(network)
     try:
-        arch, head_channels, outputs = _read_arch(tensors, kwargs, task)
+        arch, head_channels, outputs = _read_arch(tensors, kwargs)
+        instance = cls(_task_config(cls, outputs, head_channels))
+        net = Supernet(arch, instance.build_head(arch))
+        _check_searched(net, searched, network, weights)
+        state, mask = _convert(tensors, net, weights)
     except KeyError as error:
         raise UserError(f"{weights}: no tensor {error.args[0]}; not a checkpoint of the original {task} network") from error
-    instance = cls(_task_config(cls, outputs, head_channels))
-    net = Supernet(arch, instance.build_head(arch))
-    _check_searched(net, searched, network, weights)
-    state, mask = _convert(tensors, net, weights)
+    except (RuntimeError, ValueError) as error:  # shapes that do not go together
+        raise error if isinstance(error, UserError) else UserError(f"{weights}: {error}") from error
     net.load_state_dict(state, strict=False)
     if all(bool(kept.all()) for kept in mask.values()):
         mask = {}
@@ -101,12 +103,12 @@ def _read_network(path: Path) -> tuple[dict[str, Any], list[Any]]:
     searched: Any = data
     if isinstance(data, dict):
         kwargs, searched = data.get("kwargs", data.get("model_kwparams", {})), data.get("searched")
-    if not isinstance(searched, list):
-        raise UserError(f"{path}: no 'searched' list of {_SEARCHED}")
+    if not isinstance(searched, list) or not isinstance(kwargs, dict):
+        raise UserError(f"{path}: no 'searched' list of {_SEARCHED}, or 'kwargs' that are no mapping")
     return kwargs, searched
 
 
-def _read_arch(tensors: Tensors, kwargs: dict[str, Any], task: str) -> tuple[Arch, int, int]:
+def _read_arch(tensors: Tensors, kwargs: dict[str, Any]) -> tuple[Arch, int, int]:
     """Arch (without units, which `_convert` reads), channels and outputs of the head, from the tensors' shapes."""
     stages: list[dict[str, list[int]]] = []
     while any(name.startswith(f"features.{2 * len(stages) + 1}.branches.") for name in tensors):
@@ -116,7 +118,6 @@ def _read_arch(tensors: Tensors, kwargs: dict[str, Any], task: str) -> tuple[Arc
         counts = [sum(b == branch for b, _ in blocks) for branch in range(branches)]
         widths = [len(tensors[f"features.{2 * s + 1}.branches.{branch}.0.pw_bn.weight"]) for branch in range(branches)]
         stages.append({"blocks": counts, "widths": widths})
-    keypoint = task == "keypoint"
     arch = Arch.from_dict(
         {
             "stem": [len(tensors[f"downsamples.{i}.1.weight"]) for i in range(2)],
@@ -124,8 +125,8 @@ def _read_arch(tensors: Tensors, kwargs: dict[str, Any], task: str) -> tuple[Arc
             "stages": stages,
             "kernels": kwargs.get("kernel_sizes", [3, 5, 7]),
             "expand": kwargs.get("expand_ratio", 4),
-            "bn_eps": kwargs.get("bn_epsilon", 1e-5 if keypoint else 1e-3),
-            "bn_momentum": kwargs.get("bn_momentum", 0.1 if keypoint else 0.01),
+            "bn_eps": kwargs.get("bn_epsilon", 1e-3),
+            "bn_momentum": kwargs.get("bn_momentum", 0.01),
         }
     )
     head = len(tensors["transform.pw_bn.weight"])
@@ -205,10 +206,7 @@ def _convert(tensors: Tensors, net: Supernet, path: Path) -> tuple[Tensors, Tens
             state |= {f"{name}.{key}": value for key, value in _convert_block(tensors, old, read).items()}
         return state
 
-    try:
-        state = state_of(lambda name: tensors[name])
-    except KeyError as error:
-        raise UserError(f"{path}: no tensor {error.args[0]}") from error
+    state = state_of(lambda name: tensors[name])
     for name, tensor in net.state_dict().items():
         if name.endswith("num_batches_tracked"):
             continue

@@ -32,6 +32,16 @@ from supertickets.training.config import Config
 from supertickets.training.task import load_task
 
 FORMAT = 1
+_FIELDS = {
+    "task": str,
+    "settings": dict,
+    "arch": dict,
+    "metrics": dict,
+    "provenance": dict,
+    "masked": list,
+    "tensors_sha256": str,
+    "sha256": str,
+}
 
 
 @dataclass
@@ -157,6 +167,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a ticket (it has no 'format')")
     if about["format"] != FORMAT:
         raise UserError(f"{path}: format {about['format']} is not known here (known: {FORMAT}); a newer version may read it")
+    wrong = [key for key, kind in _FIELDS.items() if not isinstance(about.get(key), kind)]
+    if wrong:
+        raise UserError(f"{path}: not a ticket ('{wrong[0]}' is missing or not a {_FIELDS[wrong[0]].__name__})")
     given = about.pop("sha256", None)
     if given != _digest(about):
         raise UserError(f"{path}: damaged or edited by hand (its checksum differs)")
@@ -187,16 +200,14 @@ def _unpack(packed: Mapping[str, Tensor], net: nn.Module, masked: list[str], pat
         raise UserError(f"{path}: masks {sorted(unknown)[0]}, which the network of its arch does not have as a prunable weight")
     bits = sum(shapes[name].numel() for name in masked)
     dense = sum(shape.numel() for name, shape in shapes.items() if name not in masked)
-    flags = (
-        torch.from_numpy(np.unpackbits(packed["mask"].numpy(), count=bits).astype(bool))
-        if bits
-        else torch.empty(0, dtype=torch.bool)
-    )
+    kinds = {"dense": torch.float32, "kept": torch.float32, "mask": torch.uint8}
+    if wrong := [name for name, kind in kinds.items() if name not in packed or packed[name].dtype != kind]:
+        raise UserError(f"{path}: '{wrong[0]}' is missing or not of type {kinds[wrong[0]]}")
+    flags = torch.from_numpy(np.unpackbits(packed["mask"].numpy())).bool()[:bits]
     sizes = {"dense": dense, "kept": int(flags.sum()), "mask": -(-bits // 8)}
     for name, size in sizes.items():
-        if name not in packed or packed[name].numel() != size:
-            found = packed[name].numel() if name in packed else "none"
-            raise UserError(f"{path}: '{name}' should hold {size} values for its arch, but holds {found}")
+        if packed[name].numel() != size:
+            raise UserError(f"{path}: '{name}' should hold {size} values for its arch, but holds {packed[name].numel()}")
     tensors: dict[str, Tensor] = {}
     mask: Mask = {}
     at_dense = at_kept = at_bit = 0

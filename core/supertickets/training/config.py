@@ -16,9 +16,10 @@ class SearchConfig(Section):
 
     enabled: bool = True
     rho: float = Field(1.8e-4, ge=0)  # weight of the L1 penalty once warm
-    warmup: float = Field(25, ge=0)  # epochs over which rho rises linearly from 0; no unit goes before
+    warmup: float = Field(25, ge=0)  # epochs over which rho rises linearly from 0; no unit goes before, but at the last event
     every: PositiveInt = 1  # epochs between shrink events
-    end: float = Field(1.0, gt=0, le=1)  # last shrink event, as a share of the epochs
+    start: float = Field(0.0, ge=0, lt=1)  # first shrink event, as a share of the epochs; never within the warm-up
+    end: float = Field(1.0, gt=0, le=1)  # last shrink event, as a share of the epochs; never after the last prune
     threshold: float = Field(1e-3, ge=0)  # a unit is dead when |gamma| and its EMA are at most this
     min_macs: float = Field(1e6, ge=0)  # an event waits until at least so many MACs would go
     target_macs: PositiveFloat | None = None  # budget: MACs at the end; at most 1 means a share of the supernet's
@@ -43,6 +44,8 @@ class PruneConfig(Section):
     every: PositiveInt = 25  # epochs between prunes (t_p)
     start: float = Field(0.0, ge=0, lt=1)  # cubic: share of the epochs where sparsity leaves 0
     end: float = Field(0.6, gt=0, lt=1)  # cubic: share of the epochs where it reaches the target; one_shot: when
+    # May pruned weights come back until the next prune? after_shrink: once units were removed, so it takes epochs between a
+    # shrink and the next prune (every > search.every). after_prune: always, pruned only for evaluation and at the end.
     reactivate: Literal["never", "after_shrink", "after_prune"] = "after_shrink"
     revive_from: Literal["zero", "dormant"] = "zero"
     min_layer_density: float = Field(0.0, ge=0, le=1)  # share of its weights that no layer goes below
@@ -82,7 +85,7 @@ class RunConfig(Section):
 
     dir: Path | None = None  # default runs/TASK/DATETIME
     resume: bool = False  # continue the run in `dir` from its last checkpoint
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
     keep_checkpoints: PositiveInt = 1
     examples: int = Field(8, ge=0)  # pictures drawn at the end
     tensorboard: bool = True

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import broadcast, set_seed
 from torch import Tensor, nn
 
 from supertickets.errors import UserError
 from supertickets.pruning.mask import Mask, apply_mask, mask_gradients, zero_sparsity
+from supertickets.pruning.mask import sparsity as mask_sparsity
 from supertickets.pruning.prune import count_revived, hold, prune, revive
 from supertickets.search.budget import Resource, budget_at, resolve_target, units_over_budget
 from supertickets.search.importance import dead_units, gammas, rho_at
@@ -56,16 +57,27 @@ class Loop:
         shrinks: Sequence[int],
     ) -> None:
         self.task, self.config, self.state, self.accelerator = task, config, state, accelerator
-        self.prunes, self.last_shrink = prunes, max(shrinks, default=0)
-        self.raw_train_loader, val_loader = task.build_loaders(config.train.batch_size)
-        if len(self.raw_train_loader) == 0:
-            raise UserError(f"train.batch_size: {config.train.batch_size} is more than the training images")
-        self.train_loader = accelerator.prepare_data_loader(self.raw_train_loader)
+        self.prunes, self.shrinks, self.last_shrink = prunes, shrinks, max(shrinks, default=0)
+        train_loader, val_loader = task.build_loaders(config.train.batch_size)
+        self.train_loader = accelerator.prepare_data_loader(train_loader)
+        if len(self.train_loader) == 0:
+            raise UserError(
+                f"train.batch_size: {config.train.batch_size} on each of {accelerator.num_processes} processes "
+                f"is more than the training images"
+            )
         self.val_loader = accelerator.prepare_data_loader(val_loader)
         self.optimizer = accelerator.prepare_optimizer(state.optimizer)
         self.model = wrap(accelerator, state.net)
         self.steps_per_epoch = -(-len(self.train_loader) // config.train.accumulate)
         self.global_batch = config.train.batch_size * accelerator.num_processes * config.train.accumulate
+        if state.global_batch not in (0, self.global_batch):
+            raise UserError(
+                f"run.resume: the run had {state.global_batch} images an update, now {self.global_batch}; "
+                f"resume with as many processes"
+            )
+        state.global_batch = self.global_batch
+        if accelerator.scaler is not None and state.scaler:
+            accelerator.scaler.load_state_dict(state.scaler)
         self.peak_lr = peak_lr(config.train, self.global_batch)
         layers = count_layers(state.net, task.input_shape)
         if not state.full:
@@ -117,6 +129,7 @@ class Loop:
                 f"the loss is {mean} in epoch {state.epoch + 1}: training has diverged; lower train.lr (now {cfg.train.lr})"
             )
         state.epoch += 1
+        state.scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {}
         return {
             "loss": mean,
             "penalty": rho * state.penalty.value(state.net),
@@ -157,14 +170,16 @@ class Loop:
             apply_mask(self._choose(asked), dict(net.named_parameters()))
         net.eval()
         if n:
-            device = self.accelerator.device
-            batches = (send_to_device(batch, device) for batch in itertools.islice(self.raw_train_loader, n))
+            self.train_loader.set_epoch(state.epoch)
+            batches = iter(self.train_loader)
 
             def forward(batch: Any) -> Tensor:
                 with self.accelerator.autocast():
                     return self.task.loss(net, batch)
 
-            recalibrate(net, batches, forward, self.accelerator)
+            recalibrate(net, itertools.islice(batches, n), forward, self.accelerator)
+            batches.close()
+            self.train_loader.end()  # left before its end: Accelerate must not take it for the loader in use
         return net
 
     def evaluate(self, net: nn.Module) -> dict[str, Any]:
@@ -185,7 +200,7 @@ class Loop:
 
     def _choose(self, sparsity: float, keep_pruned: Mask | None = None) -> Mask:
         cfg = self.config.prune
-        return prune(
+        mask = prune(
             self.state.net,
             sparsity,
             criterion=cfg.criterion,
@@ -193,6 +208,7 @@ class Loop:
             min_layer_density=cfg.min_layer_density,
             keep_pruned=keep_pruned,
         )
+        return broadcast(mask)  # devices may round scores differently: the first process's mask holds for all
 
     def prune(self) -> dict[str, Any]:
         """Prune as planned; from here the mask holds, until a shrink reactivates weights (never after the last prune)."""
@@ -200,6 +216,8 @@ class Loop:
         sparsity, last = self.prunes[state.epoch], state.epoch == max(self.prunes)
         before = dict(state.mask)
         grows = cfg.reactivate == "never" or state.mask_held
+        if grows and not last:  # a shrink can leave the rest sparser than asked for now: no reason to give weights back
+            sparsity = max(sparsity, mask_sparsity(before))
         state.mask = self._choose(sparsity, keep_pruned=before if grows else None)
         state.mask_held = last or cfg.reactivate != "after_prune"
         if state.mask_held:
@@ -235,14 +253,9 @@ class Loop:
         """What goes at this event: the dead, or the least important units over the budget of this epoch."""
         state, search, shape = self.state, self.config.search, self.task.input_shape
         if self.target is not None:
-            end = self.last_shrink
-            budget = budget_at(
-                state.epoch,
-                full=state.full[self.resource],
-                target=self.target,
-                start=min(search.warmup, end - 1),
-                end=end,
-            )
+            start, end = self.shrinks[0] - search.every, self.last_shrink
+            full = state.full[self.resource]
+            budget = budget_at(state.epoch, full=full, target=self.target, start=start, end=end)
             return units_over_budget(
                 state.net, state.ema, state.penalty, budget=budget, resource=self.resource, input_shape=shape
             )

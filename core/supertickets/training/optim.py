@@ -123,5 +123,5 @@ def load_named_state(net: nn.Module, optimizer: torch.optim.Optimizer, state: di
     for path, value in state.items():
         name, key = path.rsplit("/", 1)
         param = params[name]
-        moved = value.to(param.device) if value.shape == param.shape else value
+        moved = value.to(param.device) if value.shape == param.shape else value.cpu()
         optimizer.state.setdefault(param, {})[key] = moved

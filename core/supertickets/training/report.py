@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from supertickets.supernet.macs import paper_macs
 from supertickets.training.progress import console
 from supertickets.training.run import Run, human, standing, summary_table
 
@@ -48,15 +49,14 @@ def summary(ticket: Any, metric: str, folder: Path) -> dict[str, str]:
         share = f"  ({figures[key] / full[key]:.1%} of the supernet's {human(full[key])})" if full.get(key) else ""
         return f"{human(figures[key])}{share}"
 
-    dense_params, macs = figures["params"], figures["macs"]
-    alive = dense_params - sum(int((~kept).sum()) for kept in ticket.mask.values())
+    macs_paper = paper_macs(figures["macs"], figures["params"], sum(int((~kept).sum()) for kept in ticket.mask.values()))
     size_kib = sum(file.stat().st_size for file in folder.iterdir()) / 1024
     return {
         metric: f"{figures[metric]:.4f}",
         "protocol": figures.get("protocol", ""),
         "sparsity": f"{ticket.sparsity:.4f} of the prunable weights",
         "MACs, dense": of_full("macs"),
-        "MACs, sparse": f"{human(figures['sparse_macs'])}  (layer by layer; macs_paper {human(macs * alive / dense_params)})",
+        "MACs, sparse": f"{human(figures['sparse_macs'])}  (layer by layer; macs_paper {human(macs_paper)})",
         "parameters": of_full("params"),
         "units": str(figures["units"]),
         "ticket": f"{folder}  ({size_kib:.0f} KiB)",

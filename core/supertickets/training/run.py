@@ -58,7 +58,9 @@ class Run:
         """Drop metrics of epochs that will be trained again (a run can die between its metrics and its checkpoint)."""
         if not self.metrics_file.exists():
             return
-        kept = [line for line in self.metrics_file.read_text().splitlines() if _epoch_of(line, epoch + 1) <= epoch]
+        kept = [
+            line for line in self.metrics_file.read_text(encoding="utf-8").splitlines() if _epoch_of(line, epoch + 1) <= epoch
+        ]
         write_text(self.metrics_file, "".join(f"{line}\n" for line in kept))
 
     def finish_epoch(self, state: TrainState, record: dict[str, Any]) -> None:
@@ -68,7 +70,7 @@ class Run:
             self.accelerator.log(numbers, step=state.epoch)
         if not self.main:
             return
-        with self.metrics_file.open("a") as file:
+        with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         save_state(state, self.folder / "checkpoints" / f"epoch_{state.epoch:04d}.safetensors")
         for old in self.checkpoints()[: -self.config.run.keep_checkpoints]:
@@ -76,7 +78,7 @@ class Run:
 
     def records(self) -> list[dict[str, Any]]:
         """All epochs' records so far."""
-        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+        return [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines()]
 
     def say(self, message: str) -> None:
         """Print on the main process."""
@@ -105,7 +107,7 @@ def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8")
     os.replace(part, path)
 
 
@@ -132,6 +134,8 @@ def start_accelerator(config: Config, folder: Path) -> Accelerator:
 def open_run(task: str, config: Config) -> Run:
     """The run that `config` asks for; nothing is written before `Run.begin`. Raises `UserError` rather than mix two runs."""
     folder = config.run.dir or Path("runs") / task / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run.dir: {folder} is a file, not a folder")
     used = (folder / "metrics.jsonl").exists() or (folder / "ticket").exists()
     if config.run.resume:
         if not list((folder / "checkpoints").glob("epoch_*.safetensors")):

@@ -19,7 +19,7 @@ from supertickets.search.importance import Penalty, build_penalty
 from supertickets.supernet.arch import Arch
 from supertickets.supernet.network import Supernet
 from supertickets.training.config import Config
-from supertickets.training.ema import Ema, start_ema
+from supertickets.training.ema import Ema, averaged, start_ema
 from supertickets.training.optim import build_optimizer, load_named_state, named_state
 
 
@@ -37,6 +37,8 @@ class TrainState:
     dormant: dict[str, Tensor] = field(default_factory=dict)  # values weights had when pruned
     epoch: int = 0  # finished epochs
     step: int = 0  # updates made
+    global_batch: int = 0  # images an update, over all processes; 0: not known yet
+    scaler: dict[str, Any] = field(default_factory=dict)  # fp16's loss scale
 
 
 def new_state(task: Any, config: Config, device: torch.device) -> TrainState:
@@ -76,6 +78,8 @@ def save_state(state: TrainState, path: Path) -> None:
         "mask_held": state.mask_held,
         "penalty_z": state.penalty.z,
         "full": state.full,
+        "global_batch": state.global_batch,
+        "scaler": state.scaler,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
@@ -88,39 +92,39 @@ def load_state(path: Path, task: Any, config: Config, device: torch.device) -> T
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not a checkpoint of this project ({error})") from error
+            # Clones: the file's memory map must not outlive it.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        return _restore(about, tensors, task, config, device)
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: not a checkpoint of a {task.name} run with this config ({_first_line(error)})") from error
+
+
+def _restore(about: dict[str, Any], tensors: dict[str, Tensor], task: Any, config: Config, device: torch.device) -> TrainState:
+    def group(name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(f"{name}/"): t.to(device) for key, t in tensors.items() if key.startswith(f"{name}/")}
+
     arch = Arch.from_dict(about["arch"])
     net = Supernet(arch, task.build_head(arch))
-
-    def group(name: str) -> dict[str, Tensor]:
-        return {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")}
-
-    try:
-        net.load_state_dict(group("net"))
-    except RuntimeError as error:
-        raise UserError(
-            f"{path}: its tensors do not fit the {task.name} network of this config: {_first_line(error)}"
-        ) from error
+    net.load_state_dict(group("net"))
     net = place(net, config, device)
-
-    def placed(name: str) -> dict[str, Tensor]:
-        return {key: tensor.to(device) for key, tensor in group(name).items()}
-
     optimizer = build_optimizer(net, config.train)
     load_named_state(net, optimizer, group("optimizer"))
+    ema = group("ema")
+    if ema.keys() != averaged(net).keys() or (about["step"] and not optimizer.state):
+        raise ValueError("it lacks averaged weights or optimizer state")
     return TrainState(
         net,
         optimizer,
-        placed("ema"),
-        Penalty(placed("penalty"), about["penalty_z"]),
+        ema,
+        Penalty(group("penalty"), about["penalty_z"]),
         about["full"],
-        placed("mask"),
-        about["mask_held"],
-        placed("dormant"),
-        about["epoch"],
-        about["step"],
+        mask=group("mask"),
+        mask_held=about["mask_held"],
+        dormant=group("dormant"),
+        epoch=about["epoch"],
+        step=about["step"],
+        global_batch=about["global_batch"],
+        scaler=about["scaler"],
     )
 
 

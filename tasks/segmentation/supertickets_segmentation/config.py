@@ -89,7 +89,7 @@ class SegmentationConfig(Config):
 
     arch: ArchConfig = ArchConfig(preset="tiny")
     search: SearchConfig = SearchConfig(target_macs=0.5, rho=5e-4, warmup=1, end=0.6, min_macs=0)
-    prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.1, end=0.6)
+    prune: PruneConfig = PruneConfig(target=0.8, every=2, start=0.1, end=0.6)
     train: TrainConfig = TrainConfig(epochs=10, batch_size=16)
     data: SegmentationData = SegmentationData()
     evaluation: SegmentationEvaluation = SegmentationEvaluation()

@@ -60,6 +60,7 @@ def _one_pass(model: Network, images: Tensor, evaluation: SegmentationEvaluation
         return model(images)
     size = evaluation.window or window
     stride = evaluation.stride or (max(1, size[0] * 2 // 3), max(1, size[1] * 2 // 3))
+    stride = min(stride[0], size[0]), min(stride[1], size[1])  # no gaps
     return sliding_logits(model, images, window=size, stride=stride)
 
 

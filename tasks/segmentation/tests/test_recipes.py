@@ -1,0 +1,81 @@
+"""The paper-scale recipes, end to end at a small size: the same files, layouts and code path, few epochs, a tiny network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from supertickets.draw import draw_ticket
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.dialect import load_config
+from supertickets_segmentation import SegmentationConfig, SegmentationTask
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SMALL = ["--arch.preset", "tiny", "--head.channels", "8", "--data.size_px", "32,64", "--data.workers", "0"]
+SHORT = [
+    "--train.epochs",
+    "5",
+    "--train.batch_size",
+    "2",
+    "--train.lr",
+    "0.003",
+    "--search.warmup",
+    "1",
+    "--search.min_macs",
+    "0",
+]
+PRUNE = ["--prune.every", "1", "--prune.step", "0.3", "--run.tensorboard", "false", "--run.examples", "1"]
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def fake(root: Path, name: str) -> None:
+    """Four training and two validation pictures in the published layout."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for i in range(count):
+            image = rng.integers(0, 255, (48, 96, 3)).astype(np.uint8)
+            classes = np.repeat(rng.integers(0, 19, (1, 96)), 48, 0).astype(np.uint8)
+            if name == "cityscapes":
+                stem = f"town_00000{i}_000019"
+                write(root / "leftImg8bit" / split / "town" / f"{stem}_leftImg8bit.png", image)
+                write(root / "gtFine" / split / "town" / f"{stem}_gtFine_labelTrainIds.png", classes)
+            else:
+                long = {"train": "training", "val": "validation"}[split]
+                write(root / "images" / long / f"ADE_{split}_{i:08d}.jpg", image)
+                write(root / "annotations" / long / f"ADE_{split}_{i:08d}.png", classes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "classes", "target"), [("cityscapes", 19, 0.8), ("ade20k", 150, 0.5)])
+def test_recipe_draws_a_ticket_at_small_size(tmp_path, monkeypatch, name, classes, target):
+    fake(tmp_path / "data", name)
+    monkeypatch.setenv(name.upper(), str(tmp_path / "data"))
+    more = ["--data.resize", "48,192"] if name == "ade20k" else []
+    config = load_config(
+        SegmentationConfig, CONFIGS / f"{name}.yaml", [*SMALL, *SHORT, *PRUNE, *more, "--run.dir", str(tmp_path / "run")]
+    )
+    ticket = draw_ticket(SegmentationTask(config), config)
+    assert ticket.sparsity == pytest.approx(target, abs=1e-3) and len(ticket.load_task().labels) == classes
+    assert Ticket.load(tmp_path / "run" / "ticket").arch == ticket.arch
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["epoch"] == 5 and 0 <= last["miou"] <= 1 and last["rho"] >= 0
+
+
+@pytest.mark.parametrize(("name", "epochs", "batch"), [("cityscapes", 430, 32), ("ade20k", 200, 64)])
+def test_recipes_are_the_papers(monkeypatch, name, epochs, batch):
+    monkeypatch.setenv(name.upper(), "data")
+    config = load_config(SegmentationConfig, CONFIGS / f"{name}.yaml")
+    train, search = config.train, config.search
+    assert (config.arch.preset, train.epochs, train.batch_size * 8, train.optimizer) == ("paper", epochs, batch, "adamw")
+    assert (train.lr, train.div, train.pct_start, train.eps, train.weight_decay) == (0.04, 25, 0.3, 1e-3, 1e-5)
+    assert (search.rho, search.warmup, search.threshold, search.min_macs) == (1.4e-4, 25, 1e-3, 1e6)
+    assert (config.prune.criterion, config.prune.schedule, config.prune.step) == ("magnitude", "progressive", 0.1)
+    assert config.arch.build().bn_momentum == 0.01
