@@ -137,7 +137,7 @@ def test_unit_costs_are_exact():
 
 
 def test_initial_scale_counts_the_expansion_per_kernel():
-    net = Supernet(ArchConfig(preset="small").build())
+    net = Supernet(ArchConfig(preset="small", init="fan_out").build())
     block = net.stages[2].branches[2][0]
     assert float(block.expand.weight.std()) == pytest.approx((2 / (4 * 64)) ** 0.5, rel=0.05)
     assert float(block.depthwise["7"].weight.std()) == pytest.approx((2 / 49) ** 0.5, rel=0.05)
@@ -150,6 +150,17 @@ def test_small_head_init_starts_with_even_odds():
         < 0.5
         < float(micro_net(init="fan_out")(torch.randn(4, 3, 32, 32)).detach().std())
     )
+
+
+def test_reduced_init_is_smaller_where_a_norm_follows():
+    stds = {}
+    for init in ("small_head", "reduced"):
+        torch.manual_seed(0)
+        net = Supernet(ArchConfig(preset="small", init=init).build())
+        stds[init] = {name: float(weight.detach().std()) for name, weight in prunable(net).items()}
+    for name, std in stds["reduced"].items():
+        free = any(part in name for part in ("expand", "project", "depthwise"))
+        assert std == pytest.approx(stds["small_head"][name] * (0.3 if free else 1), rel=1e-5)
 
 
 def test_small_normal_init():

@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_
 from supertickets.errors import UserError
 from supertickets.training.dialect import Section
 
-Init: TypeAlias = Literal["fan_out", "small_head", "small_normal"]  # see `network.initialise`
+Init: TypeAlias = Literal["fan_out", "small_head", "reduced", "small_normal"]  # see `network.initialise`
 Units: TypeAlias = dict[int, int]  # kernel size -> hidden channels (search units) left, e.g. {3: 72, 5: 70}
 
 
@@ -114,14 +114,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stem": (16, 16),
         "stages": _stages(([1], [16]), ([2, 2], [16, 32]), ([2, 2, 2], [16, 32, 64])),
         "bn_momentum": 0.1,
-        "init": "small_head",
+        "init": "reduced",
     },
     # The same widths with one block a branch: the embedded scenes and small images, in minutes.
     "tiny": {
         "stem": (16, 16),
         "stages": _stages(([1], [16]), ([1, 1], [16, 32]), ([1, 1, 1], [16, 32, 64])),
         "bn_momentum": 0.1,
-        "init": "small_head",
+        "init": "reduced",
     },
 }
 

@@ -76,14 +76,18 @@ class Supernet(nn.Module):
 def initialise(net: nn.Module, arch: Arch) -> None:
     """Initial weights: convs N(0, 2/fan_out), linears U(+-1/sqrt(fan_out)), BN scale 1 and shift 0.
 
-    `small_normal`: convs N(0, 0.001^2) (keypoints in HR-NAS). `small_head`: as `fan_out`, but the final classifier
-    N(0, 0.01^2): with few classes fan_out is small, logits start with a deviation near 15, and a short run spends its
-    epochs to get rid of it.
+    `small_normal`: convs N(0, 0.001^2) (keypoints in HR-NAS).
+    `small_head`: as `fan_out`, but the final classifier N(0, 0.01^2): with few classes fan_out is small, logits start with a
+    deviation near 15, and a short run spends its epochs to get rid of it.
+    `reduced`: also the blocks' convs, whose scale BN makes free, at 0.3 of their deviation: their directions learn faster, and
+    magnitudes show what was learned, not where training began, so pruning finds better weights (docs/experiments.md).
 
     fan_out = k^2 C_out / groups (k^2 for depthwise). A block's one-conv expansion counts as the convs it stands for: its
     fan_out is that of one kernel at full width, expand x C_in, not of all kernels together. Transformers keep PyTorch's own.
     """
-    expansions = {id(b.expand): arch.expand * b.in_channels for b in mixed_blocks(net).values() if b.units}
+    blocks = [block for block in mixed_blocks(net).values() if block.units]
+    expansions = {id(b.expand): arch.expand * b.in_channels for b in blocks}
+    before_norm = {id(conv) for b in blocks for conv in (b.expand, b.project, *b.depthwise.values())}
     for name, module in net.named_modules():
         if ".mixer." in f".{name}." and not isinstance(module, nn.Conv2d | nn.BatchNorm2d):
             continue
@@ -91,9 +95,11 @@ def initialise(net: nn.Module, arch: Arch) -> None:
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
             fan_out = expansions.get(id(module), fan_out)
             std = 0.001 if arch.init == "small_normal" else sqrt(2 / fan_out)
-            if arch.init == "small_head" and name.endswith("classifier"):
+            if arch.init in ("small_head", "reduced") and name.endswith("classifier"):
                 std = 0.01
             module.weight.normal_(0, std)
+            if arch.init == "reduced" and id(module) in before_norm:
+                module.weight.mul_(0.3)
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, nn.Linear):
