@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +115,3 @@ def toy_config(folder: Path, **sections: dict[str, object]) -> Config:
         train=TrainConfig(**{"epochs": 6, "batch_size": 8, "lr": 2e-2, "recalibrate_batches": 2, **sections.get("train", {})}),
         run=RunConfig(**{"dir": folder, "tensorboard": False, "examples": 0, **sections.get("run", {})}),
     )
-
-
-def data_folder(variable: str, pack: str) -> Path:
-    """A folder of real data or reference networks; skips the test with the reason where it is not there."""
-    root = os.environ.get(variable)
-    if not root or not (Path(root) / pack).exists():
-        import pytest
-
-        pytest.skip(f"{variable} does not name a folder with {pack}")
-    return Path(root) / pack

@@ -24,7 +24,7 @@ from supertickets.supernet.arch import Arch
 from supertickets.supernet.blocks import mixed_blocks
 from supertickets.supernet.network import Supernet, prunable
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.task import task_class
+from supertickets.training.task import load_task, task_class
 
 Tensors = dict[str, Tensor]
 _BN = ("weight", "bias", "running_mean", "running_var")
@@ -42,7 +42,7 @@ def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
     kwargs, searched = _read_network(network)
     try:
         arch, head_channels, outputs = _read_arch(tensors, kwargs)
-        instance = cls(_task_config(cls, outputs, head_channels))
+        instance = load_task(task, cls.settings_for(outputs=outputs, head_channels=head_channels))
         net = Supernet(arch, instance.build_head(arch))
         _check_searched(net, searched, network, weights)
         state, mask = _convert(tensors, net, weights)
@@ -166,12 +166,6 @@ def _kernels(tensors: Tensors, old: str) -> dict[int, int]:
 
 def _units(tensors: Tensors, old: str) -> dict[int, int]:
     return {k: len(tensors[f"{old}.ops.{r}.1.0.weight"]) for k, r in _kernels(tensors, old).items()}
-
-
-def _task_config(cls: Any, outputs: int, head_channels: int) -> Any:
-    from supertickets.training.dialect import load_config
-
-    return load_config(cls.Config, base=cls.settings_for(outputs=outputs, head_channels=head_channels))
 
 
 def _check_searched(net: Supernet, searched: list[Any], network: Path, weights: Path) -> None:
