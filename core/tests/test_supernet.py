@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from supertickets.errors import UserError
 from supertickets.supernet.arch import Arch, ArchConfig
 from supertickets.supernet.blocks import MixedBlock, mixed_blocks
-from supertickets.supernet.heads import DenseHead
+from supertickets.supernet.heads import ClassificationHead, DenseHead
 from supertickets.supernet.macs import count_layers, count_params, dense_macs, sparse_layer_macs, unit_costs
 from supertickets.supernet.network import Supernet, prunable
 from supertickets.testing import micro_arch, micro_net, randomise_norms
@@ -38,6 +38,30 @@ def test_full_supernet_has_the_published_counts(head, outputs, size, weights, pa
     assert sum(weight.numel() for weight in prunable(net).values()) == weights
     assert count_params(net) == params
     assert dense_macs(count_layers(net, (3, *size))) == pytest.approx(macs, rel=1e-3)
+
+
+def test_full_classification_supernet_has_the_published_counts():
+    arch = ArchConfig(preset="paper").build()
+    with torch.device("meta"):
+        net = Supernet(arch, ClassificationHead(arch, classes=1000))
+    blocks = mixed_blocks(net)
+    assert len(blocks) == 67
+    assert sum(sum(block.units.values()) for block in blocks.values()) == 47_952
+    assert sum(weight.numel() for weight in prunable(net).values()) == 11_438_360
+    assert count_params(net) == 13_243_868
+    assert dense_macs(count_layers(net, (3, 224, 224))) == pytest.approx(2.4228e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("branches", [1, 2, 3])
+@pytest.mark.parametrize("size", [32, 33])
+def test_classification_head_takes_any_number_of_branches_and_any_size(branches, size):
+    stages = [{"blocks": [1] * b, "widths": [4, 8, 12][:b]} for b in range(1, branches + 1)]
+    arch = Arch.from_dict({"stages": stages, "stem": [4, 4], "stem_stride": 1})
+    net = Supernet(arch, ClassificationHead(arch, classes=3, widths=(6, 8, 10), channels=16)).eval()
+    assert net(torch.randn(2, 3, size, size)).shape == (2, 3)
+    assert Supernet(net.arch, ClassificationHead(net.arch, classes=3, widths=(6, 8, 10), channels=16)).arch == net.arch
+    with pytest.raises(UserError, match=r"head\.widths: 0 widths"):
+        ClassificationHead(arch, classes=3, widths=())
 
 
 def kernel_by_kernel(block: MixedBlock, x: Tensor) -> Tensor:
@@ -139,7 +163,7 @@ def test_unit_costs_are_exact():
 def test_initial_scale_counts_the_expansion_per_kernel():
     net = Supernet(ArchConfig(preset="small", init="fan_out").build())
     block = net.stages[2].branches[2][0]
-    assert float(block.expand.weight.std()) == pytest.approx((2 / (4 * 64)) ** 0.5, rel=0.05)
+    assert float(block.expand.weight.detach().std()) == pytest.approx((2 / (4 * 64)) ** 0.5, rel=0.05)
     assert float(block.depthwise["7"].weight.std()) == pytest.approx((2 / 49) ** 0.5, rel=0.05)
 
 

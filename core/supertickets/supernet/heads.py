@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from supertickets.errors import UserError
 from supertickets.supernet.arch import Arch
-from supertickets.supernet.blocks import MixedBlock
+from supertickets.supernet.blocks import MixedBlock, batch_norm
 
 
 class DenseHead(nn.Module):
@@ -25,3 +28,45 @@ class DenseHead(nn.Module):
         size = features[0].shape[-2:]
         resized = [F.interpolate(f, size, mode="bilinear", align_corners=False) for f in features[1:]]
         return self.classifier(self.block(torch.cat([features[0], *resized], dim=1)))
+
+
+class ClassificationHead(nn.Module):
+    """Branches (B, C_i, H_i, W_i), finest first -> (B, classes) logits.
+
+    One block widens each branch; from the finest on, a stride-2 block brings the sum so far to the next branch's size and
+    width, where it is added. Then a 1x1 conv with BN and ReLU, the mean over all places, dropout and a linear layer.
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        *,
+        classes: int,
+        widths: Sequence[int] = (36, 72, 144, 320),
+        channels: int = 1600,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        branches = arch.stages[-1].widths
+        if len(widths) < len(branches):
+            raise UserError(f"head.widths: {len(widths)} widths for {len(branches)} branches; give one a branch, finest first")
+        out = list(widths[: len(branches)])
+        self.widen = nn.ModuleList(
+            MixedBlock(c_in, c_out, stride=1, arch=arch, name=f"head.widen.{i}")
+            for i, (c_in, c_out) in enumerate(zip(branches, out, strict=True))
+        )
+        self.downsample = nn.ModuleList(
+            MixedBlock(c_in, c_out, stride=2, arch=arch, name=f"head.downsample.{i}")
+            for i, (c_in, c_out) in enumerate(zip(out, out[1:], strict=False))
+        )
+        self.final = nn.Sequential(nn.Conv2d(out[-1], channels, 1, bias=False), batch_norm(channels, arch), nn.ReLU())
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(channels, classes)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        wide = [block(f) for block, f in zip(self.widen, features, strict=True)]
+        total = wide[0]
+        for downsample, branch in zip(self.downsample, wide[1:], strict=True):
+            total = branch + downsample(total)  # (B, widths[i], H/2^i, W/2^i)
+        pooled = self.final(total).mean(dim=(2, 3))  # (B, channels)
+        return self.classifier(self.dropout(pooled))

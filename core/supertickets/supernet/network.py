@@ -103,8 +103,11 @@ def initialise(net: nn.Module, arch: Arch) -> None:
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, nn.Linear):
-            bound = 1 / sqrt(module.out_features)
-            module.weight.uniform_(-bound, bound)
+            if arch.init in ("small_head", "reduced") and name.endswith("classifier"):
+                module.weight.normal_(0, 0.01)
+            else:
+                bound = 1 / sqrt(module.out_features)
+                module.weight.uniform_(-bound, bound)
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, nn.BatchNorm2d):
@@ -127,3 +130,9 @@ def prunable(net: nn.Module) -> dict[str, Tensor]:
 def decayed(net: nn.Module) -> set[str]:
     """Names of the parameters under weight decay: conv and linear weights, attention's packed projections among them."""
     return {name for name, param in net.named_parameters() if param.ndim > 1 and not name.endswith("queries")}
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Where the network's parameters are; the CPU where it has none."""
+    parameter = next(net.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from supertickets.errors import UserError
-from supertickets_segmentation.pictures import save_whole
+from supertickets.images import save_whole
 
 POLYGONS, TRAIN_IDS = "_gtFine_polygons.json", "_gtFine_labelTrainIds.png"
 LEFT_OUT = ("fewer than 3 points", "a point that is not a number")  # what cannot be drawn

@@ -13,10 +13,11 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from supertickets.errors import UserError
+from supertickets.images import image_size, read_image, resize_image
 from supertickets_segmentation.config import SegmentationData
 from supertickets_segmentation.layouts import Pair, find_pairs
-from supertickets_segmentation.reading import image_size, read_image, read_label_map
-from supertickets_segmentation.transforms import fitted, resize_image, resize_mask
+from supertickets_segmentation.reading import read_label_map
+from supertickets_segmentation.transforms import fitted, resize_mask
 
 CACHE_BYTES = 10**9
 VAL_SCENES_START = 1_000_000  # unseen scenes are numbered from here, whatever number is trained on

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from supertickets.errors import UserError
+from supertickets.images import find_images
 from supertickets_segmentation.classes import need_root
 from supertickets_segmentation.config import SegmentationData
 
@@ -39,16 +38,6 @@ def find_pairs(data: SegmentationData, split: str) -> Pairs:
         folder = chosen or {"train": "training", "val": "validation"}[split]
         return _match(root / "images" / folder, root / "annotations" / folder)
     return _match(root / "images" / (chosen or split), root / "labels" / (chosen or split))
-
-
-def find_images(folder: Path) -> list[Path]:
-    """All picture files below `folder`, sorted; hidden files and other kinds of file are passed over."""
-    Image.init()
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in Image.EXTENSION and not path.name.startswith(".") and path.is_file()
-    )
 
 
 def _match(images: Path, labels: Path) -> Pairs:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,15 +95,3 @@ def index_picture(labels: NDArray[np.integer], palette: Sequence[Sequence[int]])
     colours = [channel for colour in palette[:256] for channel in colour]
     picture.putpalette(colours + [0] * (768 - len(colours)))  # all 256: PIL stores fewer bits for a shorter palette
     return picture
-
-
-def save_whole(picture: Image.Image, path: Path) -> Path:
-    """Write a PNG under its name only once it is complete; returns `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        picture.save(partial, format="PNG")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,18 +14,18 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from supertickets.errors import UserError
+from supertickets.images import Normalise, expand_images, read_image, resize_image, save_whole, unused_name
 from supertickets.supernet.arch import Arch
 from supertickets.supernet.heads import DenseHead
+from supertickets.supernet.network import device_of
 from supertickets_segmentation.audit import audit
 from supertickets_segmentation.classes import ADE20K_CLASSES, CITYSCAPES, with_classes
 from supertickets_segmentation.config import SegmentationConfig
 from supertickets_segmentation.data import FileSource, SegmentationSet, cached, open_source
 from supertickets_segmentation.inference import enlarge, predict_logits
-from supertickets_segmentation.layouts import find_images
 from supertickets_segmentation.metrics import confusions, scores_of
-from supertickets_segmentation.pictures import draw_panels, index_picture, save_whole
-from supertickets_segmentation.reading import read_image
-from supertickets_segmentation.transforms import EvalTransform, Normalise, TrainTransform, fitted, resize_image
+from supertickets_segmentation.pictures import draw_panels, index_picture
+from supertickets_segmentation.transforms import EvalTransform, TrainTransform, fitted
 
 
 class SegmentationTask:
@@ -91,7 +90,7 @@ class SegmentationTask:
         model.eval()
         confusion, loss, images_seen = torch.zeros(classes, classes, dtype=torch.int64), 0.0, 0
         for images, labels in loader:
-            images, labels = images.to(_device(model)), labels.to(_device(model))
+            images, labels = images.to(device_of(model)), labels.to(device_of(model))
             logits = self._logits(model, images, tuple(labels.shape[-2:]))
             losses = F.cross_entropy(logits, labels, ignore_index=void, reduction="none").sum(dim=(1, 2))  # (B,)
             found = confusions(logits.argmax(dim=1), labels, classes=classes, void=void)  # (B, C, C)
@@ -192,7 +191,7 @@ class SegmentationTask:
                 palette=self._palette,
                 show_input=False,
             )
-            stem = _unused(path.stem, used)
+            stem = unused_name(path.stem, used)
             written.append(save_whole(sheet, Path(out_dir) / f"{stem}_overlay.png"))
             written.append(save_whole(index_picture(predicted, self._palette), Path(out_dir) / f"{stem}_labels.png"))
         model.train(was_training)
@@ -210,7 +209,7 @@ class SegmentationTask:
 
     def _predict_one(self, model: nn.Module, image: Tensor, out_size: tuple[int, int]) -> Tensor:
         """Classes (*out_size) on the CPU for one (3, H, W) uint8 image."""
-        batch = Normalise(self.config.data)(image)[None].to(_device(model))
+        batch = Normalise(self.config.data.mean, self.config.data.std)(image)[None].to(device_of(model))
         return self._logits(model, batch, out_size)[0].argmax(dim=0).cpu()
 
     def _val_loader(self, val: SegmentationSet, batch_size: int) -> DataLoader:
@@ -231,37 +230,3 @@ class SegmentationTask:
             resize_labels = train or not self.config.evaluation.original_size
             self._sets[split] = SegmentationSet(source, transform, resize_labels=resize_labels)
         return [self._sets[split] for split in splits]
-
-
-def expand_images(paths: Iterable[str | Path]) -> list[Path]:
-    """Files named directly, in folders or by patterns, in the order given. `UserError` for one that gives none."""
-    found: list[Path] = []
-    for given in paths:
-        path = Path(given)
-        if path.is_dir():
-            matches = find_images(path)
-        elif path.exists() or not glob.has_magic(str(given)):
-            matches = [path]
-        else:
-            matches = [Path(match) for match in sorted(glob.glob(str(given), recursive=True))]
-        if not matches:
-            raise UserError(f"{given}: no image found")
-        found += matches
-    if not found:
-        raise UserError("no image given")
-    return found
-
-
-def _unused(stem: str, used: set[str]) -> str:
-    """`stem`, or with a number behind it where an earlier image had it; remembers it."""
-    name, number = stem, 1
-    while name in used:
-        number += 1
-        name = f"{stem}_{number}"
-    used.add(name)
-    return name
-
-
-def _device(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device

@@ -11,6 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
+from supertickets.images import Normalise, random_unit, resize_image
 from supertickets_segmentation.config import SegmentationData
 
 CROP_TRIES = 10
@@ -27,13 +28,6 @@ def fitted(size: tuple[int, int] | torch.Size, data: SegmentationData) -> tuple[
     return max(1, round(height * zoom)), max(1, round(width * zoom))
 
 
-def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(3, H, W) -> (3, *size), bilinear with antialias; the tensor itself where it has that size."""
-    if tuple(image.shape[-2:]) == tuple(size):
-        return image
-    return tvf.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
-
-
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """(H, W) -> size, nearest. "Exact", since torchvision's own for masks looks half a pixel beside the image."""
     if tuple(mask.shape[-2:]) == tuple(size):
@@ -47,19 +41,19 @@ class TrainTransform:
 
     def __init__(self, data: SegmentationData) -> None:
         self.data = data
-        self.normalise = Normalise(data)
+        self.normalise = Normalise(data.mean, data.std)
         self.fill = [round(255 * m) for m in data.mean]
 
     def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[Tensor, Tensor]:
         data = self.data
         low, high = data.scale
-        zoom = low + (high - low) * _random()
+        zoom = low + (high - low) * random_unit()
         # Cropping before zooming gives the same picture as the other order and touches fewer pixels.
         top, left, height, width = self.crop_box(mask, zoom)
         image, mask = tvf.crop(image, top, left, height, width), tvf.crop(mask, top, left, height, width)
         size = self.zoomed(height, zoom, data.size_px[0]), self.zoomed(width, zoom, data.size_px[1])
         pixels, classes = resize_image(image, size), tv_tensors.Mask(resize_mask(mask, size))
-        if _random() < data.flip:
+        if random_unit() < data.flip:
             pixels, classes = tvf.horizontal_flip(pixels), tvf.horizontal_flip(classes)
         if data.photometric:
             pixels = distort(pixels)
@@ -78,7 +72,7 @@ class TrainTransform:
         h, w = (min(have, max(1, round(want / zoom))) for have, want in zip((height, width), self.data.size_px, strict=True))
         top = left = 0
         for _ in range(CROP_TRIES):
-            top, left = int(_random() * (height - h + 1)), int(_random() * (width - w + 1))
+            top, left = int(random_unit() * (height - h + 1)), int(random_unit() * (width - w + 1))
             if (h, w) == (height, width) or self.mixed(mask[top : top + h, left : left + w]):
                 break
         return top, left, h, w
@@ -103,36 +97,20 @@ class EvalTransform:
     """(3, H, W) uint8 image and mask -> normalised image (3, H, W) and int64 labels, sizes as they are."""
 
     def __init__(self, data: SegmentationData) -> None:
-        self.normalise = Normalise(data)
+        self.normalise = Normalise(data.mean, data.std)
 
     def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[Tensor, Tensor]:
         return self.normalise(image), mask.as_subclass(Tensor).long()
 
 
-class Normalise:
-    """uint8 (..., 3, H, W) -> float32 (x / 255 - mean) / std."""
-
-    def __init__(self, data: SegmentationData) -> None:
-        self.mean = torch.tensor(data.mean)[:, None, None] * 255
-        self.std = torch.tensor(data.std)[:, None, None] * 255
-
-    def __call__(self, image: Tensor) -> Tensor:
-        return image.as_subclass(Tensor).float().sub_(self.mean).div_(self.std)
-
-
 def distort(image: Tensor) -> Tensor:
     """Random brightness, contrast, saturation, hue of a (3, H, W) uint8 picture, each half of the time (after SSD)."""
-    if _random() < 0.5:
-        image = tvf.adjust_brightness(image, 0.875 + 0.25 * _random())
-    if _random() < 0.5:
-        image = tvf.adjust_contrast(image, 0.5 + _random())
-    if _random() < 0.5:
-        image = tvf.adjust_saturation(image, 0.5 + _random())
-    if _random() < 0.5:
-        image = tvf.adjust_hue(image, -0.05 + 0.1 * _random())
+    if random_unit() < 0.5:
+        image = tvf.adjust_brightness(image, 0.875 + 0.25 * random_unit())
+    if random_unit() < 0.5:
+        image = tvf.adjust_contrast(image, 0.5 + random_unit())
+    if random_unit() < 0.5:
+        image = tvf.adjust_saturation(image, 0.5 + random_unit())
+    if random_unit() < 0.5:
+        image = tvf.adjust_hue(image, -0.05 + 0.1 * random_unit())
     return image
-
-
-def _random() -> float:
-    """A number in [0, 1) from torch's generator, seeded anew in every worker."""
-    return float(torch.rand(()))

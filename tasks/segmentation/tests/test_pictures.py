@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from supertickets_segmentation.pictures import ALPHA, draw_panels, index_picture, overlay, save_whole
+from supertickets.images import save_whole
+from supertickets_segmentation.pictures import ALPHA, draw_panels, index_picture, overlay
 
 PALETTE = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 

@@ -3,8 +3,9 @@
 import torch
 from torchvision import tv_tensors
 
+from supertickets.images import resize_image
 from supertickets_segmentation.config import SegmentationData
-from supertickets_segmentation.transforms import EvalTransform, TrainTransform, fitted, resize_image, resize_mask
+from supertickets_segmentation.transforms import EvalTransform, TrainTransform, fitted, resize_mask
 
 
 def data_with(**changes) -> SegmentationData:

@@ -1,0 +1,134 @@
+"""Image files and pictures, the same for every task: found, read, resized, normalised, written whole."""
+
+from __future__ import annotations
+
+import glob
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tvf
+
+from supertickets.errors import UserError
+
+# What PIL raises for broken, truncated or oversized files of the usual formats.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+ORIENTATION = 0x0112  # EXIF tag; values 5..8 swap height and width
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read a picture as (H, W, 3) uint8 RGB, turned upright after its EXIF tag.
+
+    Grayscale, palette, transparent and 16 bit pictures are converted. Raises `UserError` with the file's name.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bit gray: PIL's own conversion would clip at 255
+                gray = np.asarray(upright).astype(np.int64)
+                upright = Image.fromarray((gray >> 8).clip(0, 255).astype(np.uint8))
+            return np.array(upright.convert("RGB"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image") from None
+    except BROKEN as error:
+        raise UserError(f"{path}: not a readable image ({reason_of(error)})") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) of a picture as `read_image` would give it, from its header alone."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ORIENTATION, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image") from None
+    except BROKEN as error:
+        raise UserError(f"{path}: not a readable image ({reason_of(error)})") from error
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All picture files below `folder`, sorted; hidden files and other kinds of file are passed over."""
+    Image.init()
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in Image.EXTENSION and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def expand_images(paths: Iterable[str | Path]) -> list[Path]:
+    """Files named directly, in folders or by patterns, in the order given. `UserError` for one that gives none."""
+    found: list[Path] = []
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            matches = find_images(path)
+        elif path.exists() or not glob.has_magic(str(given)):
+            matches = [path]
+        else:
+            matches = [Path(match) for match in sorted(glob.glob(str(given), recursive=True))]
+        if not matches:
+            raise UserError(f"{given}: no image found")
+        found += matches
+    if not found:
+        raise UserError("no image given")
+    return found
+
+
+def unused_name(stem: str, used: set[str]) -> str:
+    """`stem`, or with a number behind it where an earlier image had it; remembers it."""
+    name, number = stem, 1
+    while name in used:
+        number += 1
+        name = f"{stem}_{number}"
+    used.add(name)
+    return name
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(3, H, W) -> (3, *size), bilinear with antialias; the tensor itself where it has that size."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    return tvf.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
+
+
+class Normalise:
+    """uint8 (..., 3, H, W) -> float32 (x / 255 - mean) / std."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean = torch.tensor(mean)[:, None, None] * 255
+        self.std = torch.tensor(std)[:, None, None] * 255
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return image.as_subclass(Tensor).float().sub_(self.mean).div_(self.std)
+
+
+def random_unit() -> float:
+    """A number in [0, 1) from torch's generator, seeded anew in every worker."""
+    return float(torch.rand(()))
+
+
+def save_whole(picture: Image.Image, path: Path) -> Path:
+    """Write a PNG under its name only once it is complete; returns `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        picture.save(partial, format="PNG")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def reason_of(error: Exception) -> str:
+    """The last words of PIL's message, without the path it may repeat."""
+    text = str(error).strip() or type(error).__name__
+    return "unknown format" if "cannot identify image file" in text else text.splitlines()[-1]

@@ -1,0 +1,65 @@
+"""Image files of every kind are read, found or refused by name; pictures are written whole."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from supertickets.errors import UserError
+from supertickets.images import expand_images, image_size, read_image, save_whole, unused_name
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK", "LA", "I;16"])
+def test_any_mode_becomes_rgb(tmp_path: Path, mode: str):
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    gray = Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257)
+    (gray if mode == "I;16" else Image.fromarray(PIXELS).convert(mode)).save(path)
+    image = read_image(path)
+    assert image.shape == (6, 9, 3) and image.dtype == np.uint8
+    if mode in {"RGB", "RGBA", "I;16"}:
+        assert np.array_equal(image, PIXELS if mode != "I;16" else PIXELS[..., :1].repeat(3, 2))
+
+
+def test_exif_turns_the_image(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned by a quarter
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "a.png"), np.rot90(PIXELS, -1))
+    assert image_size(tmp_path / "a.png") == (9, 6)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "truncated"])
+def test_broken_file_is_named(tmp_path: Path, damage: str):
+    path = tmp_path / "broken.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 99, (64, 64)).astype(np.uint8)).save(path)
+    whole = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes({"empty": b"", "text": b"not a picture", "truncated": whole[: len(whole) // 2]}[damage])
+    with pytest.raises(UserError, match=r"broken\.png"):
+        read_image(path)
+
+
+def test_images_are_named_by_file_folder_or_pattern_in_the_order_given(tmp_path: Path):
+    paths = [save_whole(Image.fromarray(PIXELS), tmp_path / "a" / f"{n}.png") for n in "xy"]
+    (tmp_path / "a" / "notes.txt").write_text("not a picture")
+    assert expand_images([paths[1], tmp_path / "a", str(tmp_path / "*" / "x.png")]) == [paths[1], *paths, paths[0]]
+    (tmp_path / "empty").mkdir()
+    for nothing in (tmp_path / "empty", str(tmp_path / "*.bmp")):
+        with pytest.raises(UserError, match="no image found"):
+            expand_images([nothing])
+
+
+def test_a_picture_is_whole_or_absent(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(Image.Image, "save", lambda self, path, **_: Path(path).write_bytes(b"half") and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_whole(Image.fromarray(PIXELS), tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_are_used_once():
+    used: set[str] = set()
+    assert [unused_name("a", used) for _ in range(3)] == ["a", "a_2", "a_3"]
