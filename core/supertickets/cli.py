@@ -1,4 +1,4 @@
-"""The command line: the tasks' scripts (train, evaluate, predict) and `supertickets info | import-original`."""
+"""The command line: the tasks' scripts (train, evaluate, predict) and `supertickets info | compact | export | ...`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ class _Parser(argparse.ArgumentParser):
 def train(task_name: str, argv: Sequence[str] | None = None) -> None:
     """`train.py [CONFIG.yaml] [--dotted.key value ...]`: draw a ticket; no config = the embedded data set."""
     from supertickets.draw import draw_ticket
+    from supertickets.imp import draw_by_rounds
     from supertickets.training.dialect import load_config
     from supertickets.training.task import task_class
 
@@ -57,7 +58,8 @@ def train(task_name: str, argv: Sequence[str] | None = None) -> None:
     options, overrides = _split(parser, argv)
     cls = task_class(task_name)
     config = load_config(cls.Config, options.config, overrides)
-    draw_ticket(cls(config), config)
+    draw = draw_by_rounds if config.imp.rounds else draw_ticket
+    draw(cls(config), config)
 
 
 @friendly
@@ -100,19 +102,25 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
 
 @friendly
 def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
-    """`predict.py TICKET IMAGE... --out DIR`"""
+    """`predict.py TICKET IMAGE... --out DIR [--dotted.key value ...]`; a task whose predictions are words needs no DIR."""
+    from supertickets.training.dialect import load_config
     from supertickets.training.progress import console
+    from supertickets.training.task import task_class
 
     parser = _Parser("predict.py", description=f"Predict with a {task_name} ticket.")
     parser.add_argument("ticket", type=Path, help="ticket folder")
     parser.add_argument("images", nargs="+", type=Path, help="image files")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
-    options = parser.parse_args(argv)
+    parser.add_argument("--out", type=Path, help="folder for the pictures and data")
+    options, overrides = _split(parser, argv)
+    cls = task_class(task_name)
+    if options.out is None and not getattr(cls, "predicts_in_words", False):
+        parser.error("--out: name the folder for the pictures")
     ticket = _load_ticket(options.ticket, task_name)
+    task = cls(load_config(cls.Config, None, overrides, base=ticket.settings))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = ticket.build().to(device, memory_format=torch.channels_last)
     with torch.no_grad():
-        written = ticket.load_task().predict(net, options.images, options.out)
+        written = task.predict(net, options.images, options.out)
     for path in written:
         console.print(str(path), highlight=False)
 
@@ -120,40 +128,117 @@ def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
     """The `supertickets` console script."""
-    parser = _Parser("supertickets", description="Look at tickets and bring in the original project's checkpoints.")
+    parser = _Parser(
+        "supertickets", description="Look at tickets, make them smaller, export them, bring in original checkpoints."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    info = commands.add_parser("info", help="what a ticket is and what it costs")
-    info.add_argument("ticket", type=Path)
-    info.add_argument("--json", action="store_true", help="machine-readable")
-    info.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="input size for the MACs (default: the task's)")
-    original = commands.add_parser("import-original", help="read a checkpoint of the original project into a ticket")
-    original.add_argument("--weights", type=Path, required=True, help=".safetensors, or the original's .state_dict")
-    original.add_argument("--network", type=Path, required=True, help="JSON with the searched list")
-    original.add_argument("--task", required=True, help="segmentation, ...")
-    original.add_argument("--out", type=Path, required=True, help="ticket folder to write")
+    for add in (_add_info, _add_compact, _add_export, _add_import_original):
+        add(commands)
     options = parser.parse_args(argv)
-    if options.command == "info":
-        _info(options)
-    else:
+    options.run(options)
+
+
+def _add_info(commands: Any) -> None:
+    parser = commands.add_parser("info", help="what a ticket is and what it costs")
+    parser.add_argument("ticket", type=Path)
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    _add_size(parser, "for the MACs")
+
+    def run(options: argparse.Namespace) -> None:
+        from supertickets.ticket.info import describe, info_tables
+        from supertickets.ticket.ticket import Ticket
+        from supertickets.training.progress import console
+
+        facts = describe(Ticket.load(options.ticket), _size(options))
+        if options.json:
+            print(json.dumps(facts, indent=1))
+            return
+        for table in info_tables(facts, str(options.ticket)):
+            console.print(table)
+
+    parser.set_defaults(run=run)
+
+
+def _add_compact(commands: Any) -> None:
+    parser = commands.add_parser("compact", help="remove, exactly, what pruning has left without effect")
+    parser.add_argument("ticket", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="ticket folder to write")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    _add_size(parser, "for MACs and latency")
+
+    def run(options: argparse.Namespace) -> None:
+        from supertickets.ticket.compact import compact, compact_table, compare
+        from supertickets.ticket.ticket import Ticket
+        from supertickets.training.progress import console
+
+        ticket = Ticket.load(options.ticket)
+        small = compact(ticket)
+        facts = compare(ticket, small, _size(options))
+        small.save(options.out)
+        for side, folder in (("before", options.ticket), ("after", options.out)):
+            facts[side]["file_bytes"] = sum((folder / name).stat().st_size for name in ("ticket.json", "ticket.safetensors"))
+        if options.json:
+            print(json.dumps(facts, indent=1))
+            return
+        console.print(compact_table(facts, f"{options.ticket}"))
+        console.print(f"ticket written to {options.out}", highlight=False)
+
+    parser.set_defaults(run=run)
+
+
+def _add_export(commands: Any) -> None:
+    from supertickets.ticket.plain import LAYOUTS
+
+    parser = commands.add_parser("export", help="write a ticket for ONNX Runtime, OpenVINO or PyTorch alone")
+    parser.add_argument("ticket", type=Path)
+    parser.add_argument("--format", required=True, choices=("onnx", "openvino", "torch"))
+    parser.add_argument("--out", type=Path, required=True, help="file to write: .onnx, .xml (and .bin beside it) or .pt2")
+    parser.add_argument("--dynamic-batch", action="store_true", help="any number of images at once (default: one)")
+    parser.add_argument("--layout", choices=LAYOUTS, help="form of the blocks (default: the format's fastest)")
+    _add_size(parser, "of the exported network")
+
+    def run(options: argparse.Namespace) -> None:
+        from supertickets.ticket.export import export, export_table
+        from supertickets.ticket.ticket import Ticket
+        from supertickets.training.progress import console
+
+        facts = export(
+            Ticket.load(options.ticket),
+            options.out,
+            format=options.format,
+            size=_size(options),
+            dynamic_batch=options.dynamic_batch,
+            layout=options.layout,
+        )
+        console.print(export_table(facts))
+
+    parser.set_defaults(run=run)
+
+
+def _add_import_original(commands: Any) -> None:
+    parser = commands.add_parser("import-original", help="read a checkpoint of the original project into a ticket")
+    parser.add_argument("--weights", type=Path, required=True, help=".safetensors, or the original's .state_dict")
+    parser.add_argument("--network", type=Path, required=True, help="JSON with the searched list")
+    parser.add_argument("--task", required=True, help="segmentation, ...")
+    parser.add_argument("--out", type=Path, required=True, help="ticket folder to write")
+
+    def run(options: argparse.Namespace) -> None:
         from supertickets.ticket.original import import_original
 
         ticket = import_original(options.weights, options.network, task=options.task)
         print(f"ticket written to {ticket.save(options.out)}")
 
+    parser.set_defaults(run=run)
 
-def _info(options: argparse.Namespace) -> None:
-    from supertickets.ticket.info import describe, info_tables
-    from supertickets.ticket.ticket import Ticket
-    from supertickets.training.progress import console
 
+def _add_size(parser: argparse.ArgumentParser, use: str) -> None:
+    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help=f"input size {use} (default: the task's)")
+
+
+def _size(options: argparse.Namespace) -> tuple[int, int] | None:
     if options.size and min(options.size) < 1:
         raise UserError(f"--size: {options.size} must be two positive numbers, height and width in pixels")
-    facts = describe(Ticket.load(options.ticket), tuple(options.size) if options.size else None)
-    if options.json:
-        print(json.dumps(facts, indent=1))
-        return
-    for table in info_tables(facts, str(options.ticket)):
-        console.print(table)
+    return tuple(options.size) if options.size else None
 
 
 def _split(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:

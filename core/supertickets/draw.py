@@ -1,6 +1,7 @@
 """The whole experiment: train a supernet while searching its architecture and pruning its weights; what is left is a ticket.
 
-SuperTickets (arXiv 2207.03677). An epoch is: prune if due, train, evaluate, shrink if due. The verbs are in `training.loop`.
+SuperTickets (arXiv 2207.03677). An epoch is: prune if due, train, evaluate, shrink if due. The verbs are in `training.loop` and
+`training.events`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from supertickets.pruning.mask import density_by_kind
 from supertickets.pruning.schedule import plan_prunes, plan_shrinks
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.config import Config
+from supertickets.training.events import prune_event, shrink_event
 from supertickets.training.loop import Loop
 from supertickets.training.report import epoch_line, finish
 from supertickets.training.run import open_run
@@ -22,6 +24,7 @@ def draw_ticket(task: Any, config: Config) -> Ticket:
 
     Raises `UserError` for settings or data that cannot work, before anything is written (diverged training: later).
     """
+    config = config.resolved()
     epochs = config.train.epochs
     prunes = plan_prunes(epochs, config.prune)
     shrinks = plan_shrinks(epochs, config.search, prunes)
@@ -32,26 +35,32 @@ def draw_ticket(task: Any, config: Config) -> Ticket:
     run.begin(state)
     run.say(f"{task.name}: {epochs} epochs, prunes before {list(prunes)}, shrinks after {shrinks}; writing to {run.folder}")
 
-    net = None
+    net, rewind_epoch = None, config.run.rewind_epoch
+    if rewind_epoch == state.epoch == 0:
+        loop.keep_early()
     while state.epoch < epochs:
         began = time.monotonic()
         events: dict[str, Any] = {}
         if state.epoch in prunes:
-            events |= loop.prune()
+            events |= prune_event(loop)
         losses = loop.train_epoch()
+        if state.epoch == rewind_epoch:
+            loop.keep_early()
         scores: dict[str, Any] = {}
         if state.epoch % config.train.evaluate_every == 0 or state.epoch == epochs:
             net = loop.averaged_net()
             scores = loop.evaluate(net)
         if state.epoch in shrinks:
-            events |= loop.shrink()
+            events |= shrink_event(loop)
         record = {"epoch": state.epoch, **losses, **scores, **events, "seconds": round(time.monotonic() - began, 2)}
         run.finish_epoch(state, record | ({"density": density_by_kind(state.mask)} if state.mask else {}))
         run.say(epoch_line(record, task.metric, epochs))
 
-    if net is None:  # a finished run was resumed
+    if epochs in prunes:
+        prune_event(loop)
+    if net is None or epochs in prunes:  # None: a finished run was resumed
         net = loop.averaged_net()
         scores = loop.evaluate(net)
     ticket = Ticket.from_net(net, task, metrics=scores, mask=state.mask, config=config, full=state.full)
-    finish(run, task, ticket, net)
+    finish(run, task, ticket, net, early=state.early)
     return ticket

@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -28,8 +29,13 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     Grayscale, palette, transparent and 16 bit pictures are converted. Raises `UserError` with the file's name.
     """
+    return decode_image(path, where=path)
+
+
+def decode_image(file: Path | BinaryIO, *, where: object) -> NDArray[np.uint8]:
+    """`read_image` for a file of any kind, such as bytes out of an archive; errors name it `where`."""
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # 16 bit gray: PIL's own conversion would clip at 255
@@ -37,9 +43,9 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                 upright = Image.fromarray((gray >> 8).clip(0, 255).astype(np.uint8))
             return np.array(upright.convert("RGB"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such image") from None
+        raise UserError(f"{where}: no such image") from None
     except BROKEN as error:
-        raise UserError(f"{path}: not a readable image ({reason_of(error)})") from error
+        raise UserError(f"{where}: not a readable image ({reason_of(error)})") from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -56,12 +62,13 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def find_images(folder: Path) -> list[Path]:
     """All picture files below `folder`, sorted; hidden files and other kinds of file are passed over."""
+    return sorted(Path(top, name) for top, _, names in os.walk(folder) for name in names if is_image_name(name))
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name should be a picture: an ending that PIL knows, and not hidden."""
     Image.init()
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in Image.EXTENSION and not path.name.startswith(".") and path.is_file()
-    )
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in Image.EXTENSION
 
 
 def expand_images(paths: Iterable[str | Path]) -> list[Path]:

@@ -22,6 +22,7 @@ from supertickets.ticket.ticket import Ticket
 from supertickets.training.batchnorm import recalibrate
 from supertickets.training.config import TrainConfig
 from supertickets.training.ema import decay_at, start_ema, update_ema
+from supertickets.training.events import prune_event
 from supertickets.training.loop import Loop, wrap
 from supertickets.training.optim import RMSpropInside, build_optimizer, lr_at, peak_lr
 from supertickets.training.run import open_run, start_accelerator
@@ -91,7 +92,7 @@ def test_after_prune_trains_dense_but_scores_sparse(tmp_path):
     run = open_run("toy", config)
     loop = Loop(ToyTask(config), config, run.state(ToyTask(config)), run.accelerator, prunes=prunes, shrinks=[])
     loop.state.epoch = 2
-    loop.prune()
+    prune_event(loop)
     loop.train_epoch()
     assert zero_sparsity(loop.state.net) < 0.01
     assert zero_sparsity(loop.averaged_net()) == pytest.approx(0.5, abs=1e-3)

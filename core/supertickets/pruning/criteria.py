@@ -1,13 +1,34 @@
-"""Scores that say which weights matter: the lowest go first. A criterion maps weights by name to scores of the same shapes."""
+"""Scores that say which weights matter: the lowest go first. A criterion maps a network to scores of its prunable weights.
+
+magnitude and LAMP look at the weights alone, SNIP and GraSP at gradients on training data, SynFlow at the network's paths.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from supertickets.supernet.network import prunable
 
 Scores = dict[str, Tensor]
+
+
+def _no_data(net: nn.Module) -> Iterable[Tensor]:
+    raise ValueError("this criterion needs training data: give `losses`")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a criterion may look at beside the weights."""
+
+    losses: Callable[[nn.Module], Iterable[Tensor]] = _no_data  # scalar losses of the same few training batches at each call
+    mean: Callable[[Tensor], Tensor] = lambda tensor: tensor  # over processes
+    input_shape: tuple[int, int, int] = (3, 32, 32)
+    seed: int = 0
 
 
 def magnitude(weights: Mapping[str, Tensor]) -> Scores:
@@ -32,4 +53,90 @@ def lamp(weights: Mapping[str, Tensor]) -> Scores:
     return scores
 
 
-CRITERIA: dict[str, Callable[[Mapping[str, Tensor]], Scores]] = {"magnitude": magnitude, "lamp": lamp}
+def random(weights: Mapping[str, Tensor], seed: int) -> Scores:
+    """Uniform noise: the control."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(weight.shape, generator=generator, dtype=torch.float64) for name, weight in weights.items()}
+
+
+def gradients(net: nn.Module, evidence: Evidence) -> Scores:
+    """Mean gradient of the training loss by every prunable weight, zeroed ones too; over batches and processes.
+
+    Works on a copy in training mode: the network's gradients and BN statistics stay as they are.
+    """
+    copied = _trainable_copy(net)
+    weights = prunable(copied)
+    return _mean_gradients(weights, evidence.losses(copied), evidence)
+
+
+def snip(net: nn.Module, evidence: Evidence) -> Scores:
+    """|w dL/dw|: how much the loss changes without the weight (SNIP, arXiv 1810.02340)."""
+    found, weights = gradients(net, evidence), prunable(net)
+    return {name: (weights[name].detach().cpu() * grad).abs() for name, grad in found.items()}
+
+
+def grasp(net: nn.Module, evidence: Evidence) -> Scores:
+    """w (H g): what goes first is what hinders the gradient's flow most (GraSP, arXiv 2002.07376; there the sign is turned).
+
+    g: the mean gradient; H g: the gradient of g.stop() * g, batch by batch.
+    """
+    copied = _trainable_copy(net)
+    weights = prunable(copied)
+    flow = _mean_gradients(weights, evidence.losses(copied), evidence)
+    flow = {name: grad * (weights[name].detach().cpu() != 0) for name, grad in flow.items()}  # pruned weights do not learn
+
+    def products() -> Iterable[Tensor]:
+        for loss in evidence.losses(copied):
+            grads = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+            yield torch.stack([(flow[n].to(grad) * grad).sum() for n, grad in zip(weights, grads, strict=True)]).sum()
+
+    curvature = _mean_gradients(weights, products(), evidence)
+    return {name: weight.detach().cpu() * curvature[name] for name, weight in weights.items()}
+
+
+def synflow(net: nn.Module, evidence: Evidence) -> Scores:
+    """|w dR/dw|, R = the output's sum for an input of ones and all weights made positive (SynFlow, arXiv 2006.05467).
+
+    Shifts and means are 0, so that the network is linear in each layer and what flows into a layer flows out of it: the sum of
+    scores is the same in every layer that all paths cross. Float64: products over sixty layers leave float32's range.
+    """
+    copied = copy.deepcopy(net).cpu().double().eval()
+    with torch.no_grad():
+        for param in copied.parameters():
+            param.abs_()
+            param.requires_grad_(True)
+        for module in copied.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.bias.zero_()
+                if module.running_mean is not None:
+                    module.running_mean.zero_()
+    weights = prunable(copied)
+    out = copied(torch.ones(1, *evidence.input_shape, dtype=torch.float64))
+    grads = torch.autograd.grad(out.sum(), list(weights.values()))
+    return {name: (weight.detach() * grad).abs() for (name, weight), grad in zip(weights.items(), grads, strict=True)}
+
+
+def _trainable_copy(net: nn.Module) -> nn.Module:
+    copied = copy.deepcopy(net).train()
+    return copied.requires_grad_(True)  # also what is frozen
+
+
+def _mean_gradients(weights: Mapping[str, Tensor], losses: Iterable[Tensor], evidence: Evidence) -> Scores:
+    totals, count = [torch.zeros_like(weight) for weight in weights.values()], 0
+    for loss in losses:
+        torch._foreach_add_(totals, torch.autograd.grad(loss, list(weights.values())))
+        count += 1
+    means = (evidence.mean(total / count) for total in totals)
+    return {name: mean.double().cpu() for name, mean in zip(weights, means, strict=True)}
+
+
+Criterion = Callable[[nn.Module, Evidence], Scores]
+CRITERIA: dict[str, Criterion] = {
+    "magnitude": lambda net, _: magnitude(prunable(net)),
+    "lamp": lambda net, _: lamp(prunable(net)),
+    "random": lambda net, evidence: random(prunable(net), evidence.seed),
+    "snip": snip,
+    "grasp": grasp,
+    "synflow": synflow,
+}
+ROUNDS = {"synflow": 100}  # scored anew after each small step: at once, whole layers go; all others: 1

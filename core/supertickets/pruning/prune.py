@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, MutableMapping
 from typing import Literal
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from supertickets.errors import UserError
-from supertickets.pruning.criteria import CRITERIA, Scores
+from supertickets.pruning.criteria import CRITERIA, ROUNDS, Evidence, Scores
 from supertickets.pruning.mask import Mask, apply_mask, mask_optimizer
 from supertickets.supernet.network import prunable
 
@@ -81,12 +82,14 @@ def _round_to_sum(wanted: dict[str, float], sizes: dict[str, int], floors: dict[
     return counts
 
 
-@torch.no_grad()
 def prune(
     net: nn.Module,
     sparsity: float,
     *,
     criterion: str = "magnitude",
+    evidence: Evidence | None = None,
+    rounds: int | None = None,
+    part: str = "",
     scope: Scope = "global",
     min_layer_density: float = 0.0,
     keep_pruned: Mapping[str, Tensor] | None = None,
@@ -94,13 +97,34 @@ def prune(
     """Choose the mask for `sparsity` from the network's weights as they are; changes nothing (see `hold`).
 
     `keep_pruned`: a mask whose pruned weights must stay pruned (masks that only grow).
+    `evidence`: what SNIP, GraSP and SynFlow look at. `rounds`: scored anew that many times on the way (default: the
+    criterion's). `part`: only weights whose names begin so are ranked and counted.
     """
-    weights = prunable(net)
-    scores = CRITERIA[criterion](weights)
-    for name, kept in (keep_pruned or {}).items():
-        scores[name] = scores[name].masked_fill(~kept.to(scores[name].device), -torch.inf)
-    mask = choose_mask(scores, sparsity, scope=scope, min_layer_density=min_layer_density)
+    weights = {name: weight for name, weight in prunable(net).items() if name.startswith(part)}
+    rounds = rounds or ROUNDS.get(criterion, 1)
+    gone = {name: kept.cpu() for name, kept in (keep_pruned or {}).items() if name in weights}
+    begin = sum(int((~kept).sum()) for kept in gone.values()) / sum(w.numel() for w in weights.values())
+    work = copy.deepcopy(net) if rounds > 1 else net
+    for i in range(1, rounds + 1):
+        asked = _on_the_way(begin, sparsity, i / rounds)
+        scores = {n: s.cpu() for n, s in CRITERIA[criterion](work, evidence or Evidence()).items() if n in weights}
+        for name, kept in gone.items():
+            scores[name] = scores[name].masked_fill(~kept, -torch.inf)
+        mask = choose_mask(scores, asked, scope=scope, min_layer_density=min_layer_density)
+        if i < rounds:
+            gone = mask
+            apply_mask(mask, dict(work.named_parameters()))
     return {name: kept.to(weights[name].device) for name, kept in mask.items()}
+
+
+def _on_the_way(begin: float, end: float, progress: float) -> float:
+    """Sparsity between `begin` and `end`, the density falling by the same factor each round (SynFlow)."""
+    return end if progress == 1 or end <= begin else 1 - (1 - begin) * ((1 - end) / (1 - begin)) ** progress
+
+
+def emptied(mask: Mapping[str, Tensor]) -> list[str]:
+    """Layers that have lost their last weight."""
+    return [name for name, kept in mask.items() if not bool(kept.any())]
 
 
 @torch.no_grad()

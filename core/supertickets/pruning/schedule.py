@@ -14,7 +14,7 @@ def sparsity_at(epoch: int, epochs: int, prune: PruneConfig) -> float:
 
     progressive: min(target, step * floor(epoch / every)) (SuperTickets, arXiv 2207.03677).
     cubic: target * (1 - (1 - x)^3) with x from 0 at `start` to 1 at `end` (Zhu & Gupta, arXiv 1710.01878).
-    one_shot: the target from `end` on.
+    one_shot: the target from `end` on. constant: from `start` on.
     """
     if prune.schedule == "progressive":
         # Rounded: 0.1 * 3 is a hair over 0.3.
@@ -22,12 +22,14 @@ def sparsity_at(epoch: int, epochs: int, prune: PruneConfig) -> float:
     first, last = _span(epochs, prune)
     if prune.schedule == "one_shot":
         return prune.target if epoch >= last else 0.0
+    if prune.schedule == "constant":
+        return prune.target if epoch >= first else 0.0
     progress = min(max((epoch - first) / max(last - first, 1), 0.0), 1.0)
     return prune.target * (1 - (1 - progress) ** 3)
 
 
 def _span(epochs: int, prune: PruneConfig) -> tuple[int, int]:
-    return round(prune.start * epochs), max(round(prune.end * epochs), 1)
+    return round(prune.start * epochs), round(prune.end * epochs)
 
 
 def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
@@ -36,19 +38,22 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
     Raises `UserError` where the target would not be reached early enough: mask and architecture must then stay fixed for
     a while.
     """
-    if not prune.enabled or prune.target == 0:
+    if prune.enabled is False or prune.target == 0:
         return {}
     if prune.schedule == "progressive":
         events = range(prune.every, epochs, prune.every)
         tail = prune.every
     else:
         first, last = _span(epochs, prune)
-        if prune.schedule == "cubic" and first >= last:
+        if prune.schedule != "one_shot" and first >= last:
             raise UserError(f"prune.start: {prune.start} must come before prune.end {prune.end} (in {epochs} epochs)")
-        events = range(last, last + 1) if prune.schedule == "one_shot" else range(last, first, -prune.every)
-        tail = 1
+        begin = {"one_shot": last - 1, "constant": first - 1}.get(prune.schedule, first)
+        events = range(last, begin, -prune.every)
+        tail = 0 if prune.schedule == "one_shot" else 1
     plan = {epoch: sparsity_at(epoch, epochs, prune) for epoch in sorted(events)}
-    plan = {epoch: share for i, (epoch, share) in enumerate(plan.items()) if share > (list(plan.values())[i - 1] if i else 0)}
+    if prune.regrow == "none":  # a prune that asks for no more than the one before would change nothing
+        before = [0.0, *plan.values()]
+        plan = {epoch: share for (epoch, share), last_share in zip(plan.items(), before, strict=False) if share > last_share}
     last_epoch = max(plan, default=0)
     if not plan or plan[last_epoch] < prune.target or last_epoch + tail > epochs:
         reached = plan.get(last_epoch, 0.0)
@@ -65,7 +70,7 @@ def plan_shrinks(epochs: int, search: SearchConfig, prunes: dict[int, float]) ->
 
     From the warm-up's end or `search.start` to `search.end`, and never past the last prune: then the architecture is fixed.
     """
-    if not search.enabled:
+    if search.enabled is False:
         return []
     if epochs < 2:
         raise UserError(

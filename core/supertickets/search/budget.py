@@ -29,14 +29,19 @@ def measure(net: Supernet, resource: Resource, input_shape: tuple[int, int, int]
     return dense_macs(count_layers(net, input_shape)) if resource == "macs" else count_params(net)
 
 
-def resolve_target(net: Supernet, target: float, resource: Resource, input_shape: tuple[int, int, int]) -> float:
-    """The target as a count (at most 1 means a share of the full network); `UserError` where no search can reach it."""
+def resolve_target(
+    net: Supernet, target: float, resource: Resource, input_shape: tuple[int, int, int], *, part: str = ""
+) -> float:
+    """The target as a count (at most 1 means a share of the full network); `UserError` where no search can reach it.
+
+    `part`: only blocks whose names begin so are searched.
+    """
     full = measure(net, resource, input_shape)
     count = target * full if target <= 1 else target
     bare = copy.deepcopy(net)
     shrink(
         bare,
-        {name: torch.ones(len(gamma), dtype=torch.bool, device=gamma.device) for name, gamma in gammas(net).items()},
+        {name: torch.ones(len(gamma), dtype=torch.bool, device=gamma.device) for name, gamma in gammas(net, part).items()},
     )
     floor = measure(bare, resource, input_shape)
     if not floor <= count <= full:
@@ -74,10 +79,11 @@ def units_over_budget(
     budget: float,
     resource: Resource,
     input_shape: tuple[int, int, int],
+    part: str = "",
 ) -> dict[str, Tensor]:
     """True for the units that must go to meet `budget`: the least EMA |gamma| / p first, ties by position."""
     excess = measure(net, resource, input_shape) - budget
-    names = list(gammas(net))
+    names = list(gammas(net, part))
     if excess <= 0 or not names:
         return {}
     costs = _costs(net, resource, input_shape)

@@ -18,15 +18,18 @@ from supertickets.supernet.macs import count_layers, mixer_macs, unit_costs
 from supertickets.supernet.transformer import DIM
 
 
-def gammas(net: nn.Module) -> dict[str, nn.Parameter]:
-    """The scales that search acts on, by parameter name: (units,) a block, (tokens,) a transformer."""
-    found = {}
+def gammas(net: nn.Module, part: str = "") -> dict[str, nn.Parameter]:
+    """The scales that search acts on, by parameter name: (units,) a block, (tokens,) a transformer.
+
+    `part`: only those whose names begin so.
+    """
+    found: dict[str, nn.Parameter] = {}
     for name, block in mixed_blocks(net).items():
         if block.units:
             found[f"{name}.depthwise_bn.weight"] = block.depthwise_bn.weight
         if block.mixer is not None:
             found[f"{name}.mixer.token_bn.weight"] = block.mixer.token_bn.weight
-    return found
+    return {name: gamma for name, gamma in found.items() if name.startswith(part)}
 
 
 @dataclass
@@ -37,9 +40,9 @@ class Penalty:
     z: float
 
     @torch.no_grad()
-    def add_gradient(self, net: nn.Module, rho: float) -> None:
+    def add_gradient(self, net: nn.Module, rho: float, part: str = "") -> None:
         """Add rho p sign(gamma), the penalty's gradient, to the gammas' gradients; foreach kernels, no loop over units."""
-        params = {name: param for name, param in gammas(net).items() if param.grad is not None}
+        params = {name: param for name, param in gammas(net, part).items() if param.grad is not None}
         if rho == 0 or not params:
             return
         pulls = torch._foreach_sign([param.detach() for param in params.values()])
@@ -92,10 +95,12 @@ def rho_at(epoch: float, *, rho: float, warmup: float) -> float:
 
 
 @torch.no_grad()
-def dead_units(net: nn.Module, ema: dict[str, Tensor], *, threshold: float, last: bool = False) -> dict[str, Tensor]:
+def dead_units(
+    net: nn.Module, ema: dict[str, Tensor], *, threshold: float, last: bool = False, part: str = ""
+) -> dict[str, Tensor]:
     """True where a unit may go: |gamma| and its EMA at or below `threshold`; at the last event the EMA alone decides."""
     dead = {}
-    for name, gamma in gammas(net).items():
+    for name, gamma in gammas(net, part).items():
         dead[name] = ema[name].abs() <= threshold
         if not last:
             dead[name] = dead[name] & (gamma.abs() <= threshold)

@@ -85,6 +85,7 @@ def shrink(
     mask: MutableMapping[str, Tensor] | None = None,
     ema: MutableMapping[str, Tensor] | None = None,
     dormant: MutableMapping[str, Tensor] | None = None,
+    early: MutableMapping[str, Tensor] | None = None,
     penalty: Penalty | None = None,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> int:
@@ -101,7 +102,7 @@ def shrink(
     state: dict[str, Tensor] = {name: tensor.detach() for name, tensor in net.state_dict().items()}
     slice_tensors(state, plan)
     _rebuild(net, plan, state)
-    for tensors in (mask, ema, dormant, penalty.weights if penalty else None):
+    for tensors in (mask, ema, dormant, early, penalty.weights if penalty else None):
         if tensors is not None:
             slice_tensors(tensors, plan)
     if penalty:
@@ -115,7 +116,7 @@ def _rebuild(net: Supernet, plan: Plan, state: Mapping[str, Tensor]) -> None:
     """Give every planned block modules of its new shapes and the sliced tensors."""
     arch = net.arch
     for name, block in mixed_blocks(net).items():
-        device = next(net.parameters()).device
+        like = next(net.parameters())  # device and precision
         if f"{name}.depthwise_bn.weight" in plan:
             units = {}
             for k, n in block.units.items():
@@ -131,7 +132,7 @@ def _rebuild(net: Supernet, plan: Plan, state: Mapping[str, Tensor]) -> None:
             elif block.mixer is not None:
                 block.mixer.build(arch, len(cut[1]))
         if f"{name}.depthwise_bn.weight" in plan or mixer_gamma in plan:
-            block.to(device).train(net.training)
+            block.to(like).train(net.training)
             own = {key: state[f"{name}.{key}"] for key in block.state_dict()}
             block.load_state_dict(own)
 

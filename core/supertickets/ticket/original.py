@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from supertickets.errors import UserError
-from supertickets.supernet.arch import Arch
+from supertickets.supernet.arch import Arch, ArchConfig
 from supertickets.supernet.blocks import mixed_blocks
 from supertickets.supernet.network import Supernet, prunable
 from supertickets.ticket.ticket import Ticket
@@ -41,10 +41,12 @@ def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
     tensors = _effective(read_tensors(weights), weights)
     kwargs, searched = _read_network(network)
     try:
-        arch, head_channels, outputs = _read_arch(tensors, kwargs)
-        instance = load_task(task, cls.settings_for(outputs=outputs, head_channels=head_channels))
+        head = _read_head(tensors)
+        settings = cls.settings_for(outputs=len(_classifier(tensors)), head_channels=head["channels"])
+        instance = load_task(task, settings | {"head": settings["head"] | head})
+        arch = _read_arch(tensors, kwargs, norms=instance.config.arch)
         net = Supernet(arch, instance.build_head(arch))
-        _check_searched(net, searched, network, weights)
+        _check_searched(net, _block_names(arch, tensors), searched, network, weights)
         state, mask = _convert(tensors, net, weights)
     except KeyError as error:
         raise UserError(f"{weights}: no tensor {error.args[0]}; not a checkpoint of the original {task} network") from error
@@ -108,8 +110,36 @@ def _read_network(path: Path) -> tuple[dict[str, Any], list[Any]]:
     return kwargs, searched
 
 
-def _read_arch(tensors: Tensors, kwargs: dict[str, Any]) -> tuple[Arch, int, int]:
-    """Arch (without units, which `_convert` reads), channels and outputs of the head, from the tensors' shapes."""
+def _is_classification(tensors: Tensors) -> bool:
+    return "classifier.1.weight" in tensors
+
+
+def _classifier(tensors: Tensors) -> Tensor:
+    return tensors["classifier.1.weight" if _is_classification(tensors) else "classifier.weight"]
+
+
+def _read_head(tensors: Tensors) -> dict[str, Any]:
+    """The head's settings, from the tensors' shapes."""
+    if not _is_classification(tensors):
+        return {"channels": len(tensors["transform.pw_bn.weight"])}
+    found = _head_modules(tensors, "incre_modules")
+    widths = [len(tensors[f"{found[i]}.pw_bn.weight"]) for i in sorted(found)]
+    return {"channels": len(_named(tensors, r"features\.\d+\.final_layer\.0\.weight")), "widths": widths}
+
+
+def _named(tensors: Tensors, pattern: str) -> Tensor:
+    return tensors[next((name for name in tensors if re.fullmatch(pattern, name)), pattern.replace("\\", ""))]
+
+
+def _head_modules(tensors: Tensors, kind: str) -> dict[int, str]:
+    """Index -> name of the classification head's blocks of a kind."""
+    pattern = rf"(features\.\d+\.{kind}\.(\d+)(?:\.0)?)\.pw_bn\.weight"
+    found = (re.fullmatch(pattern, name) for name in tensors)
+    return {int(match[2]): match[1] for match in found if match}
+
+
+def _read_arch(tensors: Tensors, kwargs: dict[str, Any], *, norms: ArchConfig) -> Arch:
+    """Arch from the tensors' shapes; what shapes do not tell from `kwargs`, or as the task has it (`norms`)."""
     stages: list[dict[str, list[int]]] = []
     while any(name.startswith(f"features.{2 * len(stages) + 1}.branches.") for name in tensors):
         s = len(stages)
@@ -125,13 +155,12 @@ def _read_arch(tensors: Tensors, kwargs: dict[str, Any]) -> tuple[Arch, int, int
             "stages": stages,
             "kernels": kwargs.get("kernel_sizes", [3, 5, 7]),
             "expand": kwargs.get("expand_ratio", 4),
-            "bn_eps": kwargs.get("bn_epsilon", 1e-3),
-            "bn_momentum": kwargs.get("bn_momentum", 0.01),
+            "bn_eps": kwargs.get("bn_epsilon", norms.bn_eps or 1e-3),
+            "bn_momentum": kwargs.get("bn_momentum", norms.bn_momentum or 0.01),
         }
     )
-    head = len(tensors["transform.pw_bn.weight"])
-    arch.units = {name: _units(tensors, old) for name, old in _block_names(arch).items()}
-    return arch, head, len(tensors["classifier.weight"])
+    arch.units = {name: _units(tensors, old) for name, old in _block_names(arch, tensors).items()}
+    return arch
 
 
 def _indices(tensors: Tensors, pattern: str) -> list[tuple[int, ...]]:
@@ -139,7 +168,7 @@ def _indices(tensors: Tensors, pattern: str) -> list[tuple[int, ...]]:
     return [tuple(int(part) for part in match.groups()) for match in found if match]
 
 
-def _block_names(arch: Arch) -> dict[str, str]:
+def _block_names(arch: Arch, tensors: Tensors) -> dict[str, str]:
     """Our block names -> the original's, in the original's module order."""
     names: dict[str, str] = {}
     branches_before = 1
@@ -154,8 +183,11 @@ def _block_names(arch: Arch) -> dict[str, str]:
             for n in range(count):
                 names[f"stages.{s}.branches.{b}.{n}"] = f"features.{2 * s + 1}.branches.{b}.{n}"
         branches_before = new
-    names["head.block"] = "transform"
-    return names
+    if not _is_classification(tensors):
+        return names | {"head.block": "transform"}
+    widen, downsample = _head_modules(tensors, "incre_modules"), _head_modules(tensors, "downsamp_modules")
+    names |= {f"head.widen.{i}": widen[i] for i in sorted(widen)}
+    return names | {f"head.downsample.{i}": downsample[i] for i in sorted(downsample)}
 
 
 def _kernels(tensors: Tensors, old: str) -> dict[int, int]:
@@ -168,9 +200,8 @@ def _units(tensors: Tensors, old: str) -> dict[int, int]:
     return {k: len(tensors[f"{old}.ops.{r}.1.0.weight"]) for k, r in _kernels(tensors, old).items()}
 
 
-def _check_searched(net: Supernet, searched: list[Any], network: Path, weights: Path) -> None:
+def _check_searched(net: Supernet, names: dict[str, str], searched: list[Any], network: Path, weights: Path) -> None:
     blocks = mixed_blocks(net)
-    names = _block_names(net.arch)
     if len(searched) != len(names):
         raise UserError(f"{network}: 'searched' lists {len(searched)} blocks, {weights.name} holds {len(names)}")
     for i, (name, entry) in enumerate(zip(names, searched, strict=True)):
@@ -193,10 +224,14 @@ def _convert(tensors: Tensors, net: Supernet, path: Path) -> tuple[Tensors, Tens
             "stem.0.weight": read("downsamples.0.0.weight"),
             "stem.3.weight": read("downsamples.1.0.weight"),
             **{f"stem.{3 * i + 1}.{part}": read(f"downsamples.{i}.1.{part}") for i in range(2) for part in _BN},
-            "head.classifier.weight": read("classifier.weight"),
-            "head.classifier.bias": read("classifier.bias"),
         }
-        for name, old in _block_names(net.arch).items():
+        classifier = "classifier.1" if _is_classification(tensors) else "classifier"
+        state |= {f"head.classifier.{part}": read(f"{classifier}.{part}") for part in ("weight", "bias")}
+        if _is_classification(tensors):
+            final = next(n for n in tensors if n.endswith("final_layer.0.weight")).removesuffix(".0.weight")
+            state["head.final.0.weight"] = read(f"{final}.0.weight")
+            state |= {f"head.final.1.{part}": read(f"{final}.1.{part}") for part in _BN}
+        for name, old in _block_names(net.arch, tensors).items():
             state |= {f"{name}.{key}": value for key, value in _convert_block(tensors, old, read).items()}
         return state
 

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from supertickets.errors import UserError
-from supertickets.pruning.mask import Mask, sparsity
+from supertickets.pruning.mask import Mask, apply_mask, sparsity
 from supertickets.supernet.arch import Arch
 from supertickets.supernet.network import Supernet, prunable
 from supertickets.training.config import Config
@@ -81,6 +81,12 @@ class Ticket:
             "supernet": dict(full or {}),
         }
         return cls(task.name, task.settings(), net.arch, tensors, kept, dict(metrics), provenance)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Ticket:
+        """The same ticket with other values, zeroed where the mask says so; its metrics would be another network's."""
+        own = {name: tensors[name].detach().cpu().contiguous().clone() for name in self.tensors}
+        apply_mask(self.mask, own)
+        return replace(self, tensors=own, metrics={})
 
     def load_task(self) -> Any:
         """The ticket's task with the settings it was drawn for."""

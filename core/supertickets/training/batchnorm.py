@@ -15,13 +15,19 @@ from torch import nn
 
 @torch.no_grad()
 def recalibrate(
-    net: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any], accelerator: Accelerator | None = None
+    net: nn.Module,
+    batches: Iterable[Any],
+    forward: Callable[[Any], Any],
+    accelerator: Accelerator | None = None,
+    *,
+    keep: Callable[[str], bool] = lambda name: False,
 ) -> None:
     """Reset and re-estimate all BN statistics of `net` from `forward(batch)`; averaged over processes.
 
-    Works on `net` itself: hand it a copy of the network that trains. Batches must be shuffled. Leaves `net` in eval mode.
+    `keep` tells the modules that are left alone by their names. Works on `net` itself: hand it a copy of the network that
+    trains. Batches must be shuffled. Leaves `net` in eval mode.
     """
-    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for name, m in net.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and not keep(name)]
     momenta = [norm.momentum for norm in norms]
     net.eval()
     for norm in norms:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from typing_extensions import Self
 
 from supertickets.supernet.arch import ArchConfig
 from supertickets.training.dialect import Section
@@ -14,7 +15,7 @@ from supertickets.training.dialect import Section
 class SearchConfig(Section):
     """Architecture search: penalty on BN scales and removal of dead units (method: AtomNAS, HR-NAS)."""
 
-    enabled: bool = True
+    enabled: bool | None = None  # unset: on, but off in a run that starts from a ticket
     rho: float = Field(1.8e-4, ge=0)  # weight of the L1 penalty once warm
     warmup: float = Field(25, ge=0)  # epochs over which rho rises linearly from 0; no unit goes before, but at the last event
     every: PositiveInt = 1  # epochs between shrink events
@@ -35,20 +36,53 @@ class SearchConfig(Section):
 class PruneConfig(Section):
     """Weight pruning while training (method: SuperTickets section 3, LAMP, Zhu & Gupta)."""
 
-    enabled: bool = True
+    enabled: bool | None = None  # unset: on, but off in a run that starts from a ticket and keeps its mask
     target: float = Field(0.8, ge=0, lt=1)  # sparsity of all prunable weights at the end
-    criterion: Literal["magnitude", "lamp"] = "lamp"
+    criterion: Literal["magnitude", "lamp", "random", "snip", "grasp", "synflow"] = "lamp"
+    rounds: PositiveInt | None = None  # scored anew that many times within a prune; unset: 100 for synflow, 1 for the others
+    batches: PositiveInt = 4  # training batches that snip, grasp and regrowth by gradient look at
     scope: Literal["global", "layer", "erk"] = "global"
-    schedule: Literal["progressive", "cubic", "one_shot"] = "cubic"
+    schedule: Literal["progressive", "cubic", "one_shot", "constant"] = "cubic"
     step: float = Field(0.1, gt=0, le=1)  # progressive: sparsity added at each prune
     every: PositiveInt = 25  # epochs between prunes (t_p)
-    start: float = Field(0.0, ge=0, lt=1)  # cubic: share of the epochs where sparsity leaves 0
-    end: float = Field(0.6, gt=0, lt=1)  # cubic: share of the epochs where it reaches the target; one_shot: when
+    start: float = Field(0.0, ge=0, lt=1)  # cubic: share of the epochs where sparsity leaves 0; constant: the first prune
+    # cubic: share of the epochs where sparsity reaches the target; constant: the last prune; one_shot: the only one (1: after
+    # the last epoch, no retraining)
+    end: float = Field(0.6, ge=0, le=1)
     # May pruned weights come back until the next prune? after_shrink: once units were removed, so it takes epochs between a
     # shrink and the next prune (every > search.every). after_prune: always, pruned only for evaluation and at the end.
     reactivate: Literal["never", "after_shrink", "after_prune"] = "after_shrink"
     revive_from: Literal["zero", "dormant"] = "zero"
+    # Exchange weights at each prune: by gradient (RigL, GraNet) or at random (SET). Takes masks that change: the weights that
+    # come back start at zero.
+    regrow: Literal["none", "gradient", "random"] = "none"
+    regrow_fraction: float = Field(0.3, gt=0, lt=1)  # of the kept weights at first; falls to 0 at the last prune
     min_layer_density: float = Field(0.0, ge=0, le=1)  # share of its weights that no layer goes below
+
+
+class InitConfig(Section):
+    """What a run starts from: a fresh supernet, or a ticket (its `arch` then stands for the config's)."""
+
+    ticket: Path | None = None  # ticket folder
+    weights: Literal["keep", "rewind", "fresh"] = "keep"  # rewind: those of `run.rewind_epoch`, stored in the ticket's folder
+    mask: Literal["keep", "shuffle", "none"] = "keep"  # shuffle: within each layer, the control with the same densities
+    part: Literal["all", "body"] = "all"  # body: all but the head, which is then new: a transfer to another task or data set
+    freeze: Literal["body", "none"] = "none"  # body: its weights and statistics stay as they are
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> InitConfig:
+        if self.part == "body" and self.ticket is None:
+            raise ValueError("part body needs init.ticket: the ticket whose body is taken")
+        if self.freeze == "body" and self.part != "body":
+            raise ValueError("freeze body needs part body: only a new head is left to train")
+        return self
+
+
+class ImpConfig(Section):
+    """Iterative magnitude pruning with rewinding (Lottery Ticket Hypothesis, arXiv 1803.03635, 1912.05671)."""
+
+    rounds: int = Field(0, ge=0)  # train, prune, rewind: so often, then train once more; 0 = off
+    rewind_epoch: int = Field(0, ge=0)  # weights go back to where they were after this epoch of the first round
 
 
 class TrainConfig(Section):
@@ -87,6 +121,7 @@ class RunConfig(Section):
     resume: bool = False  # continue the run in `dir` from its last checkpoint
     seed: int = Field(0, ge=0, lt=2**31)
     keep_checkpoints: PositiveInt = 1
+    rewind_epoch: int | None = Field(None, ge=0)  # keep the weights after this epoch (0: the initial ones) beside the ticket
     examples: int = Field(8, ge=0)  # pictures drawn at the end
     tensorboard: bool = True
 
@@ -105,3 +140,15 @@ class Config(Section):
     prune: PruneConfig = PruneConfig()
     train: TrainConfig = TrainConfig()
     run: RunConfig = RunConfig()
+    init: InitConfig = InitConfig()
+    imp: ImpConfig = ImpConfig()
+
+    def resolved(self) -> Self:
+        """With what `unset` means for this run: one that starts from a ticket keeps its architecture and its mask."""
+        fresh = self.init.ticket is None
+        search, prune = self.search.enabled, self.prune.enabled
+        changes = {
+            "search": self.search.model_copy(update={"enabled": fresh if search is None else search}),
+            "prune": self.prune.model_copy(update={"enabled": fresh or self.init.mask == "none" if prune is None else prune}),
+        }
+        return self.model_copy(update=changes)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,20 +13,20 @@ from accelerate.utils import broadcast, set_seed
 from torch import Tensor, nn
 
 from supertickets.errors import UserError
+from supertickets.pruning.criteria import Evidence
 from supertickets.pruning.mask import Mask, apply_mask, mask_gradients, zero_sparsity
-from supertickets.pruning.mask import sparsity as mask_sparsity
-from supertickets.pruning.prune import count_revived, hold, prune, revive
-from supertickets.search.budget import Resource, budget_at, resolve_target, units_over_budget
-from supertickets.search.importance import dead_units, gammas, rho_at
-from supertickets.search.shrink import shrink
+from supertickets.pruning.prune import prune
+from supertickets.search.budget import Resource, resolve_target
+from supertickets.search.importance import gammas, rho_at
 from supertickets.supernet.macs import count_layers, count_params, dense_macs, sparse_layer_macs
-from supertickets.supernet.network import Supernet
+from supertickets.supernet.network import Supernet, prunable
 from supertickets.training.batchnorm import recalibrate
 from supertickets.training.config import Config
-from supertickets.training.ema import decay_at, load_ema, update_ema
+from supertickets.training.ema import averaged, decay_at, load_ema, update_ema
 from supertickets.training.optim import lr_at, peak_lr, set_lr
 from supertickets.training.progress import watch
 from supertickets.training.run import standing
+from supertickets.training.start import HEAD, is_frozen
 from supertickets.training.state import TrainState, place
 
 
@@ -67,6 +67,8 @@ class Loop:
             )
         self.val_loader = accelerator.prepare_data_loader(val_loader)
         self.optimizer = accelerator.prepare_optimizer(state.optimizer)
+        for name, param in state.net.named_parameters():
+            param.requires_grad_(not is_frozen(name, config.init))
         self.model = wrap(accelerator, state.net)
         self.steps_per_epoch = -(-len(self.train_loader) // config.train.accumulate)
         self.global_batch = config.train.batch_size * accelerator.num_processes * config.train.accumulate
@@ -79,6 +81,7 @@ class Loop:
         if accelerator.scaler is not None and state.scaler:
             accelerator.scaler.load_state_dict(state.scaler)
         self.peak_lr = peak_lr(config.train, self.global_batch)
+        self.part = HEAD if config.init.part == "body" else ""  # what is searched and pruned: of a transfer only the new head
         layers = count_layers(state.net, task.input_shape)
         if not state.full:
             state.full = {"macs": dense_macs(layers), "params": count_params(state.net)}
@@ -89,11 +92,11 @@ class Loop:
     def _resolve_budget(self) -> float | None:
         search = self.config.search
         asked = search.target_macs or search.target_params
-        if not search.enabled or asked is None:
+        if search.enabled is False or asked is None:
             return None
         if self.state.epoch:  # resumed: shares are of the full supernet, which is no longer here
             return asked * self.state.full[self.resource] if asked <= 1 else asked
-        return resolve_target(self.state.net, asked, self.resource, self.task.input_shape)
+        return resolve_target(self.state.net, asked, self.resource, self.task.input_shape, part=self.part)
 
     def seed(self, phase: int = 0) -> None:
         """All randomness of an epoch follows from run.seed and its number, so a resumed run needs no RNG state."""
@@ -103,7 +106,7 @@ class Loop:
         """One pass over the training data; returns the mean task loss and the penalty's share."""
         state, cfg = self.state, self.config
         self.seed()
-        self.model.train()
+        self._train_mode()
         self.train_loader.set_epoch(state.epoch)
         total, count, rho = torch.zeros((), device=self.accelerator.device), 0, 0.0
 
@@ -137,6 +140,12 @@ class Loop:
             "lr": state.optimizer.param_groups[0]["lr"],
         }
 
+    def _train_mode(self) -> None:
+        self.model.train()
+        for name, module in self.state.net.named_modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and is_frozen(name, self.config.init):
+                module.eval()
+
     def _before_update(self) -> float:
         """Between backward and update: the penalty's gradient, weight decay's scope, the mask, the learning rate."""
         state, train, search = self.state, self.config.train, self.config.search
@@ -144,9 +153,9 @@ class Loop:
         if train.clip_grad:
             torch.nn.utils.clip_grad_norm_(state.net.parameters(), train.clip_grad)
         rho = 0.0
-        if search.enabled and state.epoch < self.last_shrink:  # the penalty pulls only while units may still go
+        if search.enabled is not False and state.epoch < self.last_shrink:  # the penalty pulls only while units may still go
             rho = rho_at(state.step / self.steps_per_epoch, rho=search.rho, warmup=search.warmup)
-        state.penalty.add_gradient(state.net, rho)
+        state.penalty.add_gradient(state.net, rho, self.part)
         if state.mask_held:
             mask_gradients(state.mask, state.net)
         set_lr(state.optimizer, lr_at(state.step, train=train, steps_per_epoch=self.steps_per_epoch, peak=self.peak_lr))
@@ -167,20 +176,25 @@ class Loop:
         load_ema(net, state.ema)
         if state.mask and not state.mask_held and self.config.prune.reactivate == "after_prune":
             asked = max((share for epoch, share in self.prunes.items() if epoch < state.epoch), default=0.0)
-            apply_mask(self._choose(asked), dict(net.named_parameters()))
+            apply_mask(self.choose(asked), dict(net.named_parameters()))
         net.eval()
         if n:
-            self.train_loader.set_epoch(state.epoch)
-            batches = iter(self.train_loader)
 
             def forward(batch: Any) -> Tensor:
                 with self.accelerator.autocast():
                     return self.task.loss(net, batch)
 
-            recalibrate(net, itertools.islice(batches, n), forward, self.accelerator)
-            batches.close()
-            self.train_loader.end()  # left before its end: Accelerate must not take it for the loader in use
+            frozen = functools.partial(is_frozen, init=self.config.init)
+            recalibrate(net, self._few_batches(n), forward, self.accelerator, keep=frozen)
         return net
+
+    def _few_batches(self, count: int) -> Iterator[Any]:
+        """The first `count` training batches of this epoch's order."""
+        self.train_loader.set_epoch(self.state.epoch)
+        batches = iter(self.train_loader)
+        yield from itertools.islice(batches, count)
+        batches.close()
+        self.train_loader.end()  # left before its end: Accelerate must not take it for the loader in use
 
     def evaluate(self, net: nn.Module) -> dict[str, Any]:
         """The task's scores for `net` and what it costs."""
@@ -198,75 +212,42 @@ class Loop:
         self.standing = standing(scores, self.task.metric)
         return scores
 
-    def _choose(self, sparsity: float, keep_pruned: Mask | None = None) -> Mask:
+    def keep_early(self) -> None:
+        """Remember the network as it stands, to rewind to (`run.rewind_epoch`); shrinking slices it along."""
+        self.state.early = {name: tensor.clone() for name, tensor in averaged(self.state.net).items()}
+
+    def evidence(self) -> Evidence:
+        """What data-driven criteria look at: a few training batches, the same at each call within a prune."""
+
+        def losses(net: nn.Module) -> Iterator[Tensor]:
+            self.seed(phase=1)  # augmentation, dropout
+            for batch in self._few_batches(self.config.prune.batches):
+                with self.accelerator.autocast():
+                    yield self.task.loss(net, batch)
+
+        return Evidence(
+            losses,
+            mean=lambda tensor: self.accelerator.reduce(tensor, reduction="mean"),
+            input_shape=self.task.input_shape,
+            seed=self.config.run.seed * 100_003 + self.state.epoch,
+        )
+
+    def choose(self, sparsity: float, keep_pruned: Mask | None = None) -> Mask:
+        """The mask for `sparsity` by the config's criterion, the same on all processes; what is not ranked stays as it was."""
         cfg = self.config.prune
         mask = prune(
             self.state.net,
             sparsity,
             criterion=cfg.criterion,
+            evidence=self.evidence(),
+            rounds=cfg.rounds,
+            part=self.part,
             scope=cfg.scope,
             min_layer_density=cfg.min_layer_density,
             keep_pruned=keep_pruned,
         )
-        return broadcast(mask)  # devices may round scores differently: the first process's mask holds for all
-
-    def prune(self) -> dict[str, Any]:
-        """Prune as planned; from here the mask holds, until a shrink reactivates weights (never after the last prune)."""
-        state, cfg = self.state, self.config.prune
-        sparsity, last = self.prunes[state.epoch], state.epoch == max(self.prunes)
-        before = dict(state.mask)
-        grows = cfg.reactivate == "never" or state.mask_held
-        if grows and not last:  # a shrink can leave the rest sparser than asked for now: no reason to give weights back
-            sparsity = max(sparsity, mask_sparsity(before))
-        state.mask = self._choose(sparsity, keep_pruned=before if grows else None)
-        state.mask_held = last or cfg.reactivate != "after_prune"
-        if state.mask_held:
-            dormant = state.dormant if cfg.revive_from == "dormant" else None
-            hold(state.mask, state.net, ema=state.ema, optimizer=state.optimizer, dormant=dormant)
-        return {"target_sparsity": sparsity, "revived": count_revived(before, state.mask)}
-
-    def shrink(self) -> dict[str, Any]:
-        """Remove units that the search has killed, or that are over budget; then pruned weights may come back, if asked for."""
-        state, cfg = self.state, self.config
-        removed = 0
-        while dead := self._dead(last=state.epoch == self.last_shrink):  # more than one round only where tokens are searched
-            removed += shrink(
-                state.net,
-                dead,
-                mask=state.mask,
-                ema=state.ema,
-                dormant=state.dormant,
-                penalty=state.penalty,
-                optimizer=state.optimizer,
-            )
-        if not removed:
-            return {"units_removed": 0}
-        place(state.net, cfg, self.accelerator.device)
-        self.model = wrap(self.accelerator, self.model)
-        if state.mask and cfg.prune.reactivate == "after_shrink":
-            state.mask_held = False
-            if cfg.prune.revive_from == "dormant":
-                revive(state.mask, state.net, state.dormant, state.ema)
-        return {"units_removed": removed}
-
-    def _dead(self, *, last: bool) -> dict[str, Tensor]:
-        """What goes at this event: the dead, or the least important units over the budget of this epoch."""
-        state, search, shape = self.state, self.config.search, self.task.input_shape
-        if self.target is not None:
-            start, end = self.shrinks[0] - search.every, self.last_shrink
-            full = state.full[self.resource]
-            budget = budget_at(state.epoch, full=full, target=self.target, start=start, end=end)
-            return units_over_budget(
-                state.net, state.ema, state.penalty, budget=budget, resource=self.resource, input_shape=shape
-            )
-        dead = dead_units(state.net, state.ema, threshold=search.threshold, last=last)
-        if not any(bool(gone.any()) for gone in dead.values()):
-            return {}
-        return dead if last or self._macs_of(dead) >= search.min_macs else {}
-
-    def _macs_of(self, dead: dict[str, Tensor]) -> float:
-        """Dense MACs that would go with these units."""
-        smaller = copy.deepcopy(self.state.net)
-        before = dense_macs(count_layers(smaller, self.task.input_shape))
-        shrink(smaller, dead)
-        return before - dense_macs(count_layers(smaller, self.task.input_shape))
+        mask = broadcast(mask)  # devices may round scores differently: the first process's mask holds for all
+        return {
+            name: mask[name] if name in mask else self.state.mask.get(name, torch.ones_like(w, dtype=torch.bool))
+            for name, w in prunable(self.state.net).items()
+        }

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from supertickets.supernet.macs import paper_macs
+from supertickets.ticket.ticket import Ticket
 from supertickets.training.progress import console
 from supertickets.training.run import Run, human, standing, summary_table
+from supertickets.training.start import REWIND
 
 
 def epoch_line(record: dict[str, Any], metric: str, epochs: int) -> str:
     """One line: epoch, loss, metric, MACs, sparsity, what happened, seconds."""
     score = standing(record, metric) if metric in record else "not evaluated"
     parts = [f"epoch {record['epoch']:>3}/{epochs}", f"loss {record['loss']:.4f}", score, f"{record['seconds']:.0f} s"]
+    if emptied := record.get("emptied"):
+        parts.append(f"(layers emptied: {', '.join(emptied)}; prune.min_layer_density prevents it)")
     if "target_sparsity" in record:
         back = f", {record['revived']} back" if record["revived"] else ""
         parts.append(f"(pruned to {record['target_sparsity']:.3f}{back})")
@@ -24,10 +29,15 @@ def epoch_line(record: dict[str, Any], metric: str, epochs: int) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def finish(run: Run, task: Any, ticket: Any, net: nn.Module) -> None:
-    """Write the ticket, the curves and the example pictures; print the closing table."""
+def finish(run: Run, task: Any, ticket: Ticket, net: nn.Module, *, early: Mapping[str, Tensor] | None = None) -> None:
+    """Write the ticket, the curves and the example pictures; print the closing table.
+
+    `early`: tensors to rewind to; they become a ticket within the ticket's folder.
+    """
     if run.main:
         folder = ticket.save(run.folder / "ticket")
+        if early:
+            ticket.with_tensors(early).save(folder / REWIND)
         pictures = run.folder / "pictures"
         pictures.mkdir(exist_ok=True)
         draw_curves(run.records(), task.metric, pictures / "curves.png")
@@ -50,7 +60,7 @@ def summary(ticket: Any, metric: str, folder: Path) -> dict[str, str]:
         return f"{human(figures[key])}{share}"
 
     macs_paper = paper_macs(figures["macs"], figures["params"], sum(int((~kept).sum()) for kept in ticket.mask.values()))
-    size_kib = sum(file.stat().st_size for file in folder.iterdir()) / 1024
+    size_kib = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 1024
     return {
         metric: f"{figures[metric]:.4f}",
         "protocol": figures.get("protocol", ""),

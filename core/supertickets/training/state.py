@@ -21,6 +21,7 @@ from supertickets.supernet.network import Supernet
 from supertickets.training.config import Config
 from supertickets.training.ema import Ema, averaged, start_ema
 from supertickets.training.optim import build_optimizer, load_named_state, named_state
+from supertickets.training.start import start_net
 
 
 @dataclass
@@ -35,6 +36,7 @@ class TrainState:
     mask: Mask = field(default_factory=dict)
     mask_held: bool = False  # False: pruned weights may come back until the next prune
     dormant: dict[str, Tensor] = field(default_factory=dict)  # values weights had when pruned
+    early: dict[str, Tensor] = field(default_factory=dict)  # all tensors as they were after `run.rewind_epoch`
     epoch: int = 0  # finished epochs
     step: int = 0  # updates made
     global_batch: int = 0  # images an update, over all processes; 0: not known yet
@@ -42,11 +44,13 @@ class TrainState:
 
 
 def new_state(task: Any, config: Config, device: torch.device) -> TrainState:
-    """A fresh supernet and its companions."""
-    arch = config.arch.build()
-    net = place(Supernet(arch, task.build_head(arch)), config, device)
+    """The network that the run starts from, and its companions."""
+    net, mask, full = start_net(task, config)
+    net = place(net, config, device)
+    mask = {name: kept.to(device) for name, kept in mask.items()}
     penalty = build_penalty(net, task.input_shape)
-    return TrainState(net, build_optimizer(net, config.train), start_ema(net), penalty, full={})
+    optimizer = build_optimizer(net, config.train)
+    return TrainState(net, optimizer, start_ema(net), penalty, full=dict(full), mask=mask, mask_held=bool(mask))
 
 
 def place(net: Supernet, config: Config, device: torch.device) -> Supernet:
@@ -62,6 +66,7 @@ def save_state(state: TrainState, path: Path) -> None:
         "ema": state.ema,
         "mask": state.mask,
         "dormant": state.dormant,
+        "early": state.early,
         "penalty": state.penalty.weights,
         "optimizer": named_state(state.net, state.optimizer),
     }
@@ -121,6 +126,7 @@ def _restore(about: dict[str, Any], tensors: dict[str, Tensor], task: Any, confi
         mask=group("mask"),
         mask_held=about["mask_held"],
         dormant=group("dormant"),
+        early=group("early"),
         epoch=about["epoch"],
         step=about["step"],
         global_batch=about["global_batch"],

@@ -68,7 +68,10 @@ class Task(Protocol):
         ...
 
     def predict(self, model: nn.Module, paths: list[Path], out_dir: Path) -> list[Path]:
-        """Predictions for image files as pictures and data; returns what was written."""
+        """Predictions for image files as pictures and data; returns what was written.
+
+        A task with `predicts_in_words = True` prints them; its `out_dir` is None where nothing is to be written.
+        """
         ...
 
 

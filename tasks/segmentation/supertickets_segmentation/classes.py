@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import colorsys
-import json
 from pathlib import Path
 from typing import Any
 
 from supertickets.errors import UserError
+from supertickets.names import read_names
 from supertickets_segmentation.config import SegmentationData
 
 Palette = list[tuple[int, int, int]]
@@ -79,40 +79,11 @@ def read_classes(path: Path) -> tuple[list[str], Palette | None, int | None]:
     Accepts `["sky", ...]`, `{"names": [...], "palette": [[r, g, b], ...], "ignore_index": 255}` and
     `{"classes": [{"index": 0, "name": "sky"}, ...]}`. Raises `UserError` with the file's name.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f'{path}: no such file; it must name the classes, e.g. {{"names": ["sky", ...]}}') from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from error
-    table = content if isinstance(content, dict) else {"names": content}
-    names = table.get("names", table.get("classes"))
-    if not isinstance(names, list) or not names:
-        raise UserError(f"{path}: expected a list of class names, or a table with 'names' or 'classes'")
-    if isinstance(names[0], dict):
-        names = _names_by_index(names, path)
-    if not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: class names must be texts")
-    if len(set(names)) < len(names):
-        raise UserError(f"{path}: class names must differ; '{_first_twice(names)}' occurs twice")
+    names, table = read_names(path)
     ignore_index = table.get("ignore_index")
     if ignore_index is not None and (type(ignore_index) is not int or not 0 <= ignore_index <= 65535):
         raise UserError(f"{path}: ignore_index must be a whole number from 0 to 65535, not {ignore_index!r}")
     return names, _palette(table.get("palette"), len(names), path), ignore_index
-
-
-def _first_twice(names: list[str]) -> str:
-    return next(name for i, name in enumerate(names) if name in names[:i])
-
-
-def _names_by_index(entries: list[Any], path: Path) -> list[str]:
-    try:
-        by_index = {int(entry.get("index", i)): entry["name"] for i, entry in enumerate(entries)}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f'{path}: each class needs {{"index": number, "name": text}}') from None
-    if sorted(by_index) != list(range(len(entries))):
-        raise UserError(f"{path}: class indices must be 0..{len(entries) - 1}, each once")
-    return [by_index[i] for i in range(len(entries))]
 
 
 def _palette(colours: Any, count: int, path: Path) -> Palette | None:

@@ -1,0 +1,238 @@
+"""Export: a ticket as one file that runs without this package, checked against the network it came from.
+
+The graph is plain: BN folded, blocks in the layout that the runtime likes best. Labels, preprocessing and metrics are in the
+file's own metadata, a JSON string a key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+from torch import Tensor, nn
+
+from supertickets.errors import UserError
+from supertickets.ticket.plain import Layout, fold
+from supertickets.ticket.samples import preprocessing, sample_inputs
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.run import summary_table
+
+TOLERANCE = 1e-4  # largest absolute difference from eager PyTorch that is let through
+OPSET = 18  # of ONNX: what PyTorch's exporter writes without converting
+INPUT, OUTPUT = "image", "output"
+Array = NDArray[np.float32]
+Runner = Callable[[Array], Array]
+
+
+def export(
+    ticket: Ticket,
+    path: str | Path,
+    *,
+    format: str,
+    size: tuple[int, int] | None = None,
+    dynamic_batch: bool = False,
+    layout: Layout | None = None,
+) -> dict[str, Any]:
+    """Write `ticket` to `path` for images (B, 3, *size) float32, B = 1 unless `dynamic_batch`; says what it wrote.
+
+    `format` is a key of `FORMATS`; `size` (H, W) in pixels defaults to the task's, `layout` to the format's fastest. The file
+    takes its name only after it was run and compared with eager PyTorch, on noise and on drawn scenes. Keys of what is given
+    back: path, format, layout, size, batch, difference (largest, absolute, by kind of input), bytes. Raises `UserError` for a
+    wrong format, name or size, for a missing package and where the difference is above 1e-4.
+    """
+    chosen, path = _checked(format, Path(path), size)
+    task = ticket.load_task()
+    size = size or (task.input_shape[1], task.input_shape[2])
+    layout = layout or chosen.layout
+    net = ticket.build()
+    plain = fold(net, layout).to(memory_format=torch.channels_last if chosen.channels_last else torch.contiguous_format)
+    inputs = dict(zip(("noise", "scenes"), sample_inputs(ticket, size), strict=True))  # two images each
+    if not dynamic_batch:
+        inputs = {name: x[:1] for name, x in inputs.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        part = Path(folder) / path.name
+        chosen.write(plain, inputs["noise"], part, metadata(ticket, size), dynamic_batch)
+        difference = _differences(net, chosen.open(part), inputs, dynamic_batch)
+        worst = max(difference.values())
+        if not worst <= TOLERANCE:
+            raise UserError(
+                f"{path}: not written: its outputs differ from the ticket's by {worst:.1e}; {TOLERANCE:.0e} is allowed"
+            )
+        for file in sorted(Path(folder).iterdir(), reverse=path.suffix != ".xml"):  # the weights before what names them
+            os.replace(file, path.parent / file.name)
+    written = [path, *([path.with_suffix(".bin")] if format == "openvino" else [])]
+    return {
+        "path": str(path),
+        "format": format,
+        "layout": layout,
+        "size": list(size),
+        "batch": "any" if dynamic_batch else 1,
+        "difference": difference,
+        "bytes": sum(file.stat().st_size for file in written),
+    }
+
+
+def export_table(facts: dict[str, Any]) -> Table:
+    """What `export` gave back, for people."""
+    differences = ", ".join(f"{value:.1e} on {kind}" for kind, value in facts["difference"].items())
+    height, width = facts["size"]
+    return summary_table(
+        facts["path"],
+        {
+            "format": f"{facts['format']}, blocks {facts['layout']}",
+            "input": f"{INPUT}: ({'B' if facts['batch'] == 'any' else 1}, 3, {height}, {width}) float32",
+            "outputs differ by": f"{differences} (largest, absolute; allowed: {TOLERANCE:.0e})",
+            "size": f"{facts['bytes'] / 1024:.0f} KiB",
+        },
+    )
+
+
+def metadata(ticket: Ticket, size: tuple[int, int]) -> dict[str, str]:
+    """What a user of the file must know, a JSON string a key: task, labels, preprocessing, metrics, sparsity, supertickets."""
+    facts = {
+        "task": ticket.task,
+        "labels": ticket.load_task().labels,
+        "preprocessing": preprocessing(ticket, size),
+        "metrics": ticket.metrics,
+        "sparsity": ticket.sparsity,
+        "supertickets": version("supertickets"),
+    }
+    return {key: json.dumps(value) for key, value in facts.items()}
+
+
+def open_exported(path: str | Path) -> Runner:
+    """The file `export` wrote as a function of (B, 3, H, W) float32 arrays, in the runtime that its suffix names."""
+    path = Path(path)
+    found = [format for format in FORMATS.values() if format.suffix == path.suffix]
+    if not found or not path.is_file():
+        raise UserError(f"{path}: {'no such file' if found else 'not a .onnx, .xml or .pt2 file'}")
+    return found[0].open(path)
+
+
+def _checked(format: str, path: Path, size: tuple[int, int] | None) -> tuple[Format, Path]:
+    if format not in FORMATS:
+        raise UserError(f"--format: '{format}' is unknown; choose one of {', '.join(FORMATS)}")
+    chosen = FORMATS[format]
+    if path.suffix != chosen.suffix:
+        raise UserError(f"--out: {path} should end in {chosen.suffix} for {format}")
+    if path.is_dir():
+        raise UserError(f"--out: {path} is a folder; name a file")
+    if size is not None and min(size) < 1:
+        raise UserError(f"--size: {list(size)} must be two positive numbers, height and width in pixels")
+    for package in chosen.packages:
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise UserError(f"--format {format} needs the package {package}: pip install 'supertickets[export]'") from error
+    return chosen, path
+
+
+@torch.no_grad()
+def _differences(net: nn.Module, run: Runner, inputs: dict[str, Tensor], dynamic_batch: bool) -> dict[str, float]:
+    """Largest absolute difference from eager by kind of input; with a free batch size, one image alone is tried too."""
+    found = {}
+    for kind, x in inputs.items():
+        batches = [x, x[:1]] if dynamic_batch else [x]
+        found[kind] = max(float(np.abs(run(b.numpy()) - net(b).numpy()).max()) for b in batches)
+    return found
+
+
+# The formats: how to write, and how to open what was written -----------------------------------------------------------
+
+
+def _program(plain: nn.Module, x: Tensor, dynamic_batch: bool) -> torch.export.ExportedProgram:
+    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    return torch.export.export(plain, (x,), dynamic_shapes=shapes)
+
+
+def _onnx_model(plain: nn.Module, x: Tensor, dynamic_batch: bool) -> Any:
+    """The ONNX graph, without the exporter's notes (paths and stack traces of this machine)."""
+    program = torch.onnx.export(
+        _program(plain, x, dynamic_batch),
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        opset_version=OPSET,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info, model.graph, model):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    return model
+
+
+def _write_onnx(plain: nn.Module, x: Tensor, path: Path, facts: dict[str, str], dynamic_batch: bool) -> None:
+    import onnx
+
+    model = _onnx_model(plain, x, dynamic_batch)
+    onnx.helper.set_model_props(model, facts)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def _open_onnx(path: Path) -> Runner:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda x: session.run([OUTPUT], {INPUT: x})[0]
+
+
+def _write_openvino(plain: nn.Module, x: Tensor, path: Path, facts: dict[str, str], dynamic_batch: bool) -> None:
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.onnx"
+        file.write_bytes(_onnx_model(plain, x, dynamic_batch).SerializeToString())
+        model = openvino.convert_model(file)
+    for key, value in facts.items():
+        model.set_rt_info(value, ["supertickets", key])
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _open_openvino(path: Path) -> Runner:
+    import openvino
+
+    # Some CPUs would otherwise compute in bfloat16, with errors in the third digit.
+    model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda x: model(x)[0]
+
+
+def _write_torch(plain: nn.Module, x: Tensor, path: Path, facts: dict[str, str], dynamic_batch: bool) -> None:
+    torch.export.save(_program(plain, x, dynamic_batch), path, extra_files=dict(facts))
+
+
+def _open_torch(path: Path) -> Runner:
+    net = torch.export.load(path).module()
+    return lambda x: net(torch.from_numpy(x)).detach().numpy()
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file: how to write and open it, which packages that takes and which form of the network it likes best."""
+
+    suffix: str
+    write: Callable[[nn.Module, Tensor, Path, dict[str, str], bool], None]
+    open: Callable[[Path], Runner]
+    packages: Sequence[str]
+    layout: Layout
+    channels_last: bool = False
+
+
+FORMATS = {
+    "onnx": Format(".onnx", _write_onnx, _open_onnx, ("onnx", "onnxscript", "onnxruntime"), "per-kernel"),
+    "openvino": Format(".xml", _write_openvino, _open_openvino, ("openvino", "onnx", "onnxscript"), "per-kernel"),
+    "torch": Format(".pt2", _write_torch, _open_torch, (), "one-conv", channels_last=True),
+}

@@ -1,0 +1,31 @@
+"""Latency of several networks, taken in turns, so that whatever slows the machine slows all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import quantiles
+
+Latencies = dict[str, list[float]]
+
+
+def latencies_ms(calls: Mapping[str, Callable[[], object]], *, rounds: int = 20, warmup: int = 3) -> Latencies:
+    """Milliseconds of each call in `rounds` rounds; every round runs each call once, in an order that turns.
+
+    `warmup` rounds come first and are not counted.
+    """
+    names = list(calls)
+    taken: Latencies = {name: [] for name in names}
+    for i in range(-warmup, rounds):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            began = time.perf_counter()
+            calls[name]()
+            if i >= 0:
+                taken[name].append((time.perf_counter() - began) * 1e3)
+    return taken
+
+
+def quartiles_ms(taken: list[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile."""
+    low, median, high = quantiles(taken, n=4, method="inclusive") if len(taken) > 1 else taken * 3
+    return low, median, high

@@ -1,0 +1,114 @@
+"""The network as plain convs with bias: every BN folded into the conv before it, blocks in the form that a runtime likes best.
+
+BN in eval mode is scale * x + shift with scale = gamma / sqrt(var + eps), shift = beta - scale * mean, so
+BN(conv(x; W)) = conv(x; scale * W) + shift.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from supertickets.supernet.blocks import MixedBlock
+from supertickets.supernet.transformer import TokenMixer
+
+# one-conv: all kernels' expansions are one conv, all projections another (eager PyTorch's best form);
+# per-kernel: an expansion, a depthwise conv and a projection each, summed (no slices and no concatenation).
+Layout: TypeAlias = Literal["one-conv", "per-kernel"]
+LAYOUTS: tuple[str, ...] = get_args(Layout)
+
+
+def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Scale and shift, (C,) float64 each, of a BN in eval mode."""
+    assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return scale, norm.bias.double() - scale * norm.running_mean.double()
+
+
+@torch.no_grad()
+def fold(net: nn.Module, layout: Layout = "one-conv") -> nn.Module:
+    """A copy of `net` in eval mode without BN: the same function up to float rounding, blocks in `layout`."""
+    plain = copy.deepcopy(net).eval().requires_grad_(False)
+    for path, module in list(plain.named_modules()):
+        if isinstance(module, MixedBlock):
+            if module.units:
+                _fold_block(module)
+                if layout == "per-kernel":
+                    parent, _, name = path.rpartition(".")
+                    setattr(plain.get_submodule(parent), name, KernelByKernel(module))
+        elif isinstance(module, TokenMixer):
+            _fold_pair(module, "tokenize", "token_bn")
+            _fold_pair(module, "restore", "restore_bn")
+        elif isinstance(module, nn.Sequential):
+            _fold_chain(module)
+    return plain
+
+
+def _fold_block(block: MixedBlock) -> None:
+    _fold_pair(block, "expand", "expand_bn")
+    _fold_pair(block, "project", "project_bn")
+    # One BN stands behind the concatenation of all kernels: each takes its slice.
+    slices = zip(*(part.split(list(block.units.values())) for part in affine(block.depthwise_bn)), strict=True)
+    for conv, (scale, shift) in zip(block.depthwise.values(), slices, strict=True):
+        _absorb(conv, scale, shift)
+    setattr(block, "depthwise_bn", nn.Identity())  # noqa: B010 - its type is BN elsewhere
+
+
+def _fold_chain(chain: nn.Sequential) -> None:
+    """Conv and BN that follow each other become one conv."""
+    for i in range(len(chain) - 1):
+        if isinstance(chain[i], nn.Conv2d) and isinstance(chain[i + 1], nn.BatchNorm2d):
+            _fold_pair(chain, str(i), str(i + 1))
+
+
+def _fold_pair(owner: nn.Module, conv: str, norm: str) -> None:
+    """The BN called `norm` goes into the conv before it."""
+    _absorb(owner.get_submodule(conv), *affine(owner.get_submodule(norm)))
+    setattr(owner, norm, nn.Identity())
+
+
+def _absorb(conv: nn.Module, scale: Tensor, shift: Tensor) -> None:
+    """`conv` scales and shifts its own output from now on."""
+    assert isinstance(conv, nn.Conv2d)
+    if conv.bias is not None:
+        shift = shift + scale * conv.bias.double()
+    conv.weight.copy_(conv.weight.double() * scale[:, None, None, None])
+    conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)
+
+
+class KernelByKernel(nn.Module):
+    """A folded block as the shortcut plus an inverted residual a kernel size: the same function as `MixedBlock`."""
+
+    def __init__(self, block: MixedBlock) -> None:
+        super().__init__()
+        self.shortcut, self.mixer = block.shortcut, block.mixer
+        sizes = list(block.units.values())
+        (rows, shifts), columns = (
+            (part.split(sizes) for part in block.expand.parameters()),
+            block.project.weight.split(sizes, 1),
+        )
+        self.kernels = nn.ModuleList()
+        for row, shift, depthwise, column in zip(rows, shifts, block.depthwise.values(), columns, strict=True):
+            bias = None if len(self.kernels) else block.project.bias  # one for the whole block
+            parts = (_pointwise(row, shift), nn.ReLU(), depthwise, nn.ReLU(), _pointwise(column, bias))
+            self.kernels.append(nn.Sequential(*parts))
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = self.shortcut(x)  # (B, C_out, H/s, W/s)
+        if self.mixer is not None:
+            total = total + self.mixer(x, total.shape[-2:])
+        for kernel in self.kernels:
+            total = total + kernel(x)
+        return total
+
+
+def _pointwise(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """A 1x1 conv of these numbers, weight (C_out, C_in, 1, 1)."""
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False, device="meta")
+    conv.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    if bias is not None:
+        conv.bias = nn.Parameter(bias.clone(), requires_grad=False)
+    return conv

@@ -1,0 +1,105 @@
+"""What happens between epochs: a prune, a shrink."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from accelerate.utils import broadcast
+from torch import Tensor
+
+from supertickets.pruning.criteria import CRITERIA, Scores, gradients
+from supertickets.pruning.mask import sparsity as mask_sparsity
+from supertickets.pruning.prune import count_revived, emptied, hold, revive
+from supertickets.pruning.regrow import regrow, regrow_share
+from supertickets.search.budget import budget_at, units_over_budget
+from supertickets.search.importance import dead_units
+from supertickets.search.shrink import shrink
+from supertickets.supernet.macs import count_layers, dense_macs
+from supertickets.supernet.network import prunable
+from supertickets.training.loop import Loop, wrap
+from supertickets.training.state import place
+
+
+def prune_event(loop: Loop) -> dict[str, Any]:
+    """Prune as planned; from here the mask holds, until a shrink reactivates weights (never after the last prune)."""
+    state, cfg = loop.state, loop.config.prune
+    sparsity, last = loop.prunes[state.epoch], state.epoch == max(loop.prunes)
+    before = dict(state.mask)
+    grows = cfg.reactivate == "never" or state.mask_held
+    if grows and not last:  # a shrink can leave the rest sparser than asked for now: no reason to give weights back
+        sparsity = max(sparsity, mask_sparsity({name: kept for name, kept in before.items() if name.startswith(loop.part)}))
+    ranked = [weight.numel() for name, weight in prunable(state.net).items() if name.startswith(loop.part)]
+    exchanged = 0
+    if cfg.regrow != "none":
+        share = regrow_share(state.epoch, max(loop.prunes), cfg.regrow_fraction)
+        exchanged = int(share * (1 - sparsity) * sum(ranked))
+    chosen = loop.choose(sparsity + exchanged / sum(ranked), keep_pruned=before if grows and not exchanged else None)
+    growth = _growth(loop) if exchanged else {}
+    state.mask_held = last or cfg.reactivate != "after_prune"
+    if state.mask_held:
+        dormant = state.dormant if cfg.revive_from == "dormant" else None
+        hold(chosen, state.net, ema=state.ema, optimizer=state.optimizer, dormant=dormant)
+    state.mask = regrow(chosen, growth, exchanged) if exchanged else chosen
+    events = {"target_sparsity": sparsity, "revived": count_revived(before, state.mask)}
+    return events | ({"emptied": gone} if (gone := emptied(state.mask)) else {})
+
+
+def _growth(loop: Loop) -> Scores:
+    """How much each weight promises, by gradient or at random."""
+    evidence = loop.evidence()
+    if loop.config.prune.regrow == "random":
+        scores = CRITERIA["random"](loop.state.net, evidence)
+    else:
+        scores = {name: grad.abs() for name, grad in gradients(loop.state.net, evidence).items()}
+    return broadcast({name: score for name, score in scores.items() if name.startswith(loop.part)})
+
+
+def shrink_event(loop: Loop) -> dict[str, Any]:
+    """Remove units that the search has killed, or that are over budget; then pruned weights may come back, if asked for."""
+    state, cfg = loop.state, loop.config
+    removed = 0
+    while dead := _dead(loop, last=state.epoch == loop.last_shrink):  # more than one round only where tokens are searched
+        removed += shrink(
+            state.net,
+            dead,
+            mask=state.mask,
+            ema=state.ema,
+            dormant=state.dormant,
+            early=state.early,
+            penalty=state.penalty,
+            optimizer=state.optimizer,
+        )
+    if not removed:
+        return {"units_removed": 0}
+    place(state.net, cfg, loop.accelerator.device)
+    loop.model = wrap(loop.accelerator, loop.model)
+    if state.mask and cfg.prune.reactivate == "after_shrink":
+        state.mask_held = False
+        if cfg.prune.revive_from == "dormant":
+            revive(state.mask, state.net, state.dormant, state.ema)
+    return {"units_removed": removed}
+
+
+def _dead(loop: Loop, *, last: bool) -> dict[str, Tensor]:
+    """What goes at this event: the dead, or the least important units over the budget of this epoch."""
+    state, search, shape = loop.state, loop.config.search, loop.task.input_shape
+    if loop.target is not None:
+        start, end = loop.shrinks[0] - search.every, loop.last_shrink
+        full = state.full[loop.resource]
+        budget = budget_at(state.epoch, full=full, target=loop.target, start=start, end=end)
+        return units_over_budget(
+            state.net, state.ema, state.penalty, budget=budget, resource=loop.resource, input_shape=shape, part=loop.part
+        )
+    dead = dead_units(state.net, state.ema, threshold=search.threshold, last=last, part=loop.part)
+    if not any(bool(gone.any()) for gone in dead.values()):
+        return {}
+    return dead if last or _macs_of(loop, dead) >= search.min_macs else {}
+
+
+def _macs_of(loop: Loop, dead: dict[str, Tensor]) -> float:
+    """Dense MACs that would go with these units."""
+    smaller = copy.deepcopy(loop.state.net)
+    before = dense_macs(count_layers(smaller, loop.task.input_shape))
+    shrink(smaller, dead)
+    return before - dense_macs(count_layers(smaller, loop.task.input_shape))

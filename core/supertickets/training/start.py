@@ -1,0 +1,90 @@
+"""What a run starts from: a fresh supernet, or a ticket's architecture, weights and mask (retraining, controls, transfer)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from supertickets.errors import UserError
+from supertickets.pruning.mask import Mask, apply_mask
+from supertickets.supernet.arch import Arch
+from supertickets.supernet.network import Supernet, prunable
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.config import Config, InitConfig
+
+HEAD = "head."
+REWIND = "rewind"  # folder of the early weights within a ticket's, itself a ticket
+
+
+def start_net(task: Any, config: Config) -> tuple[Supernet, Mask, dict[str, float]]:
+    """The network to train, the mask that holds from the start (empty: none) and the full supernet's figures, if known.
+
+    Raises `UserError` for a ticket that does not fit the task.
+    """
+    if config.init.ticket is None:
+        arch = config.arch.build()
+        return Supernet(arch, task.build_head(arch)), {}, {}
+    init, ticket = config.init, Ticket.load(config.init.ticket)
+    whole = init.part == "all"
+    if whole:
+        _same_task(ticket, task, init)
+    arch = ticket.arch if whole else _body_of(ticket.arch, config.arch.build())
+    net = Supernet(arch, task.build_head(arch))
+    if init.weights != "fresh":
+        source = ticket if init.weights == "keep" else _rewound(ticket, init)
+        tensors = {name: tensor for name, tensor in source.tensors.items() if whole or not name.startswith(HEAD)}
+        net.load_state_dict(tensors, strict=False)
+    mask = _start_mask(ticket, net, init, config.run.seed)
+    apply_mask(mask, dict(net.named_parameters()))
+    return net, mask, ticket.provenance.get("supernet", {}) if whole else {}
+
+
+def _same_task(ticket: Ticket, task: Any, init: InitConfig) -> None:
+    hint = "use transfer/transfer.py, which gives it a new head"
+    if ticket.task != task.name:
+        raise UserError(f"init.ticket: {init.ticket} is a {ticket.task} ticket, not a {task.name} one; {hint}")
+    theirs, ours = ticket.load_task().labels, task.labels
+    if len(theirs) != len(ours):
+        raise UserError(f"init.ticket: {init.ticket} knows {len(theirs)} labels, the data have {len(ours)}; {hint}")
+
+
+def _body_of(source: Arch, target: Arch) -> Arch:
+    """The ticket's arch with a full head, at the target's stem stride (weights do not depend on it) and initialisation."""
+
+    def body(numbers: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in numbers.items() if not name.startswith(HEAD)}
+
+    changes = {"stem_stride": target.stem_stride, "init": target.init}
+    return source.model_copy(update=changes | {"units": body(source.units), "tokens_left": body(source.tokens_left)})
+
+
+def _rewound(ticket: Ticket, init: InitConfig) -> Ticket:
+    assert init.ticket is not None
+    folder = init.ticket / REWIND
+    if not folder.is_dir():
+        raise UserError(f"init.weights: {init.ticket} holds no early weights; draw it with --run.rewind_epoch N")
+    early = Ticket.load(folder)
+    if early.arch != ticket.arch:
+        raise UserError(f"init.weights: the early weights in {folder} belong to another architecture")
+    return early
+
+
+def _start_mask(ticket: Ticket, net: Supernet, init: InitConfig, seed: int) -> Mask:
+    """A mask for all prunable weights, as kept or shuffled; a new head is dense. Empty where there is nothing to hold."""
+    if init.mask == "none" or not ticket.mask:
+        return {}
+    generator = torch.Generator().manual_seed(seed)
+    mask: Mask = {}
+    for name, weight in prunable(net).items():
+        theirs = None if init.part == "body" and name.startswith(HEAD) else ticket.mask.get(name)
+        kept = torch.ones(weight.shape, dtype=torch.bool) if theirs is None else theirs.clone()
+        if init.mask == "shuffle":
+            kept = kept.flatten()[torch.randperm(kept.numel(), generator=generator)].view(kept.shape)
+        mask[name] = kept
+    return mask
+
+
+def is_frozen(name: str, init: InitConfig) -> bool:
+    """Whether the parameter or module of this name stays as it is."""
+    return init.freeze == "body" and not name.startswith(HEAD)
