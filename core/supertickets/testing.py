@@ -15,7 +15,7 @@ from supertickets.errors import UserError
 from supertickets.supernet.arch import Arch, ArchConfig
 from supertickets.supernet.heads import DenseHead
 from supertickets.supernet.network import Supernet
-from supertickets.training.config import Config, PruneConfig, RunConfig, SearchConfig, TrainConfig
+from supertickets.training.config import Config, ImpConfig, InitConfig, PruneConfig, RunConfig, SearchConfig, TrainConfig
 
 STAGES = [
     {"blocks": [1], "widths": [4]},
@@ -114,4 +114,6 @@ def toy_config(folder: Path, **sections: dict[str, object]) -> Config:
         prune=PruneConfig(**{"every": 1, "end": 0.7, **sections.get("prune", {})}),
         train=TrainConfig(**{"epochs": 6, "batch_size": 8, "lr": 2e-2, "recalibrate_batches": 2, **sections.get("train", {})}),
         run=RunConfig(**{"dir": folder, "tensorboard": False, "examples": 0, **sections.get("run", {})}),
+        init=InitConfig(**sections.get("init", {})),
+        imp=ImpConfig(**sections.get("imp", {})),
     )

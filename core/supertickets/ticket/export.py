@@ -64,7 +64,7 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / path.name
         chosen.write(plain, inputs["noise"], part, metadata(ticket, size), dynamic_batch)
-        difference = _differences(net, chosen.open(part), inputs, dynamic_batch)
+        difference = _differences(net, chosen.open(part, None), inputs, dynamic_batch)
         worst = max(difference.values())
         if not worst <= TOLERANCE:
             raise UserError(
@@ -112,13 +112,16 @@ def metadata(ticket: Ticket, size: tuple[int, int]) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in facts.items()}
 
 
-def open_exported(path: str | Path) -> Runner:
-    """The file `export` wrote as a function of (B, 3, H, W) float32 arrays, in the runtime that its suffix names."""
+def open_exported(path: str | Path, *, threads: int | None = None) -> Runner:
+    """The file `export` wrote as a function of (B, 3, H, W) float32 arrays, in the runtime that its suffix names.
+
+    `threads` = None leaves their number to the runtime (PyTorch: always `torch.set_num_threads`).
+    """
     path = Path(path)
     found = [format for format in FORMATS.values() if format.suffix == path.suffix]
     if not found or not path.is_file():
         raise UserError(f"{path}: {'no such file' if found else 'not a .onnx, .xml or .pt2 file'}")
-    return found[0].open(path)
+    return found[0].open(path, threads)
 
 
 def _checked(format: str, path: Path, size: tuple[int, int] | None) -> tuple[Format, Path]:
@@ -183,10 +186,12 @@ def _write_onnx(plain: nn.Module, x: Tensor, path: Path, facts: dict[str, str], 
     onnx.save(model, path)
 
 
-def _open_onnx(path: Path) -> Runner:
+def _open_onnx(path: Path, threads: int | None) -> Runner:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda x: session.run([OUTPUT], {INPUT: x})[0]
 
 
@@ -202,11 +207,13 @@ def _write_openvino(plain: nn.Module, x: Tensor, path: Path, facts: dict[str, st
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def _open_openvino(path: Path) -> Runner:
+def _open_openvino(path: Path, threads: int | None) -> Runner:
     import openvino
 
     # Some CPUs would otherwise compute in bfloat16, with errors in the third digit.
-    model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    settings |= {"INFERENCE_NUM_THREADS": str(threads)} if threads else {}
+    model = openvino.Core().compile_model(path, "CPU", settings)
     return lambda x: model(x)[0]
 
 
@@ -214,7 +221,7 @@ def _write_torch(plain: nn.Module, x: Tensor, path: Path, facts: dict[str, str],
     torch.export.save(_program(plain, x, dynamic_batch), path, extra_files=dict(facts))
 
 
-def _open_torch(path: Path) -> Runner:
+def _open_torch(path: Path, threads: int | None) -> Runner:
     net = torch.export.load(path).module()
     return lambda x: net(torch.from_numpy(x)).detach().numpy()
 
@@ -225,7 +232,7 @@ class Format:
 
     suffix: str
     write: Callable[[nn.Module, Tensor, Path, dict[str, str], bool], None]
-    open: Callable[[Path], Runner]
+    open: Callable[[Path, int | None], Runner]
     packages: Sequence[str]
     layout: Layout
     channels_last: bool = False

@@ -1,0 +1,185 @@
+"""Runs that start from a ticket: retraining, rewinding, controls, transfer, and lottery tickets by rounds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import supertickets.training.task as tasks
+from supertickets.draw import draw_ticket
+from supertickets.errors import UserError
+from supertickets.imp import draw_by_rounds
+from supertickets.supernet.arch import Arch
+from supertickets.supernet.heads import DenseHead
+from supertickets.supernet.network import prunable
+from supertickets.testing import ToyTask, toy_config
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.start import start_net
+
+SHORT = {"epochs": 2}
+
+
+class WideToy(ToyTask):
+    """The toy task with a head for five classes: another task to transfer to."""
+
+    name = "wide"
+
+    def __init__(self, config, images: int = 48) -> None:
+        super().__init__(config, images)
+        self.labels = [*self.labels, "black", "white"]
+
+    def build_head(self, arch: Arch):
+        return DenseHead(arch, channels=10, outputs=5)
+
+
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch):
+    found = tasks.task_class
+    toys = {"toy": ToyTask, "wide": WideToy}
+    monkeypatch.setattr(tasks, "task_class", lambda name: toys[name] if name in toys else found(name))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A ticket at 0.8 with its weights after epoch 1 beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "task_class", lambda name: ToyTask)
+        config = toy_config(tmp_path_factory.mktemp("source") / "run", run={"rewind_epoch": 1, "keep_checkpoints": 9})
+        draw_ticket(ToyTask(config), config)
+    return config.run.dir / "ticket"
+
+
+def start(source: Path, folder: Path, task=ToyTask, **init):
+    config = toy_config(folder, train=SHORT, init={"ticket": source, **init})
+    return (*start_net(task(config), config), config)
+
+
+def test_retraining_keeps_arch_and_mask_bit_for_bit(source, tmp_path):
+    before = Ticket.load(source)
+    config = toy_config(tmp_path / "run", train=SHORT, init={"ticket": source})
+    after = draw_ticket(ToyTask(config), config)
+    assert after.arch == before.arch and after.provenance["supernet"] == before.provenance["supernet"]
+    assert all(torch.equal(after.mask[name], kept) for name, kept in before.mask.items())
+    changed = [name for name, tensor in before.tensors.items() if not torch.equal(after.tensors[name], tensor)]
+    assert len(changed) == len(before.tensors)  # and it did train
+
+
+def test_the_start_is_the_ticket_bit_for_bit(source, tmp_path):
+    net, mask, _, _ = start(source, tmp_path)
+    ticket, state = Ticket.load(source), net.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in ticket.tensors.items())
+    assert all(torch.equal(mask[name], kept) for name, kept in ticket.mask.items())
+
+
+def test_rewinding_restores_the_early_weights_bit_for_bit(source, tmp_path):
+    """The first shrink comes after epoch 1, so its checkpoint still has the full supernet's weights: find them there."""
+    from safetensors.torch import load_file
+
+    net, mask, _, _ = start(source, tmp_path, weights="rewind")
+    early = load_file(source.parent / "checkpoints" / "epoch_0001.safetensors")
+    name = "stem.0.weight"
+    assert torch.equal(net.state_dict()[name], early[f"early/{name}"] * mask[name])
+    rewound, late = Ticket.load(source / "rewind"), Ticket.load(source)
+    assert all(torch.equal(net.state_dict()[key], tensor) for key, tensor in rewound.tensors.items())
+    assert not torch.equal(rewound.tensors[name], late.tensors[name])
+
+
+def test_controls_keep_densities_and_change_what_they_say(source, tmp_path):
+    ticket = Ticket.load(source)
+    fresh, mask, _, _ = start(source, tmp_path, weights="fresh")
+    assert all(torch.equal(mask[name], kept) for name, kept in ticket.mask.items())
+    name = "head.block.expand.weight"
+    assert not torch.equal(fresh.state_dict()[name], ticket.tensors[name])
+    _, shuffled, _, _ = start(source, tmp_path, weights="fresh", mask="shuffle")
+    assert all(int(shuffled[n].sum()) == int(kept.sum()) for n, kept in ticket.mask.items())
+    assert not torch.equal(shuffled[name], ticket.mask[name])
+    dense, none, _, _ = start(source, tmp_path, weights="fresh", mask="none")
+    assert none == {} and all(weight.ne(0).all() for weight in prunable(dense).values())
+
+
+def test_search_can_go_on_from_a_ticket(source, tmp_path):
+    units = sum(sum(u.values()) for u in Ticket.load(source).arch.units.values())
+    config = toy_config(
+        tmp_path / "run",
+        train={"epochs": 4},
+        init={"ticket": source},
+        search={"enabled": True, "target_macs": 0.7},
+        prune={"enabled": True, "target": 0.9},
+    )
+    after = draw_ticket(ToyTask(config), config)
+    assert sum(sum(u.values()) for u in after.arch.units.values()) < units
+    assert after.sparsity == pytest.approx(0.9, abs=1e-3)
+
+
+@pytest.mark.parametrize("freeze", ["none", "body"])
+def test_transferred_body_equals_the_tickets_bit_for_bit(source, tmp_path, freeze):
+    ticket = Ticket.load(source)
+    net, mask, _, config = start(source, tmp_path / "run", WideToy, part="body", freeze=freeze)
+    body = {name: tensor for name, tensor in ticket.tensors.items() if not name.startswith("head.")}
+    assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in body.items())
+    assert all(mask[name].all() for name in mask if name.startswith("head."))
+    assert not any(name.startswith("head.") and units for name, units in net._arch.units.items())  # a full head
+    after = draw_ticket(WideToy(config), config)
+    assert all(torch.equal(after.mask[name], kept) for name, kept in ticket.mask.items() if not name.startswith("head."))
+    same = [torch.equal(after.tensors[name], tensor) for name, tensor in body.items()]
+    assert all(same) if freeze == "body" else not any(same)
+    assert after.tensors["head.classifier.weight"].shape[0] == 5
+
+
+def test_a_transfer_searches_and_prunes_its_head_alone(source, tmp_path):
+    ticket = Ticket.load(source)
+    config = toy_config(
+        tmp_path / "run",
+        train={"epochs": 4},
+        init={"ticket": source, "part": "body"},
+        search={"enabled": True, "target_macs": 0.8},
+        prune={"enabled": True, "target": 0.7},
+    )
+    after = draw_ticket(WideToy(config), config)
+    body = {name: units for name, units in ticket.arch.units.items() if not name.startswith("head.")}
+    assert {name: after.arch.units[name] for name in body} == body
+    assert sum(after.arch.units["head.block"].values()) < 3 * 4 * 18  # three kernels, expanded 4 times from 18 channels
+    head = torch.cat([kept.flatten() for name, kept in after.mask.items() if name.startswith("head.")])
+    assert 1 - head.float().mean() == pytest.approx(0.7, abs=0.01)
+    assert all(torch.equal(after.mask[name], kept) for name, kept in ticket.mask.items() if not name.startswith("head."))
+
+
+def test_wrong_starts_are_refused_before_anything_is_written(source, tmp_path):
+    def attempt(match: str, task=ToyTask, **init) -> None:
+        config = toy_config(tmp_path / "run", train=SHORT, init=init)
+        with pytest.raises(UserError, match=match):
+            draw_ticket(task(config), config)
+        assert not (tmp_path / "run").exists()
+
+    attempt("a toy ticket, not a wide one; use transfer", WideToy, ticket=source)
+    attempt("ticket.json: no such file", ticket=tmp_path / "nothing")
+    attempt("holds no early weights; draw it with --run.rewind_epoch", ticket=source / "rewind", weights="rewind")
+    with pytest.raises(ValueError, match=r"part body needs init\.ticket"):
+        toy_config(tmp_path, init={"part": "body"})
+
+
+def test_weights_exchanged_by_gradient_leave_sparsity_exact(tmp_path):
+    for regrow in ("gradient", "random"):
+        prune = {"schedule": "constant", "start": 0.1, "end": 0.8, "target": 0.6, "regrow": regrow}
+        config = toy_config(tmp_path / regrow, search={"enabled": False}, prune=prune)
+        ticket = draw_ticket(ToyTask(config), config)
+        assert ticket.sparsity == pytest.approx(0.6, abs=1e-3)
+        lines = (tmp_path / regrow / "metrics.jsonl").read_text().splitlines()
+        assert sum(json.loads(line).get("revived", 0) > 0 for line in lines) >= 2  # weights that had gone came back
+
+
+def test_lottery_tickets_by_rounds(tmp_path):
+    config = toy_config(tmp_path / "run", train=SHORT, prune={"target": 0.75}, imp={"rounds": 2, "rewind_epoch": 1})
+    ticket = draw_by_rounds(ToyTask(config), config)
+    rounds = [Ticket.load(tmp_path / "run" / f"round_{i}" / "ticket") for i in range(3)]
+    assert [round(t.sparsity, 2) for t in rounds] == [0.5, 0.75, 0.75] and ticket.sparsity == rounds[-1].sparsity
+    assert rounds[0].arch == rounds[2].arch
+    early = [Ticket.load(tmp_path / "run" / f"round_{i}" / "ticket" / "rewind").tensors["stem.0.weight"] for i in range(3)]
+    kept = rounds[1].mask["stem.0.weight"]
+    assert torch.equal(early[0] * kept, early[1] * kept) and torch.equal(early[1], early[2])
+    before = (tmp_path / "run" / "round_0" / "metrics.jsonl").stat().st_mtime_ns
+    draw_by_rounds(ToyTask(config), config)  # finished rounds are not run again
+    assert (tmp_path / "run" / "round_0" / "metrics.jsonl").stat().st_mtime_ns == before
