@@ -38,7 +38,7 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse, whose complaints are ours: one line, no usage block."""
 
     def error(self, message: str) -> NoReturn:
@@ -49,16 +49,16 @@ class _Parser(argparse.ArgumentParser):
 def train(task_name: str, argv: Sequence[str] | None = None) -> None:
     """`train.py [CONFIG.yaml] [--dotted.key value ...]`: draw a ticket; no config = the embedded data set."""
     from supertickets.draw import draw_ticket
-    from supertickets.imp import draw_by_rounds
+    from supertickets.stages import draw_by_rounds, search_then_prune
     from supertickets.training.dialect import load_config
     from supertickets.training.task import task_class
 
-    parser = _Parser("train.py", description=f"Draw a {task_name} ticket.", epilog="--section.key value sets any config key.")
+    parser = Parser("train.py", description=f"Draw a {task_name} ticket.", epilog="--section.key value sets any config key.")
     parser.add_argument("config", nargs="?", type=Path, help="YAML recipe; none = the embedded data set")
-    options, overrides = _split(parser, argv)
+    options, overrides = split_overrides(parser, argv)
     cls = task_class(task_name)
     config = load_config(cls.Config, options.config, overrides)
-    draw = draw_by_rounds if config.imp.rounds else draw_ticket
+    draw = draw_by_rounds if config.imp.rounds else search_then_prune if config.pipeline.enabled else draw_ticket
     draw(cls(config), config)
 
 
@@ -72,11 +72,11 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     from supertickets.training.run import write_text
     from supertickets.training.task import task_class
 
-    parser = _Parser("evaluate.py", description=f"Score a {task_name} ticket on its validation data.")
+    parser = Parser("evaluate.py", description=f"Score a {task_name} ticket on its validation data.")
     parser.add_argument("ticket", type=Path, help="ticket folder")
     parser.add_argument("config", nargs="?", type=Path, help="YAML file over the ticket's own settings")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
-    options, overrides = _split(parser, argv)
+    options, overrides = split_overrides(parser, argv)
     if options.out and options.out.is_dir():
         raise UserError(f"--out: {options.out} is a folder; name a JSON file")
     ticket = _load_ticket(options.ticket, task_name)
@@ -93,7 +93,7 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
         shown = watch(loader, lambda: "evaluation", show=accelerator.is_main_process)
         scores = task.evaluate(net, shown, accelerator)
     if accelerator.is_main_process:
-        console.print(_score_table(f"{options.ticket}", scores))
+        console.print(score_table(f"{options.ticket}", scores))
         if options.out:
             options.out.parent.mkdir(parents=True, exist_ok=True)
             write_text(options.out, json.dumps(scores, indent=1) + "\n")
@@ -107,11 +107,11 @@ def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
     from supertickets.training.progress import console
     from supertickets.training.task import task_class
 
-    parser = _Parser("predict.py", description=f"Predict with a {task_name} ticket.")
+    parser = Parser("predict.py", description=f"Predict with a {task_name} ticket.")
     parser.add_argument("ticket", type=Path, help="ticket folder")
     parser.add_argument("images", nargs="+", type=Path, help="image files")
     parser.add_argument("--out", type=Path, help="folder for the pictures and data")
-    options, overrides = _split(parser, argv)
+    options, overrides = split_overrides(parser, argv)
     cls = task_class(task_name)
     if options.out is None and not getattr(cls, "predicts_in_words", False):
         parser.error("--out: name the folder for the pictures")
@@ -128,7 +128,7 @@ def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
     """The `supertickets` console script."""
-    parser = _Parser(
+    parser = Parser(
         "supertickets", description="Look at tickets, make them smaller, export them, bring in original checkpoints."
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -241,7 +241,7 @@ def _size(options: argparse.Namespace) -> tuple[int, int] | None:
     return tuple(options.size) if options.size else None
 
 
-def _split(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+def split_overrides(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The parser's own arguments, which come first or by name, and the dotted overrides."""
     given = list(sys.argv[1:] if argv is None else argv)
     own: list[str] = []
@@ -272,7 +272,7 @@ def _load_ticket(folder: Path, task_name: str) -> Any:
     return ticket
 
 
-def _score_table(title: str, scores: dict[str, Any]) -> Any:
+def score_table(title: str, scores: dict[str, Any]) -> Any:
     from supertickets.training.run import summary_table
 
     def text(value: Any) -> str:

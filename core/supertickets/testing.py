@@ -15,7 +15,16 @@ from supertickets.errors import UserError
 from supertickets.supernet.arch import Arch, ArchConfig
 from supertickets.supernet.heads import DenseHead
 from supertickets.supernet.network import Supernet
-from supertickets.training.config import Config, ImpConfig, InitConfig, PruneConfig, RunConfig, SearchConfig, TrainConfig
+from supertickets.training.config import (
+    Config,
+    ImpConfig,
+    InitConfig,
+    PipelineConfig,
+    PruneConfig,
+    RunConfig,
+    SearchConfig,
+    TrainConfig,
+)
 
 STAGES = [
     {"blocks": [1], "widths": [4]},
@@ -116,4 +125,5 @@ def toy_config(folder: Path, **sections: dict[str, object]) -> Config:
         run=RunConfig(**{"dir": folder, "tensorboard": False, "examples": 0, **sections.get("run", {})}),
         init=InitConfig(**sections.get("init", {})),
         imp=ImpConfig(**sections.get("imp", {})),
+        pipeline=PipelineConfig(**sections.get("pipeline", {})),
     )

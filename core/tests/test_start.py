@@ -11,7 +11,7 @@ import torch
 import supertickets.training.task as tasks
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
-from supertickets.imp import draw_by_rounds
+from supertickets.stages import draw_by_rounds, search_then_prune
 from supertickets.supernet.arch import Arch
 from supertickets.supernet.heads import DenseHead
 from supertickets.supernet.network import prunable
@@ -183,3 +183,18 @@ def test_lottery_tickets_by_rounds(tmp_path):
     before = (tmp_path / "run" / "round_0" / "metrics.jsonl").stat().st_mtime_ns
     draw_by_rounds(ToyTask(config), config)  # finished rounds are not run again
     assert (tmp_path / "run" / "round_0" / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("schedule", "retrain"), [("one_shot", 0.5), ("cubic", 0.5), ("one_shot", 0.0)])
+def test_search_then_prune_takes_the_epochs_of_one_drawing(tmp_path, schedule, retrain):
+    prune = {"schedule": schedule, "target": 0.7, "criterion": "snip"}
+    config = toy_config(tmp_path / "run", prune=prune, pipeline={"enabled": True, "retrain": retrain})
+    ticket = search_then_prune(ToyTask(config), config)
+    logs = [path.read_text().splitlines() for path in sorted((tmp_path / "run").glob("*/metrics.jsonl"))]
+    assert sum(map(len, logs)) == 6
+    assert ticket.sparsity == pytest.approx(0.7, abs=1e-3)
+    assert ticket.metrics["macs"] == pytest.approx(
+        0.6 * Ticket.load(tmp_path / "run/search/ticket").provenance["supernet"]["macs"], rel=0.02
+    )
+    if retrain:
+        assert Ticket.load(tmp_path / "run" / "search" / "ticket").sparsity == 0

@@ -36,7 +36,7 @@ class SearchConfig(Section):
 class PruneConfig(Section):
     """Weight pruning while training (method: SuperTickets section 3, LAMP, Zhu & Gupta)."""
 
-    enabled: bool | None = None  # unset: on, but off in a run that starts from a ticket and keeps its mask
+    enabled: bool | None = None  # unset: on, but off in a run that starts from a ticket
     target: float = Field(0.8, ge=0, lt=1)  # sparsity of all prunable weights at the end
     criterion: Literal["magnitude", "lamp", "random", "snip", "grasp", "synflow"] = "lamp"
     rounds: PositiveInt | None = None  # scored anew that many times within a prune; unset: 100 for synflow, 1 for the others
@@ -83,6 +83,13 @@ class ImpConfig(Section):
 
     rounds: int = Field(0, ge=0)  # train, prune, rewind: so often, then train once more; 0 = off
     rewind_epoch: int = Field(0, ge=0)  # weights go back to where they were after this epoch of the first round
+
+
+class PipelineConfig(Section):
+    """Search alone, then prune, then retrain: the pipeline that drawing replaces, for comparison (`stages`)."""
+
+    enabled: bool = False
+    retrain: float = Field(0.5, ge=0, lt=1)  # share of the epochs after the search; 0 = pruned at the very end, not retrained
 
 
 class TrainConfig(Section):
@@ -142,13 +149,20 @@ class Config(Section):
     run: RunConfig = RunConfig()
     init: InitConfig = InitConfig()
     imp: ImpConfig = ImpConfig()
+    pipeline: PipelineConfig = PipelineConfig()
+
+    @model_validator(mode="after")
+    def _one_way_to_draw(self) -> Self:
+        if self.imp.rounds and self.pipeline.enabled:
+            raise ValueError("imp.rounds and pipeline.enabled are two ways to draw: choose one")
+        return self
 
     def resolved(self) -> Self:
-        """With what `unset` means for this run: one that starts from a ticket keeps its architecture and its mask."""
+        """With what `unset` means for this run: one that starts from a ticket searches and prunes only if asked to."""
         fresh = self.init.ticket is None
         search, prune = self.search.enabled, self.prune.enabled
         changes = {
             "search": self.search.model_copy(update={"enabled": fresh if search is None else search}),
-            "prune": self.prune.model_copy(update={"enabled": fresh or self.init.mask == "none" if prune is None else prune}),
+            "prune": self.prune.model_copy(update={"enabled": fresh if prune is None else prune}),
         }
         return self.model_copy(update=changes)

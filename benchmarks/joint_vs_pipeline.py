@@ -1,0 +1,117 @@
+"""Joint drawing against search -> prune -> retrain (S+P) at equal total epochs: rows of one CSV, and a picture.
+
+python benchmarks/joint_vs_pipeline.py TASK [CONFIG.yaml] [--criteria ...] [--sparsities ...] [--dotted.key value ...]
+
+Each drawing has a folder below --runs; finished ones are read, not run again, so a stopped benchmark goes on where it was, and
+two can share the work (one sparsity each) before a third call collects all rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from supertickets.cli import Parser, friendly, split_overrides
+from supertickets.pruning.criteria import CRITERIA
+from supertickets.stages import search_then_prune, stage
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.dialect import load_config
+from supertickets.training.task import task_class
+
+FIELDS = ("method", "criterion", "sparsity", "score", "metric", "macs", "sparse_macs", "params", "epochs", "minutes", "seed")
+
+
+def drawings(options: argparse.Namespace, config: Any) -> Iterator[tuple[str, str, float, Any]]:
+    """(method, criterion, sparsity, config) of every row."""
+    if options.dense:
+        off = {name: getattr(config, name).model_copy(update={"enabled": False}) for name in ("search", "prune")}
+        yield "dense", "none", 0.0, config.model_copy(update=off)
+    for sparsity in options.sparsities:
+        joint = config.prune.model_copy(update={"target": sparsity})
+        yield "joint", joint.criterion, sparsity, config.model_copy(update={"prune": joint})
+        pipeline = config.pipeline.model_copy(update={"enabled": True, "retrain": options.retrain})
+        for criterion in options.criteria:
+            changes = {"target": sparsity, "criterion": criterion, "schedule": "one_shot"}
+            if options.iterative:
+                changes = {"target": sparsity, "criterion": criterion, "schedule": "cubic", "start": 0.0, "end": 0.5}
+            prune = config.prune.model_copy(update=changes)
+            method = "S+P iterative" if options.iterative else "S+P one-shot"
+            yield method, criterion, sparsity, config.model_copy(update={"prune": prune, "pipeline": pipeline})
+
+
+def row_of(ticket: Ticket, folder: Path, task: Any, **known: Any) -> dict[str, Any]:
+    """A CSV row: what was measured last, and what all epochs together took."""
+    records = [json.loads(line) for log in sorted(folder.rglob("metrics.jsonl")) for line in log.read_text().splitlines()]
+    return known | {
+        "score": round(ticket.metrics[task.metric], 4),
+        "metric": task.metric,
+        **{key: ticket.metrics[key] for key in ("macs", "sparse_macs", "params")},
+        "epochs": len(records),
+        "minutes": round(sum(record["seconds"] for record in records) / 60, 1),
+    }
+
+
+def draw_bars(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """The scores, a group of bars for each sparsity."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    pruned = [row for row in rows if row["method"] != "dense"]
+    sparsities = sorted({row["sparsity"] for row in pruned})
+    names = list(dict.fromkeys(f"{row['method']}, {row['criterion']}" for row in pruned))
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for i, name in enumerate(names):
+        found = {row["sparsity"]: row["score"] for row in pruned if f"{row['method']}, {row['criterion']}" == name}
+        places = [sparsities.index(s) + (i - (len(names) - 1) / 2) * 0.8 / len(names) for s in found]
+        axis.bar(places, list(found.values()), 0.8 / len(names), label=name)
+    for row in rows:
+        if row["method"] == "dense":
+            axis.axhline(row["score"], color="black", linestyle="--", label="dense supernet")
+    axis.set_xticks(range(len(sparsities)), [f"sparsity {s:g}" for s in sparsities])
+    axis.set_ylabel(rows[0]["metric"])
+    axis.legend(fontsize="small", ncols=2, loc="lower left")
+    axis.grid(axis="y", alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+@friendly
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser("joint_vs_pipeline.py", description="Joint drawing against search -> prune -> retrain.")
+    parser.add_argument("task", help="classification, ...")
+    parser.add_argument("config", nargs="?", type=Path, help="YAML recipe; none = the embedded data set")
+    parser.add_argument(
+        "--criteria", nargs="+", choices=list(CRITERIA), default=["magnitude", "random", "snip", "grasp", "synflow"]
+    )
+    parser.add_argument("--sparsities", nargs="+", type=float, default=[0.8, 0.95])
+    parser.add_argument("--retrain", type=float, default=0.5, help="share of the epochs after the search")
+    parser.add_argument("--iterative", action="store_true", help="prune within the retraining, not at once at its start")
+    parser.add_argument("--dense", action="store_true", help="the supernet with search and prune off, too")
+    parser.add_argument("--runs", type=Path, default=Path("runs/joint_vs_pipeline"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/joint_vs_pipeline.csv"))
+    options, overrides = split_overrides(parser, argv)
+    cls = task_class(options.task)
+    config = load_config(cls.Config, options.config, overrides)
+    task, rows = cls(config), []
+    for method, criterion, sparsity, changed in drawings(options, config):
+        folder = options.runs / f"{method.replace(' ', '_').replace('+', '')}_{criterion}_{sparsity:g}_{config.run.seed}"
+        changed = changed.model_copy(update={"run": config.run.model_copy(update={"dir": folder})})
+        ticket = search_then_prune(task, changed) if method.startswith("S+P") else stage(task, changed, folder)
+        known = {"method": method, "criterion": criterion, "sparsity": sparsity, "seed": config.run.seed}
+        rows.append(row_of(ticket, folder, task, **known))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    draw_bars(rows, options.out.with_suffix(".png"))
+    print(options.out.read_text() + f"written to {options.out} and {options.out.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()

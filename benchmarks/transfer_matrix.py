@@ -1,0 +1,134 @@
+"""Every ordered pair of tasks: the transferred ticket against its controls at equal epochs. A CSV and a heat map.
+
+python benchmarks/transfer_matrix.py [--tasks ...] [--seeds 0 1 2] [--source-epochs N] [--epochs N] [--dotted.key value ...]
+
+transferred: the source's weights and mask. fresh: the mask with new weights. shuffled: densities of the mask, places at random,
+new weights. scratch: the same architecture, dense, new weights. All have a new head and the target's own recipe. Finished
+runs below --runs are read, not run again.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from supertickets.cli import Parser, friendly, split_overrides
+from supertickets.stages import stage
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.dialect import load_config
+from supertickets.training.task import task_class
+from supertickets_transfer.transfer import transfer, transfer_schema
+
+CONTROLS = {
+    "transferred": {"weights": "keep", "mask": "keep"},
+    "fresh": {"weights": "fresh", "mask": "keep"},
+    "shuffled": {"weights": "fresh", "mask": "shuffle"},
+    "scratch": {"weights": "fresh", "mask": "none"},
+}
+FIELDS = ("source", "target", "control", "seed", "score", "metric", "epochs", "seconds")
+
+
+def draw_source(name: str, seed: int, runs: Path, overrides: list[str], epochs: int | None) -> Path:
+    """Folder of the ticket drawn on task `name`'s embedded data."""
+    folder, cls = runs / f"source_{name}_{seed}", task_class(name)
+    own = ["--run.seed", str(seed), *(["--train.epochs", str(epochs)] if epochs else [])]
+    config = load_config(cls.Config, None, [*overrides, *own])
+    stage(cls(config), config, folder)
+    return folder / "ticket"
+
+
+def move(source: Path, target: str, control: str, seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """Train one cell of the matrix; its score and seconds."""
+    cls, done = task_class(target), folder / "cell.json"
+    if not done.exists():
+        began = time.monotonic()
+        config = load_config(transfer_schema(cls), None, [*overrides, "--run.seed", str(seed), "--run.dir", str(folder)])
+        config = config.model_copy(update={"transfer": config.transfer.model_copy(update=CONTROLS[control])})
+        ticket: Ticket = transfer(source, cls(config), config)
+        score = {"score": round(ticket.metrics[cls.metric], 4), "metric": cls.metric, "epochs": config.train.epochs}
+        done.write_text(json.dumps(score | {"seconds": round(time.monotonic() - began)}))
+    return json.loads(done.read_text())
+
+
+def draw_heat_map(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Mean score of the transferred ticket less each control's, source by target."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = sorted({row["source"] for row in rows})
+    others = [control for control in CONTROLS if control != "transferred"]
+    figure = Figure(figsize=(4.6 * len(others), 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, control in zip(figure.subplots(1, len(others)), others, strict=True):
+        gains = [[_gain(rows, source, target, control) for target in names] for source in names]
+        axis.imshow(gains, cmap="RdYlGn", vmin=-0.2, vmax=0.2)
+        for i, line in enumerate(gains):
+            for j, gain in enumerate(line):
+                axis.text(j, i, "" if i == j else f"{gain:+.3f}", ha="center", va="center")
+        axis.set_xticks(range(len(names)), names, rotation=20)
+        axis.set_yticks(range(len(names)), names)
+        axis.set_xlabel("target")
+        axis.set_ylabel("source")
+        axis.set_title(f"transferred - {control}")
+    figure.savefig(path, dpi=120)
+
+
+def _scores(rows: Sequence[dict[str, Any]], source: str, target: str, control: str) -> list[float]:
+    return [row["score"] for row in rows if (row["source"], row["target"], row["control"]) == (source, target, control)]
+
+
+def _gain(rows: Sequence[dict[str, Any]], source: str, target: str, control: str) -> float:
+    ours, theirs = _scores(rows, source, target, "transferred"), _scores(rows, source, target, control)
+    return mean(ours) - mean(theirs) if ours and theirs else float("nan")
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> str:
+    """The matrix as text, a line a pair, and the pairs won against each control."""
+    pairs = list(dict.fromkeys((row["source"], row["target"]) for row in rows))
+    lines = [f"{'source -> target':<34}" + "".join(f"{control:>18}" for control in CONTROLS)]
+    for source, target in pairs:
+        cells = [_scores(rows, source, target, control) for control in CONTROLS]
+        texts = [f"{mean(cell):.3f} +- {stdev(cell) if len(cell) > 1 else 0:.3f}" for cell in cells]
+        lines.append(f"{source + ' -> ' + target:<34}" + "".join(f"{text:>18}" for text in texts))
+    for control in list(CONTROLS)[1:]:
+        wins = sum(_gain(rows, source, target, control) > 0 for source, target in pairs)
+        lines.append(f"better than {control}: {wins} of {len(pairs)} pairs")
+    return "\n".join(lines)
+
+
+@friendly
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser("transfer_matrix.py", description="Transfers between all tasks, against their controls.")
+    parser.add_argument("--tasks", nargs="+", default=["classification", "keypoint", "segmentation"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--source-epochs", type=int, help="epochs of the source's drawing (default: its recipe's)")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs on the target")
+    parser.add_argument("--runs", type=Path, default=Path("runs/transfer_matrix"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/transfer_matrix.csv"))
+    options, overrides = split_overrides(parser, argv)
+    quiet = ["--run.tensorboard", "false", "--run.examples", "0", *overrides]
+    rows = []
+    for seed in options.seeds:
+        sources = {name: draw_source(name, seed, options.runs, quiet, options.source_epochs) for name in options.tasks}
+        for name, source in sources.items():
+            for target in (other for other in options.tasks if other != name):
+                for control in CONTROLS:
+                    folder = options.runs / f"{name}_to_{target}_{control}_{seed}"
+                    cell = move(source, target, control, seed, folder, [*quiet, "--train.epochs", str(options.epochs)])
+                    rows.append({"source": name, "target": target, "control": control, "seed": seed, **cell})
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    draw_heat_map(rows, options.out.with_suffix(".png"))
+    print(f"{summary(rows)}\nwritten to {options.out} and {options.out.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()

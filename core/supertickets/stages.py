@@ -1,0 +1,76 @@
+"""Baselines made of several drawings, each in a folder of its own within the run's; finished ones are not run again.
+
+S+P: search alone, then prune, then retrain or not: what SuperTickets (arXiv 2207.03677) compares with. IMP: iterative magnitude
+pruning with rewinding (Frankle & Carbin, arXiv 1803.03635; Frankle et al., arXiv 1912.05671).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from supertickets.draw import draw_ticket
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.config import Config
+
+
+def search_then_prune(task: Any, config: Config) -> Ticket:
+    """S+P in `train.epochs` altogether: `search/` without pruning, then `retrain/` with the searched architecture.
+
+    `pipeline.retrain` is the share of the epochs after the search; pruning is at their start (`prune.schedule` one_shot) or by
+    the schedule within them. 0: pruned at once after the last epoch, not retrained.
+    """
+    folder, epochs = _folder(task, config), config.train.epochs
+    later = round(epochs * config.pipeline.retrain)
+    if not later:
+        at_the_end = {"enabled": True, "schedule": "one_shot", "end": 1.0}
+        return stage(task, config, folder / "search", prune=at_the_end, search={"enabled": True})
+    alone: dict[str, Any] = {"train": {"epochs": epochs - later}, "prune": {"enabled": False}, "search": {"enabled": True}}
+    stage(task, config, folder / "search", **alone)
+    return stage(
+        task,
+        config,
+        folder / "retrain",
+        train={"epochs": later},
+        search={"enabled": False},
+        prune={"enabled": True, **({"end": 0.0} if config.prune.schedule == "one_shot" else {})},
+        init={"ticket": folder / "search" / "ticket"},
+    )
+
+
+def draw_by_rounds(task: Any, config: Config) -> Ticket:
+    """IMP: `imp.rounds` times train, prune and rewind; then train with the last mask. Round i is `round_i/`.
+
+    After round i of n the density is (1 - prune.target)^(i/n). Search works in the first round only: the architecture then
+    stays, as rewinding needs. Each round trains `train.epochs`.
+    """
+    folder, rounds = _folder(task, config), config.imp.rounds
+    for i in range(rounds):
+        sparsity = config.prune.target if i == rounds - 1 else 1 - (1 - config.prune.target) ** ((i + 1) / rounds)
+        prune = {"enabled": True, "schedule": "one_shot", "end": 1.0, "target": sparsity}
+        stage(task, config, folder / f"round_{i}", prune=prune, **_from_round(folder, i, config))
+    last = {"prune": {"enabled": False}, **_from_round(folder, rounds, config)}
+    return stage(task, config, folder / f"round_{rounds}", **last)
+
+
+def _from_round(folder: Path, i: int, config: Config) -> dict[str, dict[str, Any]]:
+    """Settings that let round i begin with the mask of the one before and the early weights."""
+    if i == 0:
+        return {"run": {"rewind_epoch": config.imp.rewind_epoch}}
+    start = {"ticket": folder / f"round_{i - 1}" / "ticket", "weights": "rewind", "mask": "keep"}
+    return {"init": start, "search": {"enabled": False}, "run": {"rewind_epoch": 0}}
+
+
+def _folder(task: Any, config: Config) -> Path:
+    return config.run.dir or Path("runs") / task.name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+
+
+def stage(task: Any, config: Config, folder: Path, **sections: dict[str, Any]) -> Ticket:
+    """One drawing in `folder` with changed sections; its ticket if it is finished, else from its last checkpoint on."""
+    if (folder / "ticket" / "ticket.json").exists():
+        return Ticket.load(folder / "ticket")
+    begun = any((folder / "checkpoints").glob("epoch_*.safetensors"))
+    sections["run"] = {**sections.get("run", {}), "dir": folder, "resume": begun}
+    changed = {name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
+    return draw_ticket(task, config.model_copy(update=changed))

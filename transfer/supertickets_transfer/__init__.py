@@ -1,0 +1,1 @@
+"""Move tickets between tasks and data sets."""

@@ -1,0 +1,58 @@
+"""Transfer: the body of a ticket (architecture, mask, weights) with a new head, trained on another task or data set.
+
+SuperTickets (arXiv 2207.03677), section 4.3. The head is always new and the body only ever the ticket's, so nothing that was
+trained on the target slips in. Controls: fresh weights under the same mask, a shuffled mask, dense from scratch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import create_model
+
+from supertickets.cli import Parser, friendly, split_overrides
+from supertickets.draw import draw_ticket
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.config import Config
+from supertickets.training.dialect import Section, load_config
+from supertickets.training.task import task_class
+
+
+class TransferConfig(Section):
+    """What of the ticket's body is taken along."""
+
+    weights: Literal["keep", "fresh"] = "keep"
+    mask: Literal["keep", "shuffle", "none"] = "keep"  # shuffle: within each layer; none: all weights train
+    freeze: Literal["body", "none"] = "none"  # body: only the head is trained
+
+
+def transfer_schema(task: type) -> type[Config]:
+    """The target task's config with a `transfer` section beside its own."""
+    base: type[Config] = task.Config  # type: ignore[attr-defined]
+    return create_model(f"{base.__name__}ForTransfer", __base__=base, transfer=(TransferConfig, TransferConfig()))
+
+
+def transfer(ticket: Path, task: Any, config: Any) -> Ticket:
+    """Train the body of the ticket in folder `ticket` with a new head on `task`, as `config` (of a `transfer_schema`) says.
+
+    Search and prune act on the head alone, and only if asked for (`search.enabled`, `prune.enabled`).
+    """
+    chosen = config.transfer
+    start = {"ticket": ticket, "part": "body", "weights": chosen.weights, "mask": chosen.mask, "freeze": chosen.freeze}
+    config = config.model_copy(update={"init": config.init.model_copy(update=start)})
+    return draw_ticket(task, config)
+
+
+@friendly
+def main(argv: Sequence[str] | None = None) -> None:
+    """`transfer.py TICKET --to TASK [CONFIG.yaml] [--transfer.weights keep|fresh] [--dotted.key value ...]`"""
+    parser = Parser("transfer.py", description="Move a ticket to another task or data set: its body with a new head.")
+    parser.add_argument("ticket", type=Path, help="ticket folder")
+    parser.add_argument("config", nargs="?", type=Path, help="YAML recipe of the target; none = the embedded data set")
+    parser.add_argument("--to", required=True, metavar="TASK", help="the target task: segmentation, ...")
+    options, overrides = split_overrides(parser, argv)
+    cls = task_class(options.to)
+    config = load_config(transfer_schema(cls), options.config, overrides)
+    transfer(options.ticket, cls(config), config)
