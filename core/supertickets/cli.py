@@ -168,15 +168,17 @@ def _add_compact(commands: Any) -> None:
 
     def run(options: argparse.Namespace) -> None:
         from supertickets.ticket.compact import compact, compact_table, compare
-        from supertickets.ticket.ticket import Ticket
+        from supertickets.ticket.share import ticket_folder
+        from supertickets.ticket.ticket import FILES, Ticket
         from supertickets.training.progress import console
 
-        ticket = Ticket.load(options.ticket)
+        source = ticket_folder(options.ticket)
+        ticket = Ticket.load(source)
         small = compact(ticket)
         facts = compare(ticket, small, _size(options))
         small.save(options.out)
-        for side, folder in (("before", options.ticket), ("after", options.out)):
-            facts[side]["file_bytes"] = sum((folder / name).stat().st_size for name in ("ticket.json", "ticket.safetensors"))
+        for side, folder in (("before", source), ("after", options.out)):
+            facts[side]["file_bytes"] = sum((folder / name).stat().st_size for name in FILES)
         if options.json:
             print(json.dumps(facts, indent=1))
             return

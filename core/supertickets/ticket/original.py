@@ -43,7 +43,10 @@ def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
     try:
         head = _read_head(tensors)
         settings = cls.settings_for(outputs=len(_classifier(tensors)), head_channels=head["channels"])
-        instance = load_task(task, settings | {"head": settings["head"] | head})
+        try:
+            instance = load_task(task, settings | {"head": settings["head"] | head})
+        except UserError as error:  # the head of one task has settings that another's does not know
+            raise UserError(f"{weights}: not a checkpoint of the original {task} network ({error})") from error
         arch = _read_arch(tensors, kwargs, norms=instance.config.arch)
         net = Supernet(arch, instance.build_head(arch))
         _check_searched(net, _block_names(arch, tensors), searched, network, weights)

@@ -32,6 +32,7 @@ from supertickets.training.config import Config
 from supertickets.training.task import load_task
 
 FORMAT = 1
+FILES = ("ticket.json", "ticket.safetensors")
 _FIELDS = {
     "task": str,
     "settings": dict,
@@ -128,11 +129,22 @@ class Ticket:
                 os.replace(Path(part) / name, folder / name)
         return folder
 
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Upload the ticket with a model card to `owner/name`; returns the commit's URL. See `ticket.share`."""
+        from supertickets.ticket.share import push
+
+        return push(self, repo_id, private=private, token=token)
+
     @classmethod
     def load(cls, folder: str | Path) -> Ticket:
-        """Read and check a ticket folder; a `UserError` names the file and what is wrong in it."""
-        folder = Path(folder)
-        json_file, tensor_file = folder / "ticket.json", folder / "ticket.safetensors"
+        """Read and check a ticket folder, or the hub's `owner/name` where there is no such folder.
+
+        A `UserError` names the file and what is wrong in it.
+        """
+        from supertickets.ticket.share import ticket_folder
+
+        folder = ticket_folder(folder)
+        json_file, tensor_file = (folder / name for name in FILES)
         about = _read_json(json_file)
         try:
             blob = tensor_file.read_bytes()

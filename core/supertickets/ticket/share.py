@@ -1,0 +1,84 @@
+"""Share a ticket on a model hub: a repository with the ticket's two files and a model card."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from supertickets.errors import UserError
+from supertickets.ticket.card import model_card
+from supertickets.ticket.ticket import FILES, Ticket
+
+_HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")  # owner/name
+
+
+def push(ticket: Ticket, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+    """Upload the ticket and its card to the hub's `owner/name` in one commit, made if need be; returns the commit's URL.
+
+    Absolute paths in the ticket's settings and provenance are cut to their last part: they say nothing elsewhere.
+    Raises `UserError` where the hub does not take it.
+    """
+    hub = _hub()
+    if not _HUB_NAME.fullmatch(repo_id):
+        raise UserError(f"{repo_id}: not a name on the hub; it should be owner/name")
+    shared = replace(ticket, settings=_without_places(ticket.settings), provenance=_without_places(ticket.provenance))
+    with tempfile.TemporaryDirectory() as folder:
+        shared.save(folder)
+        (Path(folder) / "README.md").write_text(model_card(shared, repo_id), encoding="utf-8")
+        api = hub.HfApi(token=token, library_name="supertickets")
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            done = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"A {ticket.task} ticket")
+        except _errors() as error:
+            raise UserError(f"{repo_id}: not uploaded: {_first_line(error)}") from error
+    return str(done.commit_url)
+
+
+def ticket_folder(name: str | Path, *, token: str | None = None) -> Path:
+    """The folder of a ticket: `name` itself, or, where neither it nor the folder above exists, the hub's `owner/name`.
+
+    What comes from the hub is kept in its cache, which also serves without a network. Raises `UserError` where the hub has no
+    such ticket.
+    """
+    folder = Path(name)
+    if not _HUB_NAME.fullmatch(folder.as_posix()) or folder.exists() or folder.parent.exists():
+        return folder
+    hub = _hub(f"{name}: no such folder; to look on the hub")
+    api = hub.HfApi(token=token, library_name="supertickets")
+    try:
+        found = Path(api.snapshot_download(folder.as_posix(), allow_patterns=list(FILES)))
+    except _errors() as error:
+        raise UserError(f"{name}: no such folder, and no such ticket on the hub: {_first_line(error)}") from error
+    if missing := [file for file in FILES if not (found / file).is_file()]:
+        raise UserError(f"{name}: no such folder, and on the hub not a ticket: it has no {missing[0]}")
+    return found
+
+
+def _hub(purpose: str = "sharing") -> Any:
+    try:
+        return import_module("huggingface_hub")
+    except ImportError as error:
+        raise UserError(f"{purpose} needs the package huggingface_hub: pip install 'supertickets[hub]'") from error
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises for a wrong name, missing rights, no network, no such repository."""
+    return (OSError, ValueError, import_module("huggingface_hub.errors").HTTPError)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _without_places(value: Any) -> Any:
+    """The same data, absolute paths cut to their last part."""
+    if isinstance(value, dict):
+        return {key: _without_places(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_places(part) for part in value]
+    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
