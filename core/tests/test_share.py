@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -27,7 +28,7 @@ SHA = "a" * 40
 
 
 class FakeHub(BaseHTTPRequestHandler):
-    """Repositories in memory: create, preupload, commit, info, tree, resolve."""
+    """Repositories in memory: create, validate, preupload, commit, info, tree, resolve."""
 
     repos: dict[str, dict[str, bytes]]
     tokens: list[str | None]
@@ -47,6 +48,8 @@ class FakeHub(BaseHTTPRequestHandler):
         self.tokens.append(self.headers.get("Authorization"))
         body = self.rfile.read(int(self.headers["Content-Length"]))
         parts = self.path.strip("/").split("/")  # api/models/owner/name/commit/main
+        if self.path == "/api/validate-yaml":  # the card's header
+            return self.json({"errors": [], "warnings": []})
         if self.path == "/api/repos/create":
             about = json.loads(body)
             name = f"{about['organization']}/{about['name']}"
@@ -91,7 +94,8 @@ def fake_hub(monkeypatch, tmp_path):
     handler = type("Handler", (FakeHub,), {"repos": {}, "tokens": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    client = partial(hub.HfApi, endpoint=f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr("huggingface_hub.HfApi", client)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

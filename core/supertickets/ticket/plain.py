@@ -29,8 +29,12 @@ def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def fold(net: nn.Module, layout: Layout = "one-conv") -> nn.Module:
-    """A copy of `net` in eval mode without BN: the same function up to float rounding, blocks in `layout`."""
+def fold(net: nn.Module, layout: Layout = "one-conv", *, multiple: int = 1) -> nn.Module:
+    """A copy of `net` in eval mode without BN: the same function up to float rounding, blocks in `layout`.
+
+    per-kernel: units that are all zero bring each kernel's count to a multiple of `multiple`, for runtimes that are slow with
+    others.
+    """
     plain = copy.deepcopy(net).eval().requires_grad_(False)
     for path, module in list(plain.named_modules()):
         if isinstance(module, MixedBlock):
@@ -38,7 +42,7 @@ def fold(net: nn.Module, layout: Layout = "one-conv") -> nn.Module:
                 _fold_block(module)
                 if layout == "per-kernel":
                     parent, _, name = path.rpartition(".")
-                    setattr(plain.get_submodule(parent), name, KernelByKernel(module))
+                    setattr(plain.get_submodule(parent), name, KernelByKernel(module, multiple))
         elif isinstance(module, TokenMixer):
             _fold_pair(module, "tokenize", "token_bn")
             _fold_pair(module, "restore", "restore_bn")
@@ -82,7 +86,7 @@ def _absorb(conv: nn.Module, scale: Tensor, shift: Tensor) -> None:
 class KernelByKernel(nn.Module):
     """A folded block as the shortcut plus an inverted residual a kernel size: the same function as `MixedBlock`."""
 
-    def __init__(self, block: MixedBlock) -> None:
+    def __init__(self, block: MixedBlock, multiple: int = 1) -> None:
         super().__init__()
         self.shortcut, self.mixer = block.shortcut, block.mixer
         sizes = list(block.units.values())
@@ -91,10 +95,14 @@ class KernelByKernel(nn.Module):
             block.project.weight.split(sizes, 1),
         )
         self.kernels = nn.ModuleList()
-        for row, shift, depthwise, column in zip(rows, shifts, block.depthwise.values(), columns, strict=True):
-            bias = None if len(self.kernels) else block.project.bias  # one for the whole block
-            parts = (_pointwise(row, shift), nn.ReLU(), depthwise, nn.ReLU(), _pointwise(column, bias))
-            self.kernels.append(nn.Sequential(*parts))
+        for row, shift, conv, column in zip(rows, shifts, block.depthwise.values(), columns, strict=True):
+            units = -(-len(row) // multiple) * multiple
+            expand = _conv(_padded(row, units), _padded(shift, units))
+            taps, offset = (_padded(part, units) for part in conv.parameters())
+            depthwise = _conv(taps, offset, stride=block.stride)
+            # The block's last BN had one shift for the sum of all kernels.
+            project = _conv(_padded(column, units, dim=1), None if len(self.kernels) else block.project.bias)
+            self.kernels.append(nn.Sequential(expand, nn.ReLU(), depthwise, nn.ReLU(), project))
 
     def forward(self, x: Tensor) -> Tensor:
         total = self.shortcut(x)  # (B, C_out, H/s, W/s)
@@ -105,10 +113,19 @@ class KernelByKernel(nn.Module):
         return total
 
 
-def _pointwise(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """A 1x1 conv of these numbers, weight (C_out, C_in, 1, 1)."""
-    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False, device="meta")
-    conv.weight = nn.Parameter(weight.clone(), requires_grad=False)
+def _padded(values: Tensor, length: int, dim: int = 0) -> Tensor:
+    """A copy of `values` with zeros behind up to `length` along `dim`."""
+    shape = list(values.shape)
+    shape[dim] = length - shape[dim]
+    return torch.cat([values, values.new_zeros(shape)], dim)
+
+
+def _conv(weight: Tensor, bias: Tensor | None, *, stride: int | None = None) -> nn.Conv2d:
+    """A 1x1 conv, or with `stride` a depthwise one, of these numbers."""
+    c_out, c_in, k, _ = weight.shape
+    groups = 1 if stride is None else c_out
+    conv = nn.Conv2d(c_in * groups, c_out, k, stride or 1, k // 2, groups=groups, bias=False, device="meta")
+    conv.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
         conv.bias = nn.Parameter(bias.clone(), requires_grad=False)
     return conv

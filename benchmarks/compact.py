@@ -1,0 +1,113 @@
+"""What compaction takes out of tickets, and that the outputs stay.
+
+    python benchmarks/compact.py TICKET... [--size H W] [--threads N] [--rounds N] [--out FILE.csv]
+
+`difference` is the largest absolute one between the outputs, over noise and drawn scenes. `still_constant` counts units left that
+did not change over those inputs: what an exact rule could at most still find. Latency: one image, eager, float32, CPU, both
+networks in turns; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from latency import commit, write_csv
+from rich.table import Table
+from torch import Tensor, nn
+
+from supertickets.cli import friendly
+from supertickets.supernet.blocks import mixed_blocks
+from supertickets.ticket.compact import compact, compare
+from supertickets.ticket.samples import sample_inputs
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.progress import console
+
+COSTS = ("units", "macs", "sparse_macs", "params", "file_bytes", "latency_ms")
+
+
+@friendly
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What compaction takes out of tickets.")
+    parser.add_argument("tickets", nargs="+", type=Path)
+    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: the task's")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--out", type=Path, help="CSV file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows = [measure(path, options) for path in options.tickets]
+    console.print(table(rows))
+    if options.out:
+        write_csv(options.out, rows)
+
+
+def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """A row: the ticket, and each cost before and after."""
+    ticket = Ticket.load(path)
+    small = compact(ticket)
+    facts = compare(ticket, small, tuple(options.size) if options.size else None, rounds=options.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        for side, each in (("before", ticket), ("after", small)):
+            facts[side]["file_bytes"] = sum(file.stat().st_size for file in each.save(Path(folder) / side).iterdir())
+    costs = {f"{key}_{side}": facts[side][key] for key in COSTS for side in ("before", "after")}
+    return {
+        "ticket": path.parent.name if path.name == "ticket" else path.name,
+        "task": ticket.task,
+        "size": "x".join(map(str, facts["size"])),
+        "sparsity_before": round(facts["before"]["sparsity"], 4),
+        "sparsity_after": round(facts["after"]["sparsity"], 4),
+        "difference": f"{facts['difference']:.1e}",
+        **{key: round(value, 3) for key, value in costs.items()},
+        "still_constant": still_constant(small.build(), sample_inputs(ticket, tuple(facts["size"]), batch=32)),
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "commit": commit(),
+    }
+
+
+@torch.no_grad()
+def still_constant(net: nn.Module, inputs: list[Tensor]) -> int:
+    """Units whose output was one number at every place of every input."""
+    low: dict[str, Tensor] = {}
+    high: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, given: Any, output: Tensor) -> None:
+            least, most = output.relu().aminmax(dim=0)
+            least, most = least.amin((1, 2)), most.amax((1, 2))
+            low[name] = torch.minimum(low.get(name, least), least)
+            high[name] = torch.maximum(high.get(name, most), most)
+
+        return hook
+
+    for name, block in mixed_blocks(net).items():
+        if block.units:
+            block.depthwise_bn.register_forward_hook(watch(name))
+    for x in inputs:
+        net(x)
+    return sum(int((high[name] - low[name] < 1e-6).sum()) for name in low)
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    shown = Table(title="compaction", title_justify="left")
+    for column in ("ticket", "sparsity", "difference", "units", "dense MACs", "sparse MACs", "parameters", "KiB", "ms"):
+        shown.add_column(column, justify="left" if column == "ticket" else "right")
+    for r in rows:
+
+        def both(key: str, scale: float = 1, digits: int = 0, r: dict[str, Any] = r) -> str:
+            return " -> ".join(f"{r[f'{key}_{side}'] / scale:.{digits}f}" for side in ("before", "after"))
+
+        millions = [both(key, 1e6, 2) + " M" for key in ("macs", "sparse_macs", "params")]
+        sparsity = f"{r['sparsity_before']:.3f} -> {r['sparsity_after']:.3f}"
+        cells = (r["ticket"], sparsity, r["difference"], both("units"), *millions)
+        shown.add_row(*cells, both("file_bytes", 1024), both("latency_ms", 1, 1))
+    return shown
+
+
+if __name__ == "__main__":
+    main()

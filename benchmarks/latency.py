@@ -1,0 +1,191 @@
+"""What makes a ticket fast: supernet, searched, ticket and compacted network, in eager PyTorch, ONNX Runtime and OpenVINO.
+
+    python benchmarks/latency.py TICKET [--size H W] [--threads N] [--rounds N] [--all-layouts] [--out FILE.csv]
+
+One image, float32, CPU. All are timed in one run, in turns, so that whatever slows the machine slows all alike; median and
+quartiles. `searched` is the ticket's architecture with all its weights: what differs from the ticket is the zeros alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from supertickets.cli import friendly
+from supertickets.supernet.network import Supernet
+from supertickets.ticket.compact import compact
+from supertickets.ticket.export import FORMATS, export, open_exported
+from supertickets.ticket.info import describe
+from supertickets.ticket.latency import latencies_ms, quartiles_ms
+from supertickets.ticket.plain import LAYOUTS, fold
+from supertickets.ticket.samples import sample_inputs
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.progress import console
+from supertickets.training.run import human
+
+EAGER, RUNTIMES = "eager", ("onnx", "openvino")
+
+
+@friendly
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Latency of a ticket's forms, and where the speed-up comes from.")
+    parser.add_argument("ticket", type=Path)
+    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: the task's")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--all-layouts", action="store_true", help="every runtime with blocks one-conv and per-kernel")
+    parser.add_argument("--out", type=Path, help="CSV file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    ticket = Ticket.load(options.ticket)
+    size = tuple(options.size or ticket.load_task().input_shape[1:])
+    networks = {
+        "supernet": supernet_of(ticket, size),
+        "searched": searched(ticket),
+        "ticket": ticket,
+        "compacted": compact(ticket),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        calls = {
+            key: call
+            for name, network in networks.items()
+            for key, call in forms(name, network, size, Path(folder), options.threads, options.all_layouts).items()
+        }
+        with torch.inference_mode():
+            taken = latencies_ms(calls, rounds=options.rounds)
+    facts = {name: describe(network, size) for name, network in networks.items()}
+    rows = [row(key, values, facts[key[0]], options) for key, values in taken.items()]
+    console.print(table(rows, f"{options.ticket}, 1x3x{size[0]}x{size[1]}, {options.threads} threads, {options.rounds} rounds"))
+    for line in shares(rows):
+        console.print(line, highlight=False)
+    if options.out:
+        write_csv(options.out, rows)
+
+
+def supernet_of(ticket: Ticket, size: tuple[int, int]) -> Ticket:
+    """The full supernet of the ticket's arch, untrained; BN statistics of one batch, so that its outputs are of usual size."""
+    arch = ticket.arch.model_copy(update={"units": {}, "tokens_left": {}})
+    torch.manual_seed(0)
+    net = Supernet(arch, ticket.load_task().build_head(arch)).train()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        net(torch.cat(sample_inputs(ticket, size)))
+    tensors = {name: tensor for name, tensor in net.state_dict().items() if tensor.is_floating_point()}
+    return replace(ticket, arch=net.arch, tensors=tensors, mask={})
+
+
+def searched(ticket: Ticket) -> Ticket:
+    """The ticket with small random weights in place of its zeros."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = dict(ticket.tensors)
+    for name, kept in ticket.mask.items():
+        noise = torch.randn(kept.shape, generator=generator) * tensors[name][kept].abs().mean().nan_to_num() * 0.1
+        tensors[name] = torch.where(kept, tensors[name], noise)
+    return replace(ticket, tensors=tensors, mask={})
+
+
+def forms(
+    name: str, ticket: Ticket, size: tuple[int, int], folder: Path, threads: int, all_layouts: bool
+) -> dict[tuple[str, str, str], Callable[[], object]]:
+    """(network, runtime, layout) -> a call that runs it on one image."""
+    image = sample_inputs(ticket, size)[1][:1]
+    net = ticket.build().to(memory_format=torch.channels_last)
+    calls: dict[tuple[str, str, str], Callable[[], object]] = {
+        (name, EAGER, "as trained"): partial(net, image.contiguous(memory_format=torch.channels_last))
+    }
+    if all_layouts:
+        for layout in LAYOUTS:
+            plain = fold(net, layout)
+            calls[name, EAGER, f"{layout} folded"] = partial(plain, image.contiguous(memory_format=torch.channels_last))
+            calls[name, EAGER, f"{layout} folded NCHW"] = partial(fold(ticket.build(), layout), image)
+    for runtime in (*RUNTIMES, *(["torch"] if all_layouts else [])):
+        for layout in LAYOUTS if all_layouts else (FORMATS[runtime].layout,):
+            path = folder / f"{name}_{layout}{FORMATS[runtime].suffix}"
+            export(ticket, path, format=runtime, size=size, layout=layout)
+            calls[name, runtime, layout] = partial(open_exported(path, threads=threads), image.numpy())
+    return calls
+
+
+def row(key: tuple[str, str, str], taken: list[float], facts: dict, options: argparse.Namespace) -> dict[str, object]:
+    network, runtime, layout = key
+    low, median, high = quartiles_ms(taken)
+    return {
+        "ticket": options.ticket.parent.name if options.ticket.name == "ticket" else options.ticket.name,
+        "task": facts["task"],
+        "size": "x".join(map(str, facts["size"])),
+        "network": network,
+        "runtime": runtime,
+        "layout": layout,
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "macs": facts["macs"],
+        "sparse_macs": facts["sparse_macs"],
+        "median_ms": round(median, 3),
+        "quartile1_ms": round(low, 3),
+        "quartile3_ms": round(high, 3),
+        "commit": commit(),
+    }
+
+
+def commit() -> str:
+    """Short hash of what was measured, with a + where the tree differs from it."""
+    where = Path(__file__).parent
+    shown = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=where, capture_output=True, text=True)
+    return shown.stdout.strip()
+
+
+def table(rows: list[dict], title: str) -> Table:
+    shown = Table(title=title, title_justify="left")
+    for column in ("network", "runtime", "layout", "dense MACs", "sparse MACs", "median ms", "quartiles"):
+        shown.add_column(column, justify="right" if "MACs" in column or "ms" in column else "left")
+    for r in rows:
+        spread = f"{r['quartile1_ms']:.2f} to {r['quartile3_ms']:.2f}"
+        cells = (r["network"], r["runtime"], r["layout"], human(r["macs"]), human(r["sparse_macs"]), f"{r['median_ms']:.2f}")
+        shown.add_row(*cells, spread)
+    return shown
+
+
+def shares(rows: list[dict]) -> list[str]:
+    """The speed-up step by step; the steps' factors multiply to the whole."""
+    ms = {}
+    for r in rows:
+        ms.setdefault((r["network"], r["runtime"]), r["median_ms"])
+    lines = []
+    for runtime in (EAGER, *RUNTIMES):
+        steps = [
+            ("search", "supernet", "searched"),
+            ("pruning (unstructured zeros)", "searched", "ticket"),
+            ("compaction", "ticket", "compacted"),
+        ]
+        factors = [f"{step} x{ms[old, runtime] / ms[new, runtime]:.2f}" for step, old, new in steps]
+        lines.append(f"{runtime}: {', '.join(factors)}; in all x{ms['supernet', runtime] / ms['compacted', runtime]:.2f}")
+    for runtime in RUNTIMES:
+        gains = ", ".join(f"{n} x{ms[n, EAGER] / ms[n, runtime]:.2f}" for n in ("supernet", "ticket", "compacted"))
+        whole = ms["supernet", EAGER] / ms["compacted", runtime]
+        lines.append(f"{runtime} instead of eager: {gains}; from the eager supernet to the compacted ticket x{whole:.2f}")
+    return lines
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    console.print(f"written to {path}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""What is exported gives what the ticket gives, and needs nothing of this package."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from supertickets import cli
+from supertickets.errors import UserError
+from supertickets.search.shrink import shrink
+from supertickets.supernet.blocks import mixed_blocks
+from supertickets.supernet.heads import ClassificationHead
+from supertickets.supernet.network import Supernet
+from supertickets.testing import ToyTask, micro_arch, micro_net, randomise_norms
+from supertickets.ticket import export as module
+from supertickets.ticket.export import FORMATS, export, metadata, open_exported
+from supertickets.ticket.plain import LAYOUTS, fold
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.config import Config
+
+pytestmark = pytest.mark.usefixtures("toy_installed")
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "onnx_predict.py"
+
+
+def shrunk_net(**arch) -> Supernet:
+    """A block without units, one without its 5x5 units, the rest full."""
+    net = micro_net(**arch).eval()
+    randomise_norms(net)
+    dead = {f"{name}.depthwise_bn.weight": torch.zeros(sum(b.units.values())) > 0 for name, b in mixed_blocks(net).items()}
+    dead["stages.2.branches.0.0.depthwise_bn.weight"][:] = True
+    dead["stages.1.branches.0.0.depthwise_bn.weight"][16:32] = True
+    shrink(net, dead)
+    return net
+
+
+def toy_ticket(**arch) -> Ticket:
+    return Ticket.from_net(shrunk_net(**arch), ToyTask(Config()), metrics={"accuracy": 0.5, "protocol": "share of pixels"})
+
+
+def needs(format: str) -> None:
+    for package in FORMATS[format].packages:
+        pytest.importorskip(package, reason="needs the extra `export`")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("tokens", [0, 4])
+def test_folding_changes_nothing_and_leaves_no_norm(layout, tokens):
+    net = shrunk_net(tokens=tokens).double()
+    plain = fold(net, layout)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in plain.modules())
+    for size in ((23, 31), (32, 16)):
+        x = torch.randn(2, 3, *size).double()
+        assert torch.allclose(plain(x), net(x), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_folding_the_classification_head(layout):
+    arch = micro_arch()
+    net = Supernet(arch, ClassificationHead(arch, classes=5, widths=(4, 6, 8), channels=12)).eval().double()
+    randomise_norms(net)
+    x = torch.randn(2, 3, 27, 18).double()
+    plain = fold(net, layout)
+    assert torch.allclose(plain(x), net(x), atol=1e-10, rtol=0)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in plain.modules())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("tokens", [0, 2])
+def test_export_equals_eager_for_any_batch_at_odd_sizes(format, tokens, tmp_path):
+    needs(format)
+    path = tmp_path / f"deep/net{FORMATS[format].suffix}"
+    ticket = toy_ticket(tokens=tokens)
+    facts = export(ticket, path, format=format, size=(23, 31), dynamic_batch=True)
+    assert max(facts["difference"].values()) <= 1e-4 and facts["layout"] == FORMATS[format].layout
+    x = torch.randn(3, 3, 23, 31)
+    assert np.abs(open_exported(path)(x.numpy()) - ticket.build()(x).detach().numpy()).max() < 1e-4
+    files = sorted(file.name for file in path.parent.iterdir())
+    assert files == (["net.bin", "net.xml"] if format == "openvino" else [path.name])
+    assert facts["bytes"] == sum(file.stat().st_size for file in path.parent.iterdir())
+
+
+@pytest.mark.slow
+def test_the_onnx_file_says_what_it_is_and_nothing_of_this_machine(tmp_path, capsys):
+    needs("onnx")
+    import onnx
+
+    folder, path = toy_ticket().save(tmp_path / "ticket"), tmp_path / "net.onnx"
+    cli.main(["export", str(folder), "--format", "onnx", "--out", str(path), "--layout", "one-conv"])
+    assert "outputs differ by" in capsys.readouterr().out
+    model = onnx.load(path)
+    facts = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
+    assert facts["labels"] == ["red", "green", "blue"] and facts["task"] == "toy"
+    assert facts["preprocessing"]["size"] == [16, 16] and facts["metrics"]["protocol"] == "share of pixels"
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    data = path.read_bytes()
+    assert b"site-packages" not in data and b".py" not in data and str(tmp_path).encode() not in data
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(tmp_path / "picture.png")
+    guard = f"import sys, runpy; sys.argv[1:] = sys.argv[2:]; runpy.run_path(r'{EXAMPLE}', run_name='__main__')"
+    code = f"import sys; sys.modules['torch'] = sys.modules['supertickets'] = None; {guard}"
+    arguments = [str(EXAMPLE), str(path), str(tmp_path / "picture.png"), "--out", str(tmp_path / "classes.png")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert any(label in done.stdout for label in facts["labels"]) and Image.open(tmp_path / "classes.png").size == (30, 20)
+
+
+def test_the_torch_file_runs_without_this_package(tmp_path):
+    path, ticket = tmp_path / "net.pt2", toy_ticket()
+    export(ticket, path, format="torch")
+    code = (
+        "import sys; sys.modules['supertickets'] = None\n"
+        "import torch; files = {'labels': ''}; net = torch.export.load(sys.argv[1], extra_files=files).module()\n"
+        "print(files['labels'], net(torch.ones(1, 3, 16, 16)).double().sum().item())"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    labels, total = done.stdout.rsplit(" ", 1)
+    assert json.loads(labels) == ["red", "green", "blue"]
+    assert float(total) == pytest.approx(float(ticket.build()(torch.ones(1, 3, 16, 16)).double().sum()), abs=1e-3)
+
+
+def test_a_file_that_differs_is_not_left_behind(tmp_path, monkeypatch):
+    wrong = fold(toy_ticket().build())
+    wrong.head.classifier.bias.data += 1e-3
+    monkeypatch.setattr(module, "fold", lambda net, layout: wrong)
+    with pytest.raises(UserError, match=r"net\.pt2: not written: its outputs differ .* by 1\.0e-03; 1e-04 is allowed"):
+        export(toy_ticket(), tmp_path / "net.pt2", format="torch")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format": "tflite"}, "choose one of onnx, openvino, torch"),
+        ({"path": "net.onnx"}, r"net\.onnx should end in \.pt2 for torch"),
+        ({"size": (0, 16)}, "two positive numbers"),
+        ({"path": "folder.pt2"}, "is a folder"),
+    ],
+)
+def test_wrong_arguments_are_named(tmp_path, changes, words):
+    (tmp_path / "folder.pt2").mkdir()
+    given = {"path": "net.pt2", "format": "torch", "size": None} | changes
+    with pytest.raises(UserError, match=words):
+        export(toy_ticket(), tmp_path / given["path"], format=given["format"], size=given["size"])
+    assert [file.name for file in tmp_path.iterdir()] == ["folder.pt2"]
+
+
+def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match=r"needs the package onnx: pip install 'supertickets\[export\]'"):
+        export(toy_ticket(), tmp_path / "net.onnx", format="onnx")
+
+
+def test_metadata_is_json_a_key():
+    facts = {key: json.loads(value) for key, value in metadata(toy_ticket(), (16, 24)).items()}
+    assert facts["preprocessing"] | {"mean": 0, "std": 0} == {
+        "size": [16, 24],
+        "axes": "NCHW",
+        "colours": "RGB",
+        "range": [0, 1],
+        "mean": 0,
+        "std": 0,
+    }

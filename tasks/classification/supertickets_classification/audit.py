@@ -1,0 +1,70 @@
+"""A look at the images before training: what would spoil a run stops it, what may be wrong is said.
+
+Wrong (a `UserError` names it): class folders that differ, an empty class, images that cannot be read.
+Doubtful (a line each): images that were skipped, classes of very different size.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from rich.table import Table
+
+from supertickets.errors import UserError
+from supertickets.training.progress import console
+from supertickets_classification.classes import listed
+from supertickets_classification.data import ImageSet
+
+UNEVEN = 20  # largest class / smallest class from which it is worth a line
+
+
+def audit(sets: dict[str, ImageSet], *, show: bool) -> None:
+    """Read images of the splits that are not kept in memory; `show` prints a table and the doubts.
+
+    Raises `UserError` for an unreadable image that may not be skipped, or where nothing readable was found.
+    """
+    looked = {split: _look(found) for split, found in sets.items()}
+    for split, found in sets.items():
+        if int(found.unreadable.sum()) >= looked[split]:
+            raise UserError(f"{split}: none of the {looked[split]} images read can be read")
+    if show:
+        console.print(_table(sets, looked))
+        for line in doubts(sets):
+            console.print(f"[yellow]note[/yellow] {line}", highlight=False)
+
+
+def _look(images: ImageSet) -> int:
+    """Read up to `data.audit_files` evenly spread images, unless all were read already; gives the number read."""
+    if images.kept:
+        return len(images)
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(len(images), images.data.audit_files)).round().astype(int))
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        list(pool.map(lambda index: images.read(int(index)), chosen))
+    return len(chosen)
+
+
+def doubts(sets: dict[str, ImageSet]) -> list[str]:
+    """What may be wrong, a line each."""
+    lines = []
+    for split, found in sets.items():
+        if broken := found.unreadable.nonzero().flatten().tolist():
+            named = listed([found.source.name(index) for index in broken])
+            lines.append(f"{split}: {len(broken)} images cannot be read and are left out: {named}")
+        counts = np.bincount(found.source.labels, minlength=len(found.source.folders))
+        if counts.max() >= UNEVEN * counts.min():
+            small, large = (found.source.folders[int(i)] for i in (counts.argmin(), counts.argmax()))
+            lines.append(f"{split}: classes differ in size, from {counts.min()} ({small}) to {counts.max()} images ({large})")
+    return lines
+
+
+def _table(sets: dict[str, ImageSet], looked: dict[str, int]) -> Table:
+    table = Table(title="image audit", title_justify="left")
+    for column in ("split", "images", "classes", "images a class", "read", "unreadable"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for split, found in sets.items():
+        counts = np.bincount(found.source.labels, minlength=len(found.source.folders))
+        size = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+        row = (len(found), len(counts), size, looked[split], int(found.unreadable.sum()))
+        table.add_row(split, *(str(value) for value in row))
+    return table

@@ -1,0 +1,212 @@
+"""Image folders as LMDBs, one file a split: for disks that are slow with a million small files.
+
+    python -m supertickets_classification.lmdb FOLDER OUT [--workers N] [--splits train val] [--on-error skip]
+
+FOLDER/SPLIT (or SPLIT.tar) becomes OUT/SPLIT. A record is the untouched bytes of an image file with its name and class, so
+what is read from it equals what the folder gives. A packing that was stopped goes on where it was; in the end all is read back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import struct
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.cli import Parser, friendly
+from supertickets.errors import UserError
+from supertickets.images import decode_image
+from supertickets.training.progress import console, watch
+from supertickets_classification.sources import Files, open_files
+
+COMMAND = "python -m supertickets_classification.lmdb FOLDER OUT"
+FORMAT = 1
+ABOUT, LABELS = b"about", b"labels"  # the two keys that are no image's; images are numbered with eight digits
+HEADER = struct.Struct("<IH16s")  # class, length of the name, MD5 of the file; then the name and the file
+TOGETHER = 256  # images a transaction: what a kill costs at most
+
+
+def pack(source: Files, out: Path, *, workers: int = 1, skip: bool = False) -> dict[str, Any]:
+    """Pack a split into the LMDB `out`, or go on with it; returns what it holds (see `_start`).
+
+    Each image is decoded once: `UserError` for one that cannot be read, unless `skip`. Raises `UserError` too where `out`
+    holds the packing of other files.
+    """
+    names, out = [source.name(i) for i in range(len(source.labels))], out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    # Pages of 4 KiB, at least one an image; the file itself grows only as it is filled.
+    map_size = sum(source.size(i) // 4096 + 2 for i in range(len(names))) * 4096 + 2**28
+    _close(out)
+    env = _library().open(str(out), map_size=map_size)
+    try:
+        about = _start(env, source, names, out)
+        chunks = range(about["done"], len(names), TOGETHER)
+        with ThreadPoolExecutor(max_workers=workers) as pool:
+            for first in watch(chunks, lambda: f"packing {out}"):
+                chosen = range(first, min(first + TOGETHER, len(names)))
+                records = list(pool.map(partial(_record, source, skip=skip), chosen))
+                with env.begin(write=True) as txn:
+                    for index, record in zip(chosen, records, strict=True):
+                        if record is None:
+                            about["skipped"].append(names[index])
+                        else:
+                            txn.put(_key(about["images"]), record)
+                            about["images"] += 1
+                    about["done"] = chosen.stop
+                    txn.put(ABOUT, json.dumps(about).encode())
+        labels = _verified(env, about, out)
+        with env.begin(write=True) as txn:
+            txn.put(LABELS, labels.astype("<i4").tobytes())
+            txn.put(ABOUT, json.dumps(about | {"complete": True}).encode())
+    finally:
+        env.close()
+    return about
+
+
+def _start(env: Any, source: Files, names: list[str], out: Path) -> dict[str, Any]:
+    """Where the packing of these files stands: files gone through, images written, names skipped."""
+    files = hashlib.sha256("\n".join([*source.folders, *names]).encode("utf-8", "surrogateescape")).hexdigest()
+    with env.begin() as txn:
+        stored = txn.get(ABOUT)
+    if stored is None:
+        fresh = {"format": FORMAT, "files": files, "folders": source.folders, "total": len(names)}
+        return fresh | {"done": 0, "images": 0, "skipped": [], "complete": False}
+    about = json.loads(stored)
+    if about["files"] != files:
+        raise UserError(f"{out}: was packed from other files than {source.where} holds now; delete it or choose another folder")
+    return about
+
+
+def _record(source: Files, index: int, *, skip: bool) -> bytes | None:
+    """The record of a file; None for one that cannot be read and may be skipped."""
+    content, name = source.read(index), os.fsencode(source.name(index))
+    try:
+        decode_image(io.BytesIO(content), where=source.where / source.name(index))
+    except UserError:
+        if skip:
+            return None
+        raise
+    digest = hashlib.md5(content, usedforsecurity=False).digest()
+    return HEADER.pack(int(source.labels[index]), len(name), digest) + name + content
+
+
+def _verified(env: Any, about: dict[str, Any], out: Path) -> NDArray[np.int64]:
+    """Read every record back; gives the classes. Raises `UserError` for one whose file is not what was read."""
+    labels = np.zeros(about["images"], np.int64)
+    with env.begin() as txn:
+        for index in watch(range(about["images"]), lambda: f"verifying {out}"):
+            labels[index], digest, name, content = _parts(txn.get(_key(index)), out, index)
+            if hashlib.md5(content, usedforsecurity=False).digest() != digest:
+                raise UserError(f"{out}: the record of {name} is damaged; delete the folder and pack again")
+    return labels
+
+
+def _parts(record: bytes | None, out: Path, index: int) -> tuple[int, bytes, str, bytes]:
+    """Class, MD5, name and file."""
+    if record is None or len(record) < HEADER.size:
+        raise UserError(f"{out}: image {index} is missing; delete the folder and pack again")
+    label, length, digest = HEADER.unpack_from(record)
+    end = HEADER.size + length
+    return label, digest, os.fsdecode(record[HEADER.size : end]), record[end:]
+
+
+class LmdbSource:
+    """The images of an LMDB made by `pack`. Every process that reads opens it for itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder = folder.resolve()
+        if not (folder / "data.mdb").is_file():
+            raise UserError(
+                f"{folder}: no LMDB (data.mdb); make it with: python -m supertickets_classification.lmdb FOLDER OUT"
+            )
+        about = json.loads(self._get(ABOUT) or "{}")
+        if about.get("format") != FORMAT:
+            raise UserError(f"{folder}: not an LMDB of images that this version packs")
+        if not about["complete"]:
+            _close(folder)
+            raise UserError(
+                f"{folder}: its packing was stopped after {about['done']} of {about['total']} images; "
+                f"the same command goes on with it: {COMMAND}"
+            )
+        self.folders: list[str] = about["folders"]
+        self.labels = np.frombuffer(self._get(LABELS) or b"", "<i4").astype(np.int64)
+
+    def name(self, index: int) -> str:
+        return _parts(self._get(_key(index)), self.folder, index)[2]
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        *_, name, content = _parts(self._get(_key(index)), self.folder, index)
+        return decode_image(io.BytesIO(content), where=self.folder / name)
+
+    def _get(self, key: bytes) -> bytes | None:
+        try:
+            with _opened(self.folder).begin() as txn:
+                return txn.get(key)
+        except _library().Error as error:
+            raise UserError(f"{self.folder}: {error}") from error
+
+
+_environments: dict[Path, tuple[int, Any]] = {}  # with the process that opened each: LMDB allows one opening a process
+
+
+def _opened(folder: Path) -> Any:
+    process, environment = _environments.get(folder, (0, None))
+    if process != os.getpid():
+        _close(folder)  # inherited by a fork, where it must not be used
+        environment = _library().open(str(folder), readonly=True, lock=False, readahead=False, create=False)
+        _environments[folder] = os.getpid(), environment
+    return environment
+
+
+def _close(folder: Path) -> None:
+    if folder in _environments:
+        _environments.pop(folder)[1].close()
+
+
+def _key(index: int) -> bytes:
+    return b"%08d" % index
+
+
+def _library() -> Any:
+    try:
+        import lmdb
+    except ImportError:
+        raise UserError("LMDBs need the package lmdb: pip install 'supertickets-classification[lmdb]'") from None
+    return lmdb
+
+
+@friendly
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m supertickets_classification.lmdb FOLDER OUT`"""
+    parser = Parser(COMMAND.rsplit(" ", 2)[0], description="Pack an image folder into LMDBs.")
+    parser.add_argument("folder", type=Path, help="holds SPLIT/CLASS/IMAGE, or SPLIT.tar of the same")
+    parser.add_argument("out", type=Path, help="folder for one LMDB a split")
+    parser.add_argument("--splits", nargs="+", default=["train", "val"])
+    parser.add_argument("--workers", type=int, default=1, help="threads that read and check images")
+    parser.add_argument("--on-error", choices=["raise", "skip"], default="raise", help="what an unreadable image does")
+    options = parser.parse_args(argv)
+    if options.workers < 1:
+        raise UserError(f"--workers: {options.workers} must be at least 1")
+    _library()
+    sources = {split: open_files(options.folder, split) for split in options.splits}
+    if len({tuple(source.folders) for source in sources.values()}) > 1:
+        raise UserError(f"{options.folder}: the splits {', '.join(sources)} have different class folders")
+    for split, source in sources.items():
+        about = pack(source, options.out / split, workers=options.workers, skip=options.on_error == "skip")
+        told = f"{options.out / split}: {about['images']} of {about['total']} images, all read back"
+        if skipped := about["skipped"]:
+            told += f"; left out, unreadable: {', '.join(skipped[:5])}{', ...' if len(skipped) > 5 else ''}"
+        console.print(told, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""Where images and their classes come from: folders, tars of folders, CIFAR's own files, LMDBs, drawn scenes."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.errors import UserError
+from supertickets.images import decode_image, is_image_name
+from supertickets_classification.config import ClassificationData
+
+VAL_SCENES_START = 1_000_000  # unseen scenes are numbered from here, whatever number is trained on
+
+
+class Source(Protocol):
+    """Images of a split by number, and the class of each."""
+
+    folders: list[str]  # the classes as stored, in the order of their numbers
+    labels: NDArray[np.int64]  # (N,)
+
+    def name(self, index: int) -> str: ...
+    def image(self, index: int) -> NDArray[np.uint8]: ...  # (H, W, 3) RGB
+
+
+class Files:
+    """Named files of encoded images; `read` gives one's bytes."""
+
+    def __init__(self, where: Path, found: dict[str, list[str]]) -> None:
+        """`found`: the files of each class, as paths below `where` with `/`."""
+        if not found:
+            raise UserError(f"{where}: holds no class folders")
+        self.where, self.folders = where, sorted(found)
+        empty = [folder for folder in self.folders if not found[folder]]
+        if empty:
+            raise UserError(f"{where}: class '{empty[0]}' holds no image{_and_more(empty)}; fill or remove its folder")
+        self.labels = np.repeat(np.arange(len(found)), [len(found[folder]) for folder in self.folders])
+        # One array, not a million objects that every worker would copy as it counts references.
+        self._names = np.array([os.fsencode(name) for folder in self.folders for name in sorted(found[folder])])
+
+    def name(self, index: int) -> str:
+        return os.fsdecode(self._names[index])
+
+    def read(self, index: int) -> bytes:
+        return (self.where / self.name(index)).read_bytes()
+
+    def size(self, index: int) -> int:
+        """Bytes of the file."""
+        return (self.where / self.name(index)).stat().st_size
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        return decode_image(io.BytesIO(self.read(index)), where=self.where / self.name(index))
+
+
+def open_folder(folder: Path) -> Files:
+    """FOLDER/CLASS/**/IMAGE; the classes are the sorted folder names."""
+    found: dict[str, list[str]] = {}
+    for name in class_folders(folder):
+        files = found.setdefault(name, [])
+        for top, _, names in os.walk(folder / name):
+            below = Path(top).relative_to(folder).as_posix()
+            files += [f"{below}/{file}" for file in names if is_image_name(file)]
+    return Files(folder, found)
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Names of the folders in `folder`, sorted; hidden ones are passed over."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+class TarFiles(Files):
+    """An uncompressed tar of a split's folders, read where it lies: nothing is unpacked."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: int | None = None
+        self._places: dict[str, tuple[int, int]] = {}
+        found: dict[str, list[str]] = {}
+        try:
+            with tarfile.open(path, "r:") as tar:
+                for member in tar:
+                    parts = PurePosixPath(member.name).parts
+                    parts = parts[1:] if parts and parts[0] == path.stem else parts  # SPLIT/CLASS/IMAGE or CLASS/IMAGE
+                    if len(parts) == 1 and member.isdir():
+                        found.setdefault(parts[0], [])
+                    elif len(parts) > 1 and member.isreg() and is_image_name(parts[-1]):
+                        found.setdefault(parts[0], []).append("/".join(parts))
+                        self._places["/".join(parts)] = member.offset_data, member.size
+        except tarfile.TarError as error:
+            raise UserError(f"{path}: not an uncompressed tar ({error})") from error
+        super().__init__(path, found)
+
+    def read(self, index: int) -> bytes:
+        if self._file is None:
+            self._file = os.open(self.where, os.O_RDONLY)
+        offset, size = self._places[self.name(index)]
+        return os.pread(self._file, size, offset)  # no shared position: safe in threads and forked workers
+
+    def size(self, index: int) -> int:
+        return self._places[self.name(index)][1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_file": None}
+
+
+class Arrays:
+    """Decoded images of one size in memory: CIFAR's own files, read by torchvision, which checks them by their MD5."""
+
+    def __init__(self, images: NDArray[np.uint8], labels: Iterable[int], folders: list[str], prefix: str) -> None:
+        self.images, self.folders, self.prefix = images, folders, prefix
+        self.labels = np.array(list(labels), np.int64)
+
+    def name(self, index: int) -> str:
+        return f"{self.prefix}_{index:05d}"
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        return self.images[index]
+
+
+class SceneSource:
+    """The generated world: pictures drawn from their number alone; the person's activity is the class."""
+
+    def __init__(self, data: ClassificationData, split: str) -> None:
+        from supertickets.scenes import ACTIVITIES, draw_scenes
+
+        start, count = (0, data.train_images) if split == "train" else (VAL_SCENES_START, data.val_images)
+        size_px = max(data.size_px)
+        if not 32 <= size_px <= 512:
+            raise UserError(f"scenes are drawn from 32 to 512 pixels wide, not {size_px} (data.size_px)")
+        self.folders, self.start = list(ACTIVITIES), start
+        drawn = draw_scenes(count, seed=data.seed, size_px=size_px, start=start)
+        self.images, self.labels = drawn["image"], drawn["activity"]
+
+    def name(self, index: int) -> str:
+        return f"scene_{self.start + index:07d}"
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        return self.images[index]
+
+
+def open_source(data: ClassificationData, split: str) -> Source:
+    """The images of `split` ("train" or "val"). `UserError` where they are not, or a class has none."""
+    if data.name == "scenes":
+        return SceneSource(data, split)
+    root, chosen = need_root(data), data.train_split if split == "train" else data.val_split
+    if data.name == "lmdb":
+        from supertickets_classification.lmdb import LmdbSource
+
+        return LmdbSource(root / chosen)
+    if data.name != "folder" and not _has_split(root, chosen):
+        return _open_cifar(data, split)
+    return open_files(root, chosen)
+
+
+def stored_folders(data: ClassificationData) -> list[str]:
+    """The classes as the training split stores them; of folders, no image is looked for."""
+    if data.name == "scenes":
+        from supertickets.scenes import ACTIVITIES
+
+        return list(ACTIVITIES)
+    folder = need_root(data) / data.train_split
+    if data.name != "lmdb" and folder.is_dir() and (found := class_folders(folder)):
+        return found
+    return open_source(data, "train").folders
+
+
+def open_files(root: Path, split: str) -> Files:
+    """ROOT/SPLIT/CLASS/IMAGE, or the same in ROOT/SPLIT.tar."""
+    if (root / split).is_dir():
+        return open_folder(root / split)
+    tar = root / f"{split}.tar"
+    if tar.is_file():
+        return TarFiles(tar)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder (data.root)")
+    raise UserError(f"{root}: holds neither a folder '{split}' of class folders nor '{tar.name}'")
+
+
+def need_root(data: ClassificationData) -> Path:
+    """The data folder, or a `UserError` that says how to give it."""
+    if data.root is None:
+        raise UserError(f"data.root is unset: data set '{data.name}' needs the folder it lies in (--data.root FOLDER)")
+    return data.root
+
+
+def _has_split(root: Path, split: str) -> bool:
+    return (root / split).is_dir() or (root / f"{split}.tar").is_file()
+
+
+def _open_cifar(data: ClassificationData, split: str) -> Arrays:
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    root = need_root(data)
+    try:
+        found = {"cifar10": CIFAR10, "cifar100": CIFAR100}[data.name](root, train=split == "train", download=data.download)
+    except RuntimeError as error:
+        raise UserError(
+            f"{root}: holds neither a folder '{data.train_split}' of class folders nor the files of {data.name} as published, "
+            "undamaged; --data.download true fetches them"
+        ) from error
+    return Arrays(found.data, found.targets, list(found.classes), f"{data.name}_{split}")
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

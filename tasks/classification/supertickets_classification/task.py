@@ -1,0 +1,280 @@
+"""Image classification as a `Task`: one class for each image, scored by top-1 accuracy."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+
+from supertickets.errors import UserError
+from supertickets.images import Normalise, expand_images, read_image, save_whole
+from supertickets.supernet.arch import Arch
+from supertickets.supernet.heads import ClassificationHead
+from supertickets.supernet.network import device_of
+from supertickets_classification.audit import audit
+from supertickets_classification.classes import check_folders, imagenet_names, with_classes
+from supertickets_classification.config import ClassificationConfig
+from supertickets_classification.data import ImageSet
+from supertickets_classification.metrics import ScoreKeeper
+from supertickets_classification.pictures import Tile, draw_confusion, draw_sheet
+from supertickets_classification.sources import open_source
+from supertickets_classification.transforms import UNREADABLE, Collate, EvalTransform, TrainCollate, TrainTransform
+
+LOOKED_AT = 5000  # validation images, evenly spread, behind the pictures at the end of a run
+ON_A_SHEET = 32
+
+
+class ClassificationTask:
+    """Classification of scenes, folders of images, CIFAR or LMDBs.
+
+    Constructing it reads at most the class names; with `config.data.classes` given, no file at all.
+    """
+
+    name = "classification"
+    metric = "top1"
+    predicts_in_words = True  # `predict` needs no folder to write to
+    Config = ClassificationConfig
+
+    def __init__(self, config: ClassificationConfig | Mapping[str, Any] | None = None) -> None:
+        given = config if isinstance(config, ClassificationConfig) else ClassificationConfig.model_validate(config or {})
+        self.config = given.model_copy(update={"data": with_classes(given.data)})
+        self.labels: list[str] = list(self.config.data.classes or ())
+        self.input_shape: tuple[int, int, int] = (3, *self.config.data.size_px)
+        self._sets: dict[str, ImageSet] = {}  # splits opened so far
+
+    # What the loop calls ------------------------------------------------------------------------------------------
+
+    def build_head(self, arch: Arch) -> nn.Module:
+        """Branch features, finest first -> (B, classes) logits."""
+        head = self.config.head
+        return ClassificationHead(
+            arch, classes=len(self.labels), widths=head.widths, channels=head.channels, dropout=head.dropout
+        )
+
+    def check_data(self) -> None:
+        """Open both splits and look at the images. `UserError` for wrong input."""
+        self._open("train", "val")
+
+    def build_loaders(self, batch_size: int) -> tuple[DataLoader, DataLoader]:
+        """Training (shuffled, last partial batch dropped) and validation loader, after the audit.
+
+        Batches are [images (B, 3, H, W) float32, labels (B,) int64 or, mixed, shares (B, classes) float32]. Raises
+        `UserError` for wrong input.
+        """
+        train, val = self._open("train", "val")
+        if len(train) < batch_size:
+            raise UserError(f"{len(train)} training images make no batch of {batch_size}: lower train.batch_size")
+        data = self.config.data
+        collate = TrainCollate(data, classes=len(self.labels))
+        workers, pin = data.workers, torch.cuda.is_available()
+        loader = DataLoader(
+            train, batch_size, shuffle=True, drop_last=True, collate_fn=collate, num_workers=workers, pin_memory=pin
+        )
+        return loader, self._val_loader(val, batch_size)
+
+    def build_val_loader(self, batch_size: int) -> DataLoader:
+        """The validation loader alone, audited: for scoring where there is no training data."""
+        return self._val_loader(self._open("val")[0], batch_size)
+
+    def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+        """Mean cross entropy with smoothed labels over the readable images; 0 where none is."""
+        images, labels = batch
+        logits, smoothing = model(images).float(), self.config.loss.label_smoothing
+        if labels.is_floating_point():
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        total = F.cross_entropy(logits, labels, label_smoothing=smoothing, ignore_index=UNREADABLE, reduction="sum")
+        return total / (labels != UNREADABLE).sum().clamp(min=1)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, loader: Iterable, accelerator: Accelerator | None = None) -> dict[str, Any]:
+        """Score `model` over a (prepared) loader; the same result on all processes.
+
+        Gives top1, top5 (or what `evaluation.top_k` says), loss, per_class (by class name, None where there are no
+        images), images, unreadable (by split, where images may be skipped) and protocol.
+        """
+        was_training = model.training
+        model.eval()
+        keeper, loss = ScoreKeeper(len(self.labels), self._k), 0.0
+        for images, labels in loader:
+            logits, labels = self._logits(model, images), labels.to(device_of(model))
+            if accelerator is not None:  # drops the images repeated to fill the last batch
+                logits, labels = accelerator.gather_for_metrics((logits, labels))
+            keeper.add(logits, labels)
+            loss += float(F.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="sum"))
+        model.train(was_training)
+        if not keeper.images:
+            raise UserError("no image of the validation set can be read: there is nothing to score")
+        scores = keeper.scores()
+        found = {
+            "top1": scores.top1,
+            f"top{self._k}": scores.topk,
+            "loss": loss / keeper.images,
+            "per_class": dict(zip(self.labels, scores.per_class, strict=True)),
+            "images": keeper.images,
+            "protocol": self.protocol(),
+        }
+        if self.config.data.on_error == "skip":
+            found["unreadable"] = {split: _count(images, accelerator) for split, images in self._sets.items()}
+        return found
+
+    @classmethod
+    def settings_for(cls, *, outputs: int, head_channels: int) -> dict[str, Any]:
+        """Settings of a network known by its tensors alone: 1,000 outputs are ImageNet, else classes are numbered."""
+        classes = imagenet_names() if outputs == 1000 else [f"class_{i}" for i in range(outputs)]
+        data = {"name": "folder", "classes": classes, "size_px": [224, 224], "crop_padding": 32}
+        return {"data": data, "head": {"channels": head_channels}}
+
+    def settings(self) -> dict[str, Any]:
+        """All that rebuilds this task without its data, JSON-able."""
+        return self.config.model_dump(mode="json", include={"data", "evaluation", "loss", "head"})
+
+    def protocol(self) -> str:
+        """How `evaluate` measures, in words."""
+        data = self.config.data
+        height, width = data.size_px
+        padding = data.crop_padding
+        return (
+            f"top-1 accuracy on {data.name}/{data.val_split}; resized (bicubic) to cover {height + padding}x{width + padding}, "
+            f"center crop {height}x{width}, {'flip averaged' if self.config.evaluation.flip else 'one crop'}"
+        )
+
+    # What people look at ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def draw_examples(self, model: nn.Module, out_dir: Path, limit: int) -> list[Path]:
+        """Write up to `limit` pictures: examples, the mistakes the network was surest of, the confusion matrix.
+
+        They come from up to 5,000 validation images, evenly spread.
+        """
+        (val,) = self._open("val")
+        chosen = _spread(len(val), LOOKED_AT)
+        loader = self._val_loader(Subset(val, chosen), self.config.train.batch_size)
+        was_training = model.training
+        model.eval()
+        logits = torch.cat([self._logits(model, images).float().cpu() for images, _ in loader])  # (N, classes)
+        model.train(was_training)
+        labels = torch.tensor([val.label(index) for index in chosen])
+        shares, predicted = logits.softmax(dim=1).max(dim=1)
+
+        def tile(row: int) -> Tile:
+            image = val.read(chosen[row]).permute(1, 2, 0).numpy()
+            return Tile(image, self.labels[predicted[row]], float(shares[row]), self.labels[labels[row]])
+
+        seen = (labels != UNREADABLE).nonzero().flatten()
+        wrong = seen[predicted[seen] != labels[seen]]
+        surest = wrong[shares[wrong].sort(descending=True, stable=True).indices][:ON_A_SHEET].tolist()
+        keeper = ScoreKeeper(len(self.labels), self._k)
+        keeper.add(logits, labels)
+        scores, out_dir, written = keeper.scores(), Path(out_dir), []
+        if limit > 0:
+            rows = [int(seen[i]) for i in _spread(len(seen), ON_A_SHEET)]
+            written.append(save_whole(draw_sheet([tile(row) for row in rows]), out_dir / "examples.png"))
+        if limit > 1:
+            title = f"{self.config.data.val_split}: {len(seen)} images, top-1 {scores.top1:.3f}"
+            written.append(draw_confusion(scores.confusion, self.labels, out_dir / "confusion.png", title))
+        if limit > 2 and surest:
+            title = f"the surest of {len(wrong)} mistakes in {len(seen)} images"
+            written.append(save_whole(draw_sheet([tile(row) for row in surest], title), out_dir / "mistakes.png"))
+        return written
+
+    @torch.no_grad()
+    def predict(self, model: nn.Module, paths: Iterable[str | Path], out_dir: Path | None) -> list[Path]:
+        """Print the likeliest classes of each image; with `out_dir`, write predictions.json and predictions.png there.
+
+        `paths` are files, folders or patterns such as `street/*.jpg`. Raises `UserError` for one that is missing or
+        unreadable, before anything is printed or written.
+        """
+        images = expand_images(paths)
+        transform, normalise = EvalTransform(self.config.data), Normalise(self.config.data.mean, self.config.data.std)
+        was_training = model.training
+        model.eval()
+        found: list[list[tuple[int, float]]] = []
+        for path in images:
+            pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1)  # (3, H, W)
+            shares = self._logits(model, normalise(transform(pixels))[None])[0].float().softmax(dim=0).cpu()
+            top = shares.topk(self._k)
+            found.append(list(zip(top.indices.tolist(), top.values.tolist(), strict=True)))
+        model.train(was_training)
+        self._print(images, found)
+        return self._write(images, found, Path(out_dir)) if out_dir is not None else []
+
+    def _print(self, images: Sequence[Path], found: Sequence[Sequence[tuple[int, float]]]) -> None:
+        from supertickets.training.progress import console
+
+        table = Table(title_justify="left")
+        table.add_column("image", overflow="fold")
+        table.add_column("class")
+        table.add_column("share", justify="right")
+        for path, top in zip(images, found, strict=True):
+            for rank, (index, share) in enumerate(top):
+                table.add_row(
+                    str(path) if rank == 0 else "", self.labels[index], f"{share:.3f}", end_section=rank == len(top) - 1
+                )
+        console.print(table)
+
+    def _write(self, images: Sequence[Path], found: Sequence[Sequence[tuple[int, float]]], out_dir: Path) -> list[Path]:
+        from supertickets.training.run import write_text
+
+        rows = [
+            {"image": str(path), "top": [{"class": self.labels[i], "index": i, "share": share} for i, share in top]}
+            for path, top in zip(images, found, strict=True)
+        ]
+        tiles = [Tile(read_image(path), self.labels[top[0][0]], top[0][1]) for path, top in zip(images, found, strict=True)]
+        sheet = save_whole(draw_sheet(tiles), out_dir / "predictions.png")
+        write_text(out_dir / "predictions.json", json.dumps(rows, indent=1) + "\n")
+        return [out_dir / "predictions.json", sheet]
+
+    # Within -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _k(self) -> int:
+        return min(self.config.evaluation.top_k, len(self.labels))
+
+    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        """(B, classes); with `evaluation.flip`, the log of the shares averaged with those of the mirrored images."""
+        images = images.to(device_of(model))
+        if not self.config.evaluation.flip:
+            return model(images)
+        shares = sum(model(view).float().softmax(dim=1) for view in (images, images.flip(-1))) / 2
+        return shares.clamp(min=1e-12).log()
+
+    def _val_loader(self, val: ImageSet | Subset, batch_size: int) -> DataLoader:
+        collate, workers, pin = Collate(self.config.data), self.config.data.workers, torch.cuda.is_available()
+        return DataLoader(val, batch_size, collate_fn=collate, num_workers=workers, pin_memory=pin)
+
+    def _open(self, *splits: str) -> list[ImageSet]:
+        """The splits, opened and audited the first time."""
+        data = self.config.data
+        sources = {split: open_source(data, split) for split in splits if split not in self._sets}
+        if sources:
+            check_folders(sources, data)
+            new = {
+                split: ImageSet(source, TrainTransform(data) if split == "train" else EvalTransform(data), data)
+                for split, source in sources.items()
+            }
+            if data.name != "scenes":  # drawn here: nothing can be wrong with them
+                audit(new, show=int(os.environ.get("RANK", "0")) == 0)
+            self._sets |= new
+        return [self._sets[split] for split in splits]
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Up to `most` evenly spread numbers below `count`."""
+    return torch.linspace(0, count - 1, min(count, most)).round().int().unique().tolist()
+
+
+def _count(images: ImageSet, accelerator: Accelerator | None) -> int:
+    """Images found unreadable by any process."""
+    marks = images.unreadable.int()
+    if accelerator is not None and accelerator.num_processes > 1:
+        marks = accelerator.reduce(marks.to(accelerator.device), reduction="sum").cpu()
+    return int((marks > 0).sum())

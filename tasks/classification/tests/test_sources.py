@@ -1,0 +1,160 @@
+"""The same images whatever they are stored in; wrong folders are named."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision
+from PIL import Image
+
+from supertickets.errors import UserError
+from supertickets_classification import ClassificationTask
+from supertickets_classification.config import ClassificationData
+from supertickets_classification.sources import open_files, open_source
+
+
+def check(root: Path, **data) -> None:
+    ClassificationTask({"data": {"name": "folder", "root": root, "size_px": (16, 16), **data}}).check_data()
+
+
+def into_tars(root: Path, mode: str = "w") -> Path:
+    out = root.parent / "tars"
+    out.mkdir()
+    for split in ("train", "val"):
+        with tarfile.open(out / f"{split}.tar", mode) as tar:
+            tar.add(root / split, arcname=split)
+    return out
+
+
+def test_classes_are_the_sorted_folders(folder_root: Path):
+    source = open_files(folder_root, "train")
+    assert source.folders == ["ant", "bee", "cat"] and source.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert source.name(5) == "bee/bee_1.png" and source.image(5).shape == (16, 20, 3)
+
+
+def test_nested_folders_belong_to_their_class_and_other_files_to_none(folder_root: Path):
+    deep = folder_root / "train/ant/more/deep"
+    deep.mkdir(parents=True)
+    shutil.copy(folder_root / "train/ant/ant_0.png", deep / "x.PNG")
+    for stray in ("train/readme.txt", "train/ant/notes.txt", "train/ant/._hidden.png"):
+        (folder_root / stray).write_text("no picture")
+    source = open_files(folder_root, "train")
+    assert len(source.labels) == 13 and "ant/more/deep/x.PNG" in [source.name(i) for i in range(5)]
+
+
+def test_tar_gives_what_the_folder_gives(folder_root: Path):
+    tars = into_tars(folder_root)
+    folder, tar = open_files(folder_root, "train"), pickle.loads(pickle.dumps(open_files(tars, "train")))
+    assert tar.folders == folder.folders and np.array_equal(tar.labels, folder.labels)
+    for i in range(len(folder.labels)):
+        assert tar.name(i) == folder.name(i) and np.array_equal(tar.image(i), folder.image(i))
+        assert tar.size(i) == folder.size(i) == len(tar.read(i))
+    assert ClassificationTask({"data": {"name": "folder", "root": tars}}).labels == ["ant", "bee", "cat"]
+
+
+def test_links_in_a_tar_are_not_followed(folder_root: Path):
+    os.symlink("/etc/passwd", folder_root / "train/ant/link.png")
+    assert len(open_files(into_tars(folder_root), "train").labels) == 12
+
+
+def test_compressed_tar_is_refused(folder_root: Path):
+    with pytest.raises(UserError, match=r"train\.tar: not an uncompressed tar"):
+        open_files(into_tars(folder_root, "w:gz"), "train")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda root: shutil.rmtree(root / "val/bee"), "val lacks the class folders bee"),
+        (lambda root: (root / "val/bee").rename(root / "val/dog"), "val lacks the class folders bee and has dog besides"),
+        (lambda root: [p.unlink() for p in (root / "train/bee").iterdir()], r"train: class 'bee' holds no image"),
+        (lambda root: shutil.rmtree(root / "val"), "neither a folder 'val' of class folders nor 'val.tar'"),
+        (lambda root: shutil.rmtree(root / "train"), "neither a folder 'train'"),
+        (lambda root: shutil.rmtree(root), "no such folder"),
+        (lambda root: [shutil.rmtree(p) for p in (root / "train").iterdir()], "train: holds no class folders"),
+        (lambda root: (root / "classes.json").write_text('["a", "b"]'), r"classes\.json: names 2 classes, but there are 3"),
+        (lambda root: (root / "classes.json").write_text('["bee", "ant", "cat"]'), "in the order of the sorted folders"),
+    ],
+)
+def test_something_wrong_with_the_folders(folder_root: Path, change, complaint: str):
+    change(folder_root)
+    with pytest.raises(UserError, match=complaint):
+        check(folder_root)
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ({"num_classes": 1000}, "data.num_classes is 1000, but .* has 3 classes: ant, bee, cat"),
+        ({"classes": ["a", "b"]}, "3 class folders, but data.classes names 2"),
+        ({"classes": ["a", "b", "c"], "folders": ["ant", "bee", "dog"]}, "train lacks the class folders dog and has cat"),
+    ],
+)
+def test_classes_that_do_not_fit(folder_root: Path, data, complaint: str):
+    with pytest.raises(UserError, match=complaint):
+        check(folder_root, **data)
+
+
+def test_names_to_show(folder_root: Path):
+    (folder_root / "classes.json").write_text('{"classes": [{"index": 1, "name": "B"}, {"index": 0, "name": "A"}]}')
+    with pytest.raises(UserError, match=r"classes\.json: names 2 classes"):
+        check(folder_root)
+    (folder_root / "classes.json").write_text('["A", "B", "C"]')
+    task = ClassificationTask({"data": {"name": "folder", "root": folder_root}})
+    assert task.labels == ["A", "B", "C"] and task.config.data.folders == ["ant", "bee", "cat"]
+
+
+def test_no_root():
+    with pytest.raises(UserError, match=r"data\.root is unset"):
+        ClassificationTask({"data": {"name": "folder"}})
+
+
+def test_cifar_without_its_files_says_how_to_get_them(tmp_path: Path):
+    with pytest.raises(UserError, match=r"files of cifar10 as published.*data\.download true"):
+        ClassificationTask({"data": {"name": "cifar10", "root": tmp_path}})
+
+
+def test_cifars_own_files(tmp_path: Path, monkeypatch):
+    class Published:  # what torchvision gives: its reading is torchvision's to test
+        def __init__(self, root: Path, *, train: bool, download: bool) -> None:
+            self.data, self.classes = np.full((4, 32, 32, 3), 7 if train else 8, np.uint8), ["car", "cat"]
+            self.targets = [1, 0, 1, 1]
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Published)
+    train, val = (open_source(ClassificationData(name="cifar10", root=tmp_path), split) for split in ("train", "val"))
+    assert train.labels.tolist() == [1, 0, 1, 1] and train.folders == ["car", "cat"] and val.name(3) == "cifar10_val_00003"
+    assert (train.image(0) == 7).all() and (val.image(0) == 8).all()
+
+
+def test_cifar_is_read_from_folders_too(folder_root: Path):
+    task = ClassificationTask({"data": {"name": "cifar10", "root": folder_root, "size_px": (16, 16)}})
+    assert task.labels == ["ant", "bee", "cat"]
+
+
+def test_unseen_scenes_do_not_depend_on_the_training_count():
+    few, many = (open_source(ClassificationData(train_images=n, val_images=2), "val") for n in (2, 9))
+    assert np.array_equal(few.images, many.images) and few.name(0) == "scene_1000000"
+
+
+@pytest.mark.parametrize("size", [(8, 8), (600, 600)])
+def test_scene_size_has_limits(size):
+    with pytest.raises(UserError, match="from 32 to 512"):
+        open_source(ClassificationData(size_px=size), "train")
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA"])
+def test_any_kind_of_image_is_read(folder_root: Path, mode: str):
+    path = folder_root / "train/ant" / f"odd.{'jpg' if mode in ('L', 'CMYK') else 'png'}"
+    Image.open(folder_root / "train/ant/ant_0.png").convert(mode).save(path)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned by a quarter
+    Image.open(folder_root / "train/ant/ant_0.png").save(folder_root / "train/ant/turned.png", exif=exif)
+    source = open_files(folder_root, "train")
+    shapes = {source.name(i): source.image(i).shape for i in range(len(source.labels))}
+    assert shapes[f"ant/{path.name}"] == (16, 20, 3) and shapes["ant/turned.png"] == (20, 16, 3)

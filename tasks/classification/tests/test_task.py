@@ -1,0 +1,209 @@
+"""The task as the loop sees it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator, debug_launcher
+from accelerate.state import AcceleratorState
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from supertickets import cli
+from supertickets.errors import UserError
+from supertickets.supernet.network import Supernet
+from supertickets.ticket.ticket import Ticket
+from supertickets_classification import ClassificationTask
+from supertickets_classification.config import ClassificationData
+
+TINY = {
+    "arch": {
+        "stem": (4, 4),
+        "stages": [{"blocks": [1], "widths": [4]}, {"blocks": [1, 1], "widths": [4, 6]}],
+        "kernels": (3,),
+    },
+    "head": {"widths": [4, 6], "channels": 8},
+}
+
+
+def scenes_task(**changes) -> ClassificationTask:
+    data = {"train_images": 6, "val_images": 5, "size_px": (32, 32)} | changes.pop("data", {})
+    return ClassificationTask({**TINY, "data": data, **changes})
+
+
+def network_of(task: ClassificationTask) -> nn.Module:
+    torch.manual_seed(0)
+    arch = task.config.arch.build()
+    return Supernet(arch, task.build_head(arch))
+
+
+def test_batches_and_loss():
+    task = scenes_task()
+    train, val = task.build_loaders(2)
+    images, labels = next(iter(train))
+    assert images.shape == (2, 3, 32, 32) and labels.shape == (2,) and labels.dtype == torch.int64
+    assert (len(train), len(val)) == (3, 3)
+    net = network_of(task).eval()
+    expected = F.cross_entropy(net(images), labels, label_smoothing=0.1)
+    assert torch.allclose(task.loss(net, (images, labels)), expected)
+    shares = F.one_hot(labels, 8).float()
+    assert torch.allclose(task.loss(net, (images, shares)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 31)])
+def test_any_input_size(size):
+    assert network_of(scenes_task())(torch.randn(2, 3, *size)).shape == (2, 8)
+
+
+def test_evaluate_does_not_depend_on_batches_and_leaves_the_model_as_it_was():
+    task = scenes_task()
+    net = network_of(task).train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    one, five = (task.evaluate(net, task.build_loaders(n)[1]) for n in (1, 5))
+    assert one["top1"] == five["top1"] and one["top5"] == five["top5"]
+    assert one["loss"] == pytest.approx(five["loss"], rel=1e-4)
+    assert net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_scores_are_what_they_are_called():
+    """Against counting by hand, on logits that rank the classes 0 to 7 by the image's number."""
+    task = scenes_task(evaluation={"top_k": 3})
+    logits = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 1, 7, 3])
+
+    class Fixed(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return logits + next(iter(self.parameters()))
+
+    net = Fixed()
+    net.weight = nn.Parameter(torch.zeros(1))
+    scores = task.evaluate(net, [(torch.zeros(5, 3, 4, 4), labels)])
+    order = logits.argsort(dim=1, descending=True)
+    assert scores["top1"] == pytest.approx((order[:, 0] == labels).float().mean().item())
+    assert scores["top3"] == pytest.approx((order[:, :3] == labels[:, None]).any(1).float().mean().item())
+    assert scores["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    right = (order[:, 0] == labels)[1:3].float().mean().item()
+    assert scores["per_class"]["walking"] == right and scores["per_class"]["running"] is None and json.dumps(scores)
+
+
+def test_top_k_is_capped_by_the_classes(folder_root: Path):
+    task = ClassificationTask({**TINY, "data": {"name": "folder", "root": folder_root, "size_px": (32, 32)}})
+    assert {"top1", "top3"} <= set(scores := task.evaluate(network_of(task), task.build_loaders(4)[1])) and scores["top3"] == 1
+
+
+def test_flip_averages_with_the_mirrored_image():
+    task, images = scenes_task(evaluation={"flip": True}), torch.randn(3, 3, 32, 32)
+    net = network_of(task).eval()
+    torch.testing.assert_close(task._logits(net, images), task._logits(net, images.flip(-1)))
+    assert "flip averaged" in task.protocol()
+
+
+def _evaluate_in_process(expected: float) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # forked: the parent's single-process state came along
+    task, accelerator = scenes_task(), Accelerator(cpu=True)
+    loader = accelerator.prepare_data_loader(task.build_loaders(2)[1])
+    scores = task.evaluate(network_of(task), loader, accelerator)
+    assert accelerator.num_processes == 2 and scores["images"] == 5 and scores["top1"] == expected
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one():
+    task = scenes_task()
+    expected = task.evaluate(network_of(task), task.build_loaders(2)[1])["top1"]
+    debug_launcher(_evaluate_in_process, (expected,), num_processes=2)
+
+
+def test_pictures_of_the_end_of_a_run(tmp_path: Path):
+    task = scenes_task()
+    net = network_of(task)
+    written = task.draw_examples(net, tmp_path, 8)
+    assert [path.name for path in written] == ["examples.png", "confusion.png", "mistakes.png"]
+    assert task.draw_examples(net, tmp_path / "none", 0) == [] and not (tmp_path / "none").exists()
+
+
+def write_images(folder: Path) -> list[Path]:
+    paths = [folder / "a.jpg", folder / "b.png"]
+    folder.mkdir()
+    for i, path in enumerate(paths):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (45, 61, 3)).astype(np.uint8)).save(path)
+    return paths
+
+
+def test_predictions_are_printed_and_written(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task, images = scenes_task(), write_images(Path("in"))
+    ticket = Ticket.from_net(network_of(task).eval(), task, metrics={}).save(tmp_path / "ticket")
+    cli.predict("classification", [str(ticket), *map(str, images)])
+    assert "a.jpg" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    cli.predict("classification", [str(ticket), "in", "--out", "out"])
+    rows = json.loads(Path("out/predictions.json").read_text())
+    assert [row["image"] for row in rows] == list(map(str, images)) and Path("out/predictions.png").exists()
+    for row in rows:
+        shares = [entry["share"] for entry in row["top"]]
+        assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1 + 1e-6
+        assert all(task.labels[entry["index"]] == entry["class"] for entry in row["top"])
+
+
+@pytest.mark.parametrize(
+    "bad, complaint", [("none.png", "no such image"), ("*.webp", "no image found"), ("broken.png", "broken")]
+)
+def test_predict_names_bad_input_and_writes_nothing(tmp_path: Path, bad: str, complaint: str, capsys):
+    task, (good, _) = scenes_task(), write_images(tmp_path / "in")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=complaint):
+        task.predict(network_of(task), [good, tmp_path / bad], tmp_path / "out")
+    assert not (tmp_path / "out").exists() and "a.jpg" not in capsys.readouterr().out
+
+
+def test_scoring_needs_no_training_data(folder_root: Path):
+    task = ClassificationTask({"data": {"name": "folder", "root": folder_root, "size_px": (32, 32)}})
+    settings = json.loads(json.dumps(task.settings()))
+    shutil.rmtree(folder_root / "train")
+    assert len(ClassificationTask(settings).build_val_loader(2)) == 3
+    (folder_root / "val/bee").rename(folder_root / "val/wasp")
+    with pytest.raises(UserError, match="val lacks the class folders bee and has wasp"):
+        ClassificationTask(settings).build_val_loader(2)
+
+
+def test_too_few_images_for_a_batch():
+    with pytest.raises(UserError, match="6 training images make no batch of 7"):
+        scenes_task().build_loaders(7)
+
+
+def test_networks_known_by_their_outputs():
+    imagenet = ClassificationTask(ClassificationTask.settings_for(outputs=1000, head_channels=1600))
+    assert imagenet.labels[:2] == ["tench", "goldfish"] and imagenet.input_shape == (3, 224, 224)
+    other = ClassificationTask(ClassificationTask.settings_for(outputs=7, head_channels=32))
+    assert len(other.labels) == 7 and other.config.head.channels == 32
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"scale": (1, 0.5)},
+        {"scale": (0.5, 2)},
+        {"ratio": (2, 1)},
+        {"classes": []},
+        {"classes": ["a", "a"]},
+        {"classes": ["a"], "num_classes": 2},
+        {"rand_augment": (2, 31)},
+        {"size_px": (0, 4)},
+    ],
+)
+def test_wrong_settings_are_refused(data):
+    with pytest.raises(ValueError):
+        ClassificationData(**data)
+
+
+@pytest.mark.parametrize("name", ["cls_cifar10_32", "cls_tinyimagenet10_64"])
+def test_real_packs_end_to_end(pack, name: str):
+    data = {"name": "folder", "root": pack(name), "size_px": (32, 32), "cache": False, "audit_files": 50}
+    task = ClassificationTask({**TINY, "data": data})
+    train, _ = task.build_loaders(8)
+    assert len(task.labels) == 10 and task.loss(network_of(task), next(iter(train))).isfinite()

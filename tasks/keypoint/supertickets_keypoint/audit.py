@@ -1,0 +1,127 @@
+"""A look at joints, boxes and images before training: what would spoil a run stops it, what may be wrong is said.
+
+Wrong (a `UserError` names file and annotation): missing images, sizes that differ, boxes outside their image, coordinates
+that are no pixels. Doubtful (a line each): joints outside image or box, boxes without area, joints never known or unpaired.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from supertickets.errors import UserError
+from supertickets_keypoint.config import KeypointData
+from supertickets_keypoint.joints import Joints
+from supertickets_keypoint.persons import clip_box
+from supertickets_keypoint.skeletons import mirror_name
+from supertickets_keypoint.sources import CocoSource, check_size
+
+FILES = 500  # images of a split whose size is compared, evenly spread
+SLACK = 0.1  # share of the box's side that a joint may lie beside it
+
+
+@dataclass
+class SplitAudit:
+    """What the annotations of a split hold."""
+
+    split: str
+    images: int
+    persons: int  # used
+    left_out: int  # crowds, persons without a known joint, boxes without area
+    known: np.ndarray[Any, Any]  # (joints,) how often each joint is known
+    found: Counter[str] = field(default_factory=Counter)  # kind of doubt -> how many
+    first: dict[str, Any] = field(default_factory=dict)  # kind of doubt -> first annotation's id
+
+    def add(self, kind: str, annotation: dict[str, Any], count: int = 1) -> None:
+        if count:
+            self.found[kind] += count
+            self.first.setdefault(kind, annotation["source_id"])
+
+
+def audit_split(source: CocoSource, split: str, joints: Joints) -> SplitAudit:
+    """Look at all annotations of a split, and at the images of those used. Raises `UserError` at the first wrong one."""
+    images = {image["id"]: image for image in source.truth["images"]}
+    result = SplitAudit(split, len(images), len(source.persons), 0, np.zeros(len(joints), int))
+    total = outside = 0
+    for annotation in source.truth["annotations"]:
+        if annotation["iscrowd"] or not annotation["num_keypoints"]:
+            result.left_out += 1
+            continue
+        image = images[annotation["image_id"]]
+        x, y, w, h = annotation["bbox"]
+        if w <= 0 or h <= 0 or not annotation.get("area", 1) > 0:
+            result.left_out += 1
+            result.add("boxes without area (left out)", annotation)
+            continue
+        size = (image["width"], image["height"])
+        if clip_box((x, y, w, h), *size) is None:
+            raise UserError(
+                f"{source.path}: annotation {annotation['source_id']} has its box {[x, y, w, h]} outside its image "
+                f"{image['file_name']} ({size[0]}x{size[1]}); bbox is [x, y, width, height] in pixels"
+            )
+        points = np.reshape(annotation["keypoints"], (-1, 3)).astype(float)
+        known, xy = points[:, 2] > 0, points[points[:, 2] > 0, :2]
+        beside = ((xy < -1) | (xy > size)).any(axis=1)
+        slack = SLACK * max(w, h) + 1
+        off = ((xy < (x - slack, y - slack)) | (xy > (x + w + slack, y + h + slack))).any(axis=1)
+        result.add("joints outside their image (never trained on outside the crop)", annotation, int(beside.sum()))
+        result.add("joints outside their box by over a tenth of its side", annotation, int((off & ~beside).sum()))
+        result.known += known
+        total, outside = total + len(xy), outside + int(beside.sum())
+    if total and outside > total / 2:
+        raise UserError(
+            f"{source.path}: {outside} of {total} joints lie outside their images; x and y must be pixels of the image"
+        )
+    _check_files(source)
+    return result
+
+
+def _check_files(source: CocoSource) -> None:
+    used = np.unique([person.image for person in source.persons])
+    missing = [path for path in (source.file(int(i)) for i in used) if not path.is_file()]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise UserError(f"{missing[0]}: no such image{more}, {source.path} lists it")
+    for i in used[np.unique(np.linspace(0, len(used) - 1, min(len(used), FILES)).round().astype(int))]:
+        image = source.truth["images"][i]
+        check_size(source.file(int(i)), (image["width"], image["height"]))
+
+
+def doubts(audits: list[SplitAudit], data: KeypointData, joints: Joints, assumed: list[str]) -> list[str]:
+    """What may be wrong, a line each."""
+    lines = []
+    for audit in audits:
+        for kind, count in audit.found.items():
+            lines.append(f"{audit.split}: {count} {kind}, first in annotation {audit.first[kind]}")
+        absent = [name for name, count in zip(joints.names, audit.known, strict=True) if not count]
+        if absent:
+            lines.append(f"{audit.split}: never known: {', '.join(absent)}")
+    if assumed:
+        lines.append(f"OKS constant {data.default_sigma:g} assumed for {', '.join(assumed)}; set data.sigmas")
+    single = [n for i, n in enumerate(joints.names) if joints.swapped[i] == i and mirror_name(n) != n]
+    if single and data.flip:
+        lines.append(f"no partner in a mirror for {', '.join(single)}; set data.flip_pairs")
+    if data.half_body and not 0 < len(joints.lower) < len(joints):
+        lines.append("half-body crops are off: no joint is known as the lower body's; set data.lower_body")
+    return lines
+
+
+def audit(sources: dict[str, CocoSource], data: KeypointData, joints: Joints, *, assumed: list[str], show: bool) -> None:
+    """Audit the splits, "train" first; `show` prints a table and the doubts. Raises `UserError` for wrong input."""
+    audits = [audit_split(source, split, joints) for split, source in sources.items()]
+    if not show:
+        return
+    table = Table(title="joint audit", title_justify="left")
+    for column in ("split", "images", "persons used", "left out", "joints known"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for found in audits:
+        table.add_row(found.split, *(f"{n}" for n in (found.images, found.persons, found.left_out, int(found.known.sum()))))
+    console = Console()
+    console.print(table)
+    for line in doubts(audits, data, joints, assumed):
+        console.print(f"[yellow]note[/yellow] {line}", highlight=False)

@@ -1,0 +1,72 @@
+"""Scores of a ticket or, with --results, of poses that are already in a file.
+
+python evaluate.py --results FILE.json [CONFIG.yaml] [--dotted.key value ...] [--out metrics.json]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from supertickets import cli
+from supertickets.cli import Parser, friendly, score_table, split_overrides
+from supertickets.errors import UserError
+from supertickets.training.dialect import load_config
+from supertickets.training.progress import console
+from supertickets.training.run import write_text
+from supertickets_keypoint.annotations import json_path, read_results, read_truth
+from supertickets_keypoint.config import KeypointConfig
+from supertickets_keypoint.joints import joints_of
+from supertickets_keypoint.scoring import ap_scores
+from supertickets_keypoint.skeletons import complete
+from supertickets_keypoint.sources import open_source
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`evaluate.py TICKET ...` is the common one; `evaluate.py --results FILE.json ...` needs no ticket."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if any(word.split("=")[0] == "--results" for word in given):
+        evaluate_results(given)
+    else:
+        cli.evaluate("keypoint", given)
+
+
+@friendly
+def evaluate_results(argv: Sequence[str]) -> None:
+    """Score a results file on the validation annotations of a config."""
+    parser = Parser("evaluate.py", description="Score poses in COCO's result layout.")
+    parser.add_argument("config", nargs="?", type=Path, help="YAML recipe that names the data; none = the embedded data set")
+    parser.add_argument("--results", type=Path, required=True, help="poses in COCO's result layout")
+    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
+    options, overrides = split_overrides(parser, argv)
+    if options.out and options.out.is_dir():
+        raise UserError(f"--out: {options.out} is a folder; name a JSON file")
+    scores = score_results(options.results, load_config(KeypointConfig, options.config, overrides))
+    console.print(score_table(f"{options.results}", scores))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(options.out, json.dumps(scores, indent=1) + "\n")
+        console.print(f"written to {options.out}", highlight=False)
+
+
+def score_results(results: Path, config: KeypointConfig) -> dict[str, Any]:
+    """COCO's figures of a results file on the config's validation annotations. Raises `UserError`."""
+    data = complete(config.data)[0]
+    joints = joints_of(data)
+    truth = open_source(data, "val").truth if data.name == "scenes" else read_truth(json_path(data, "val"), data.category)
+    poses = read_results(results, joints=len(joints))
+    try:
+        scores = ap_scores(truth, poses, joints.sigmas)
+    except UserError as error:
+        raise UserError(f"{results}: {error}") from None
+    if scores["ap"] is None:
+        raise UserError(
+            f"{json_path(data, 'val')}: has annotations without an area (or no joint at all): no OKS AP without them"
+        )
+    protocol = (
+        f"OKS AP of {data.name}/{data.val_split or 'val'}; poses of {results.name}: boxes, flip test and input size are theirs"
+    )
+    return scores | {"poses": len(poses), "protocol": protocol}

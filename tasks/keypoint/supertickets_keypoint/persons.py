@@ -1,0 +1,85 @@
+"""Persons to look at: which annotations and detections make one, and the ground truth in COCO's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.errors import UserError
+
+
+@dataclass(frozen=True)
+class Person:
+    """A box in an image and, where it comes from an annotation, its joints."""
+
+    image: int  # number of the image within its source
+    box: NDArray[np.float32]  # (4,) x, y, width, height in pixels, edges as COCO counts them
+    joints: NDArray[np.float32]  # (joints, 3) x, y in pixels, centres at integers; 0 unknown, 1 hidden, 2 visible
+    score: float = 1.0  # of the box
+
+
+def clip_box(box: Iterable[float], width: int, height: int) -> NDArray[np.float32] | None:
+    """The part of an x, y, width, height box within the image; None where there is none."""
+    x, y, w, h = box
+    left, top, right, bottom = max(0.0, x), max(0.0, y), min(float(width), x + w), min(float(height), y + h)
+    if not (right > left and bottom > top):  # also where a side is not a number
+        return None
+    return np.array([left, top, right - left, bottom - top], np.float32)
+
+
+def persons_in(truth: Mapping[str, Any], *, joints: int) -> list[Person]:
+    """The persons that COCO's protocol trains on and scores with ground-truth boxes.
+
+    Left out: crowds, persons without a known joint, boxes without area. Boxes are cut to the image.
+    """
+    number = {image["id"]: i for i, image in enumerate(truth["images"])}
+    persons = []
+    for annotation in truth["annotations"]:
+        if annotation["iscrowd"] or not annotation["num_keypoints"] or not annotation.get("area", 1) > 0:
+            continue
+        image = truth["images"][number[annotation["image_id"]]]
+        box = clip_box(annotation["bbox"], image["width"], image["height"])
+        if box is not None:
+            points = np.asarray(annotation["keypoints"], np.float32).reshape(joints, 3)
+            persons.append(Person(number[annotation["image_id"]], box, points))
+    return persons
+
+
+def persons_detected(
+    detections: list[dict[str, Any]], truth: Mapping[str, Any], *, joints: int, min_score: float, where: str
+) -> list[Person]:
+    """Detections (COCO result layout) of the truth's category as persons with no joint known.
+
+    Raises `UserError` naming the entry for images that the truth does not know.
+    """
+    number = {image["id"]: i for i, image in enumerate(truth["images"])}
+    category, persons = truth["categories"][0]["id"], []
+    for i, found in enumerate(detections):
+        if found["image_id"] not in number:
+            raise UserError(
+                f"{where}: detection {i} is in image {found['image_id']}, which the annotations do not list "
+                f"(they list {len(number)} images); use the detections of this split"
+            )
+        if found.get("category_id", category) != category or found["score"] < min_score:
+            continue
+        image = truth["images"][number[found["image_id"]]]
+        box = clip_box(found["bbox"], image["width"], image["height"])
+        if box is not None:
+            persons.append(Person(number[found["image_id"]], box, np.zeros((joints, 3), np.float32), float(found["score"])))
+    if not persons:
+        raise UserError(f"{where}: no detection of category {category} with a score of at least {min_score:g}")
+    return persons
+
+
+def is_box(box: Any) -> bool:
+    """Whether it is [x, y, width, height], all finite numbers."""
+    return (
+        isinstance(box, list | tuple)
+        and len(box) == 4
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and isfinite(v) for v in box)
+    )

@@ -1,0 +1,96 @@
+"""Draw the skeletons of a results file over its images:
+
+python -m supertickets_keypoint.plot RESULTS.json --images DIR --out DIR [--annotations FILE.json] [--min-score 0.2]
+
+RESULTS.json has COCO's result layout. Images go by `file_name` in it, else by the annotations' list, else by the number in
+their name (000000000785.jpg is image 785). The skeleton is that of the annotations' category, without them COCO's 17 joints.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from supertickets.cli import friendly
+from supertickets.errors import UserError
+from supertickets.images import find_images, read_image, save_whole, unused_name
+from supertickets_keypoint.annotations import read_results, read_truth
+from supertickets_keypoint.config import KeypointData
+from supertickets_keypoint.joints import COCO_JOINTS, Joints, joints_of
+from supertickets_keypoint.pictures import draw_poses
+from supertickets_keypoint.skeletons import complete, with_joints
+
+
+@friendly
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m supertickets_keypoint.plot", description="Draw poses of a results file.")
+    parser.add_argument("results", type=Path, help="poses in COCO's result layout")
+    parser.add_argument("--images", type=Path, required=True, help="folder of the images")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--annotations", type=Path, help="COCO JSON with file names and skeleton")
+    parser.add_argument("--min-score", type=float, default=0.2, help="poses and joints below are not drawn")
+    options = parser.parse_args(argv)
+    for path in plot(options.results, options.images, options.out, options.annotations, min_score=options.min_score):
+        print(path)
+
+
+def plot(results: Path, images: Path, out_dir: Path, annotations: Path | None = None, *, min_score: float = 0.2) -> list[Path]:
+    """Write a picture for each image with a pose scored at least `min_score`; returns the files. Raises `UserError`."""
+    truth = read_truth(annotations) if annotations else None
+    entries = read_results(results)
+    joints = _skeleton(len(entries[0]["keypoints"]) // 3 if entries else 0, truth, results)
+    read_results(results, joints=len(joints))
+    names = {image["id"]: image["file_name"] for image in truth["images"]} if truth else {}
+    poses: dict[Path, list[Any]] = defaultdict(list)
+    files = _Files(images)
+    for entry in entries:
+        path = files.of(entry, names)
+        if entry["score"] >= min_score:
+            poses[path].append(np.reshape(entry["keypoints"], (-1, 3)))
+    if not poses:
+        raise UserError(f"{results}: no pose has a score of at least {min_score:g}; lower --min-score")
+    used: set[str] = set()
+    written = []
+    for path, found in poses.items():
+        picture = draw_poses(read_image(path), found, joints, min_score=min_score)
+        written.append(save_whole(picture, out_dir / f"{unused_name(path.stem, used)}_poses.png"))
+    return written
+
+
+def _skeleton(count: int, truth: dict[str, Any] | None, results: Path) -> Joints:
+    if truth is not None:
+        return joints_of(with_joints(KeypointData(), truth["categories"][0], where="--annotations"))
+    if count not in (0, len(COCO_JOINTS)):
+        raise UserError(f"{results}: has {count} joints, not COCO's {len(COCO_JOINTS)}; give their skeleton with --annotations")
+    return joints_of(complete(KeypointData(joints=COCO_JOINTS))[0])
+
+
+class _Files:
+    """Images of a folder by name and by number."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder (--images)")
+        self.folder = folder
+        found = find_images(folder)
+        self.by_name = {path.name: path for path in found}
+        self.by_number = {int(path.stem): path for path in found if path.stem.isdecimal()}
+        self.by_stem = {path.stem: path for path in found}
+
+    def of(self, entry: dict[str, Any], names: dict[Any, str]) -> Path:
+        name, number = entry.get("file_name", names.get(entry["image_id"])), entry["image_id"]
+        path = self.by_name.get(Path(name).name) if isinstance(name, str) else None
+        path = path or self.by_number.get(number) or self.by_stem.get(str(number))
+        if path is None:
+            raise UserError(f"{self.folder}: no image for image_id {number}{'' if name else '; name files with --annotations'}")
+        return path
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What people look at: poses of a network drawn over validation persons and over images of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from supertickets.errors import UserError
+from supertickets.images import expand_images, read_image, save_whole, unused_name
+from supertickets_keypoint.annotations import read_detections
+from supertickets_keypoint.config import KeypointConfig
+from supertickets_keypoint.crop import crop, inverse, map_to_input, move
+from supertickets_keypoint.data import PersonSet
+from supertickets_keypoint.joints import Joints
+from supertickets_keypoint.persons import Person, clip_box
+from supertickets_keypoint.pictures import compose, draw_poses
+from supertickets_keypoint.results import results_of, write_results
+from supertickets_keypoint.transforms import PersonTransform
+
+BATCH = 16
+Finder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # inputs, maps to the image -> places (B, J, 2), heights (B, J)
+
+
+def draw_val(find: Finder, val: PersonSet, joints: Joints, out_dir: Path, limit: int) -> list[Path]:
+    """A sheet of prediction and truth for up to `limit` persons of the validation set, evenly spread, in larger crops."""
+    used: set[str] = set()
+    written = []
+    for index in torch.linspace(0, len(val) - 1, min(limit, len(val))).round().int().unique().tolist():
+        person = val.persons[index]
+        places, heights = find(val[index][0][None], val[index][2][None])
+        side = float(max(person.box[2:])) * 1.3
+        size = (320, 320)
+        to_view = map_to_input((person.box[0] + person.box[2] / 2, person.box[1] + person.box[3] / 2), side / 320, size)
+        pixels = crop(lambda shrink, n=person.image: val.picture(n, shrink), to_view, size, val.transform.fill)
+        found = np.column_stack([move(to_view, places[0].numpy()), heights[0].numpy()])
+        truth = np.column_stack([move(to_view, person.joints[:, :2]), person.joints[:, 2] > 0])
+        panels = {"prediction": draw_poses(pixels, [found], joints)}
+        if truth[:, 2].any():
+            panels["truth"] = draw_poses(pixels, [truth], joints)
+        name = unused_name(val.source.name(person.image), used)
+        written.append(save_whole(compose(panels), out_dir / f"{name}.png"))
+    return written
+
+
+def predict_images(
+    find: Finder, paths: Iterable[str | Path], out_dir: Path, *, config: KeypointConfig, joints: Joints
+) -> list[Path]:
+    """Write NAME_poses.png for each image, and poses.json with all poses in COCO's result layout and the files' names.
+
+    The persons are the boxes of `config.predict.boxes`, else each whole image is one. All images are read once before anything
+    is written; raises `UserError` for one that is missing or unreadable.
+    """
+    images = expand_images(paths)
+    boxes = _Boxes(config)
+    sizes = [read_image(path).shape[:2] for path in images]
+    chosen = [boxes.of(path, size) for path, size in zip(images, sizes, strict=True)]
+    if not any(found for _, found in chosen):
+        raise UserError(
+            f"{config.predict.boxes}: no box with a score of at least {config.data.min_box_score:g} for these images"
+        )
+    written, everything, used = [], [], set[str]()
+    for path, (number, persons) in zip(images, chosen, strict=True):
+        pixels = read_image(path)
+        results = _poses(find, pixels, persons, number, config, joints)
+        poses = [np.reshape(result["keypoints"], (-1, 3)) for result in results]
+        picture = draw_poses(pixels, poses, joints, min_score=config.predict.min_joint_score)
+        written.append(save_whole(picture, Path(out_dir) / f"{unused_name(path.stem, used)}_poses.png"))
+        everything += [result | {"file_name": path.name} for result in results]
+    return [*written, write_results(everything, Path(out_dir) / "poses.json")]
+
+
+def _poses(
+    find: Finder, pixels: NDArray[np.uint8], persons: Sequence[Person], number: Any, config: KeypointConfig, joints: Joints
+) -> list[dict[str, Any]]:
+    if not persons:
+        return []
+    picture, transform = Image.fromarray(pixels), PersonTransform(config.data, joints, train=False)
+    places, heights = [], []
+    for group in _groups(persons):
+        items = [transform(person, lambda shrink: (picture, 1)) for person in group]
+        to_image = torch.stack([torch.from_numpy(inverse(item[2].numpy())) for item in items])
+        found = find(torch.stack([item[0] for item in items]), to_image)
+        places.append(found[0])
+        heights.append(found[1])
+    return results_of(
+        persons,
+        torch.cat(places).numpy(),
+        torch.cat(heights).numpy(),
+        truth={"images": [{"id": number}], "categories": [{"id": 1}]},
+        sigmas=joints.sigmas,
+        padding=config.data.padding,
+        evaluation=config.evaluation,
+    )
+
+
+def _groups(persons: Sequence[Person]) -> Iterator[Sequence[Person]]:
+    for start in range(0, len(persons), BATCH):
+        yield persons[start : start + BATCH]
+
+
+class _Boxes:
+    """Boxes of a file by image: its `file_name`, else its `image_id`, the number or text that is the image's name."""
+
+    def __init__(self, config: KeypointConfig) -> None:
+        self.config, self.file = config, config.predict.boxes
+        self.by_name: dict[str, list[dict[str, Any]]] = {}
+        for entry in read_detections(self.file) if self.file else ():
+            name = entry.get("file_name")
+            key = Path(name).name if isinstance(name, str) else str(entry["image_id"])
+            self.by_name.setdefault(key, []).append(entry)
+
+    def of(self, path: Path, size: tuple[int, int]) -> tuple[Any, list[Person]]:
+        """The image's id and its persons; `size` is (H, W)."""
+        height, width = size
+        number: Any = int(path.stem) if path.stem.isdecimal() else path.stem
+        empty = np.zeros((len(self.config.data.joints or ()), 3), np.float32)
+        if self.file is None:
+            return number, [Person(0, np.array([0, 0, width, height], np.float32), empty)]
+        entries = self.by_name.get(path.name) or self.by_name.get(str(number)) or []
+        persons = []
+        for entry in entries:
+            box = clip_box(entry["bbox"], width, height)
+            if box is not None and entry["score"] >= self.config.data.min_box_score:
+                persons.append(Person(0, box, empty, float(entry["score"])))
+        return number, persons

@@ -1,0 +1,89 @@
+"""Poses in COCO's result layout: made from what the network found, and written for COCO's server.
+
+https://cocodataset.org/#format-results
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import json_tricks
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.errors import UserError
+from supertickets.training.run import write_text
+from supertickets_keypoint.annotations import Truth
+from supertickets_keypoint.config import KeypointEvaluation
+from supertickets_keypoint.oks import oks_nms, soft_oks_nms
+from supertickets_keypoint.persons import Person
+
+Floats = NDArray[np.float64]
+
+
+def pose_scores(box_scores: Floats, heights: Floats, above: float) -> Floats:
+    """Box score x mean of a pose's joint scores above `above` (0 without one): (N,), (N, J) -> (N,)."""
+    counted = heights > above
+    return box_scores * np.where(counted, heights, 0).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
+
+
+def results_of(
+    persons: Sequence[Person],
+    places: Floats,
+    heights: Floats,
+    *,
+    truth: Truth,
+    sigmas: Floats,
+    padding: float,
+    evaluation: KeypointEvaluation,
+) -> list[dict[str, Any]]:
+    """Results of all persons: `places` (N, J, 2) in image pixels, `heights` (N, J) of the peaks.
+
+    Poses that repeat a better one go (or lose score, `soft_nms`). The area of a pose is that of its padded box. Raises
+    `UserError` where the network gave numbers that are not finite.
+    """
+    if not (np.isfinite(places).all() and np.isfinite(heights).all()):
+        person = int(np.flatnonzero(~(np.isfinite(places).all((1, 2)) & np.isfinite(heights).all(1)))[0])
+        image = truth["images"][persons[person].image]["id"]
+        raise UserError(f"the network gives numbers that are not finite for a person in image {image}: its weights are broken")
+    scores = pose_scores(np.array([p.score for p in persons]), heights, evaluation.joint_score)
+    areas = np.array([float(p.box[2]) * float(p.box[3]) for p in persons]) * padding**2
+    of_image: dict[int, list[int]] = defaultdict(list)
+    for i, person in enumerate(persons):
+        of_image[person.image].append(i)
+    results = []
+    for image, numbers in of_image.items():
+        group = np.array(numbers)
+        kept, left = np.arange(len(group)), scores[group]
+        if evaluation.nms < 1 and len(group) > 1:
+            arguments = places[group], scores[group], areas[group], sigmas, evaluation.nms
+            if evaluation.soft_nms:
+                kept, left = soft_oks_nms(*arguments)
+            else:
+                kept = oks_nms(*arguments)
+                left = scores[group][kept]
+        for i, score in zip(group[kept], left, strict=True):
+            results.append(
+                {
+                    "image_id": truth["images"][image]["id"],
+                    "category_id": truth["categories"][0]["id"],
+                    "keypoints": flat_pose(places[i], heights[i]),
+                    "score": round(float(score), 6),
+                }
+            )
+    return results
+
+
+def flat_pose(places: Floats, heights: Floats) -> list[float]:
+    """x, y, score of each joint, end to end."""
+    return [round(float(v), 3) for v in np.column_stack([places, heights]).ravel()]
+
+
+def write_results(results: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Write a results file, whole or not at all; returns `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json_tricks.dumps(list(results), allow_nan=False) + "\n")
+    return path

@@ -1,0 +1,78 @@
+"""Scores of poses: COCO's average precision over OKS, and the share of joints in place (PCK)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from supertickets.errors import UserError
+from supertickets_keypoint.annotations import Truth
+from supertickets_keypoint.joints import Joints
+from supertickets_keypoint.persons import Person
+
+STATS = ("ap", "ap50", "ap75", "apm", "apl", "ar", "ar50", "ar75", "arm", "arl")  # in COCOeval's order
+
+
+def ap_scores(truth: Truth, results: Sequence[dict[str, Any]], sigmas: NDArray[np.float64]) -> dict[str, float | None]:
+    """COCO's ten keypoint figures over all images of `truth`, in 0..1; None where no ground truth falls in their range.
+
+    `results` are poses in COCO's result layout. All is None where the truth has no areas. Raises `UserError` for coordinates
+    that are not finite and for unknown images.
+    """
+    if not all("area" in annotation for annotation in truth["annotations"]):
+        return dict.fromkeys(STATS)
+    known = {image["id"] for image in truth["images"]}
+    for i, result in enumerate(results):
+        if result["image_id"] not in known:
+            raise UserError(f"result {i} is in image {result['image_id']}, which the annotations do not list")
+        if not np.isfinite(result["keypoints"]).all() or not np.isfinite(result["score"]):
+            raise UserError(f"result {i} (image {result['image_id']}) holds a number that is not finite")
+    if not results:  # pycocotools cannot load none
+        return {name: 0.0 if any(a["num_keypoints"] for a in truth["annotations"]) else None for name in STATS}
+    category = truth["categories"][0]["id"]
+    poses = [{k: r[k] for k in ("image_id", "keypoints", "score")} | {"category_id": category} for r in results]
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        scoring = COCOeval(coco, coco.loadRes(poses), "keypoints")
+        scoring.params.kpt_oks_sigmas = np.asarray(sigmas, np.float64)
+        scoring.evaluate()
+        scoring.accumulate()
+        scoring.summarize()
+    return {name: float(value) if value >= 0 else None for name, value in zip(STATS, scoring.stats, strict=True)}
+
+
+def pck_scores(
+    persons: Sequence[Person], places: NDArray[np.floating], joints: Joints, *, share: float, by: str
+) -> dict[str, Any]:
+    """Share of known joints whose prediction (N, J, 2) lies within `share` of the person's torso or longer box side.
+
+    The torso is the longer known diagonal from a shoulder to the opposite hip; persons without one are not counted. Gives pck,
+    pck_by_joint, pck_persons (those counted); None where there is nothing to count.
+    """
+    truth = np.stack([person.joints for person in persons]).astype(np.float64)  # (N, J, 3)
+    known = truth[..., 2] > 0
+    if by == "torso":
+        lengths = np.zeros(len(persons))
+        for a, b in joints.torso:
+            both = known[:, a] & known[:, b]
+            lengths = np.maximum(lengths, both * np.linalg.norm(truth[:, a, :2] - truth[:, b, :2], axis=-1))
+    else:
+        lengths = np.array([max(person.box[2:]) for person in persons], np.float64)
+    known &= (lengths > 0)[:, None]
+    right = (np.linalg.norm(places - truth[..., :2], axis=-1) <= share * lengths[:, None]) & known
+    count = known.sum(axis=0)
+    by_joint = [float(r / n) if n else None for r, n in zip(right.sum(axis=0), count, strict=True)]
+    return {
+        "pck": float(right.sum() / count.sum()) if count.sum() else None,
+        "pck_by_joint": dict(zip(joints.names, by_joint, strict=True)),
+        "pck_persons": int((lengths > 0).sum()),
+    }

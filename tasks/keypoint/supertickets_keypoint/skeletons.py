@@ -1,0 +1,92 @@
+"""Where a skeleton comes from: the settings, the data set's category, and what names tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from supertickets.errors import UserError
+from supertickets_keypoint.annotations import choose_category, json_path, read_json
+from supertickets_keypoint.config import KeypointData
+from supertickets_keypoint.joints import COCO_JOINTS, COCO_SIGMAS
+
+LOWER = ("hip", "knee", "ankle", "heel", "foot", "toe")  # parts of names that tell the lower body
+
+
+def complete(data: KeypointData) -> tuple[KeypointData, list[str]]:
+    """Settings with the skeleton complete, and the joints whose OKS constant had to be assumed."""
+    from supertickets.scenes import JOINTS, SKELETON
+
+    category, where = None, "data"
+    if data.joints == COCO_JOINTS or (data.joints is None and data.name == "scenes"):
+        category = {"keypoints": list(JOINTS), "skeleton": [[a + 1, b + 1] for a, b in SKELETON]}
+    elif data.joints is None:
+        path = json_path(data, "train") if data.train_json or data.root else json_path(data, "val")
+        content = read_json(path)
+        categories = content.get("categories") if isinstance(content, dict) else None
+        if not isinstance(categories, list):
+            raise UserError(f"{path}: not a COCO annotation file: it has no list 'categories'")
+        category, where = choose_category(categories, data.category, path), str(path)
+    names = data.joints or list((category or {}).get("keypoints", []))
+    return with_joints(data, category, where=where), assumed_sigmas(names, data)
+
+
+def with_joints(data: KeypointData, category: dict[str, Any] | None, *, where: str) -> KeypointData:
+    """`data` with names, skeleton, flip pairs, lower body and OKS constants complete.
+
+    What the settings leave open comes from a COCO category (1-based `skeleton` and `flip_pairs`), then from the names:
+    left and right pair up, COCO's constants go by name, `default_sigma` for the rest. Raises `UserError` naming `where`.
+    """
+    names = data.joints or list((category or {}).get("keypoints", []))
+    found: dict[str, Any] = {"joints": names}
+    for key in ("skeleton", "flip_pairs"):
+        given = getattr(data, key)
+        if given is None and category is not None and key in category:
+            given = _by_name(category[key], names, f"{where}: {key}")
+        found[key] = given
+    if found["flip_pairs"] is None:
+        found["flip_pairs"] = [(name, mirror_name(name)) for name in names if "left" in name.lower()]
+        found["flip_pairs"] = [pair for pair in found["flip_pairs"] if pair[1] in names]
+    found["skeleton"] = found["skeleton"] or []
+    lower = data.lower_body
+    found["lower_body"] = [n for n in names if any(part in n.lower() for part in LOWER)] if lower is None else lower
+    known = COCO_SIGMAS | data.sigmas
+    found["sigmas"] = {name: known.get(name, data.default_sigma) for name in names} | data.sigmas
+    try:
+        return KeypointData.model_validate(data.model_dump() | found)
+    except ValueError as error:  # pydantic's own
+        first = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
+        raise UserError(f"{where}: {first.removeprefix('Value error, ')}") from error
+
+
+def assumed_sigmas(names: Sequence[str], data: KeypointData) -> list[str]:
+    """Joints whose OKS constant is neither COCO's nor given, before `with_joints`."""
+    return [name for name in names if name not in COCO_SIGMAS and name not in data.sigmas]
+
+
+def mirror_name(name: str) -> str:
+    """`left_eye` -> `right_eye` and back."""
+    for a, b in (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT")):
+        if a in name:
+            return name.replace(a, b)
+        if b in name:
+            return name.replace(b, a)
+    return name
+
+
+def _by_name(pairs: Any, names: Sequence[str], where: str) -> list[tuple[str, str]]:
+    """Pairs of joint numbers from 1, or of names -> pairs of names."""
+    found = []
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise UserError(f"{where}: {pair!r} is not a pair of joints")
+        both = []
+        for joint in pair:
+            if isinstance(joint, str):
+                both.append(joint)
+            elif type(joint) is int and 1 <= joint <= len(names):
+                both.append(names[joint - 1])
+            else:
+                raise UserError(f"{where}: {joint!r} is not a joint number of 1..{len(names)}")
+        found.append((both[0], both[1]))
+    return found

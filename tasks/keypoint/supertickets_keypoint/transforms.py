@@ -1,0 +1,72 @@
+"""A person as the network sees it: crop, turn, zoom, mirror, half body; joints moved along.
+
+Random numbers come from torch's generator alone, so that a resumed run sees what an uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from supertickets.images import Normalise, random_unit
+from supertickets_keypoint.config import KeypointData
+from supertickets_keypoint.crop import centre_of, crop, map_to_input, move, zoom_of
+from supertickets_keypoint.joints import Joints
+from supertickets_keypoint.persons import Person
+
+HALF_BODY_ABOVE = 8  # joints known, for a half-body crop
+HALF_BODY_PADDING = 1.5  # its padding: the joints' extent is tighter than a box
+Picture = Callable[[int], tuple[Image.Image, int]]
+
+
+class PersonTransform:
+    """A person and its picture -> [image (3, H, W) float32, joints (J, 3) float32, map from input to image (2, 3) float64].
+
+    `joints` are x, y in input pixels and 1 where the joint is known, else 0. `train` adds the random changes.
+    """
+
+    def __init__(self, data: KeypointData, joints: Joints, *, train: bool) -> None:
+        self.data, self.joints, self.train = data, joints, train
+        self.normalise = Normalise(data.mean, data.std)
+        red, green, blue = (round(255 * m) for m in data.mean)
+        self.fill = (red, green, blue)
+
+    def __call__(self, person: Person, picture: Picture) -> tuple[Tensor, Tensor, Tensor]:
+        data, box, padding, mirrored, angle, zoom = self.data, person.box, self.data.padding, False, 0.0, 1.0
+        if self.train:
+            half = self.half_body(person.joints) if random_unit() < data.half_body else None
+            if half is not None:
+                box, padding = half, HALF_BODY_PADDING
+            zoom = 1 + data.scale * (2 * random_unit() - 1)
+            if random_unit() < data.rotate:
+                angle = data.rotate_deg * (2 * random_unit() - 1)
+            mirrored = random_unit() < data.flip
+        zoom *= zoom_of(box, data.size_px, padding)
+        to_input = map_to_input(centre_of(box), zoom, data.size_px, angle_deg=angle, mirrored=mirrored)
+        pixels = torch.from_numpy(crop(picture, to_input, data.size_px, self.fill)).permute(2, 0, 1)
+        joints = moved_joints(person.joints, to_input, self.joints if mirrored else None)
+        return self.normalise(pixels), torch.from_numpy(joints), torch.from_numpy(to_input)
+
+    def half_body(self, points: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """The box (x, y, w, h) of the upper or the lower body's known joints; None with too few to choose from."""
+        known = np.flatnonzero(points[:, 2] > 0)
+        lower = np.isin(known, self.joints.lower)
+        if len(known) <= HALF_BODY_ABOVE or not lower.any() or lower.all():
+            return None
+        halves = [known[lower], known[~lower]]
+        chosen = halves[random_unit() < 0.5]
+        if len(chosen) < 3:
+            chosen = max(halves, key=len)
+        low, high = points[chosen, :2].min(axis=0), points[chosen, :2].max(axis=0)
+        return np.array([*low, *(high - low + 1)], np.float32)
+
+
+def moved_joints(points: NDArray[np.float32], to_input: NDArray[np.float64], mirror: Joints | None) -> NDArray[np.float32]:
+    """Joints (J, 3) of the image in the input, (J, 3) with 1 where known; with `mirror` left and right change names."""
+    moved = np.concatenate([move(to_input, points[:, :2]), (points[:, 2:] > 0).astype(np.float32)], axis=1)
+    return moved if mirror is None else moved[list(mirror.swapped)]

@@ -1,0 +1,175 @@
+"""Wrong annotations, boxes and images stop a run by name; doubtful ones are told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from supertickets.errors import UserError
+from supertickets_keypoint import KeypointTask
+
+NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]  # of `coco_root`
+
+
+def open_task(root: Path, **data) -> KeypointTask:
+    task = KeypointTask({"arch": {"preset": "tiny"}, "data": {"name": "coco", "root": root, "size_px": (32, 32), **data}})
+    task.check_data()
+    return task
+
+
+def change(root: Path, edit, split: str = "train2017") -> Path:
+    path = root / "annotations" / f"person_keypoints_{split}.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_good_data_pass_and_are_shown(coco_root: Path, capsys):
+    task = open_task(coco_root)
+    shown = capsys.readouterr().out
+    assert task.labels == NAMES and "joint audit" in shown and "9" in shown
+    assert "OKS constant 0.079 assumed for head, left_hand, right_hand, left_foot, right_foot" in " ".join(shown.split())
+    assert task.joints.swapped == (0, 2, 1, 4, 3) and task.joints.lower == (3, 4)  # by name
+    assert len(task._sets["train"]) == 9 and len(task._sets["val"]) == 4
+
+
+def test_doubts_are_told(coco_root: Path, capsys):
+    def edit(content):
+        first = content["annotations"][0]
+        first["keypoints"][:2] = [300, 300]
+        first["keypoints"][3:5] = [79, 0]
+        content["annotations"][1]["bbox"] = [4, 4, 0, 10]
+        for annotation in content["annotations"]:
+            annotation["keypoints"][6:9] = [0, 0, 0]
+
+    change(coco_root, edit)
+    task = open_task(coco_root, flip_pairs=[("left_foot", "right_foot")], sigmas=dict.fromkeys(NAMES, 0.05))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "train: 1 joints outside their image" in shown and "first in annotation 0" in shown
+    assert "train: 1 joints outside their box" in shown and "train: 1 boxes without area (left out)" in shown
+    assert "train: never known: right_hand" in shown and "assumed" not in shown
+    assert "no partner in a mirror for left_hand, right_hand; set data.flip_pairs" in shown
+    assert len(task._sets["train"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (lambda c: c["annotations"][2].pop("keypoints"), r"train2017\.json: annotation 2 has no keypoints"),
+        (lambda c: c["annotations"][2]["keypoints"].pop(), r"annotation 2 has 4\.66667 joints, its category lists 5"),
+        (lambda c: c["annotations"][2]["keypoints"].__setitem__(2, 7), r"annotation 2 has a joint flag other than 0"),
+        (
+            lambda c: c["annotations"][2]["keypoints"].__setitem__(0, float("nan")),
+            r"annotation 2 holds a coordinate",
+        ),
+        (lambda c: c["annotations"][2].update(bbox=[500, 5, 30, 50]), r"annotation 2 has its box .* outside its image .*80x60"),
+        (
+            lambda c: c["annotations"][2].update(bbox=[5, 5, 30]),
+            r"annotation 2 has the bbox \[5, 5, 30\], not \[x",
+        ),
+        (lambda c: c["annotations"][2].update(image_id=999), r"annotation 2 is in image 999, which is not listed"),
+        (lambda c: c["categories"][0].pop("keypoints"), r"no category lists keypoints; person_keypoints_\*\.json is needed"),
+        (
+            lambda c: c["categories"].append({"id": 9, "name": "cat", "keypoints": ["x"]}),
+            r"several .*robot, cat.*data\.category",
+        ),
+        (lambda c: c.pop("annotations"), r"needs the lists images, annotations and categories"),
+        (lambda c: c["categories"][0].update(flip_pairs=[[2, 3], [3, 4]]), r"flip_pairs are not mutual: 'right_hand'"),
+        (lambda c: c["categories"][0].update(flip_pairs=[[2, 99]]), r"flip_pairs: 99 is not a joint number of 1\.\.5"),
+        (lambda c: c["categories"][0].update(keypoints=["a", "a", "b", "c", "d"]), r"joint names must differ: a"),
+        (lambda c: c["images"][0].update(width=81), r"000000000100\.jpg: has 80x60 pixels, its annotation says 81x60"),
+        (lambda c: c["images"][0].update(file_name="no.jpg"), r"no\.jpg: no such image, .*train2017\.json lists it"),
+        (lambda c: c["images"].append(c["images"][0]), r"image id 100 occurs more than once"),
+        (
+            lambda c: [a.update(keypoints=[999, 999, 2] * 5) for a in c["annotations"]],
+            r"45 of 45 joints lie outside their images; x and y must be pixels",
+        ),
+    ],
+)
+def test_wrong_input_is_named(coco_root: Path, edit, complaint):
+    change(coco_root, edit)
+    with pytest.raises(UserError, match=complaint):
+        open_task(coco_root)
+
+
+def test_splits_that_disagree(coco_root: Path):
+    change(coco_root, lambda c: c["categories"][0].update(keypoints=[*NAMES[:4], "tail"]), "val2017")
+    with pytest.raises(UserError, match=r"val2017\.json: its joints .*tail.* are not those that the network is made for"):
+        open_task(coco_root)
+
+
+def test_files_that_are_missing_or_broken(coco_root: Path):
+    image = coco_root / "images/train2017/000000000100.jpg"
+    image.write_bytes(image.read_bytes()[:300])
+    with pytest.raises(UserError, match=r"000000000100\.jpg: not a readable image"):
+        open_task(coco_root)
+    image.unlink()
+    with pytest.raises(UserError, match=r"000000000100\.jpg: no such image"):
+        open_task(coco_root)
+    (coco_root / "annotations/person_keypoints_train2017.json").write_text("{")
+    with pytest.raises(UserError, match=r"train2017\.json: not readable as JSON"):
+        open_task(coco_root)
+    with pytest.raises(UserError, match="no such folder"):
+        open_task(coco_root / "elsewhere")
+    with pytest.raises(UserError, match=r"data\.root is not set"):
+        KeypointTask({"data": {"name": "coco"}})
+
+
+def test_turned_images_follow_the_annotations(coco_root: Path):
+    """A picture stored on its side, annotated upright; and one whose EXIF tag the annotation ignores, as COCO does."""
+    path = coco_root / "images/train2017/000000000100.jpg"
+    upright = Image.open(path).copy()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    assert open_task(coco_root)._sets["train"].picture(0)[0].size == (80, 60)
+    upright.save(path, exif=exif)
+    assert open_task(coco_root)._sets["train"].picture(0)[0].size == (80, 60)
+
+
+def test_crowds_and_empty_persons_are_left_out(coco_root: Path):
+    def edit(content):
+        content["annotations"][0]["iscrowd"] = 1
+        content["annotations"][1]["keypoints"] = [0, 0, 0] * 5
+        content["annotations"][2]["area"] = 0
+
+    change(coco_root, edit)
+    assert len(open_task(coco_root)._sets["train"]) == 6
+
+
+def test_without_areas_there_is_pck(coco_root: Path):
+    change(coco_root, lambda c: [a.pop("area") for a in c["annotations"]], "val2017")
+    with pytest.raises(UserError, match=r"have no areas, which OKS AP needs: set evaluation\.metric to pck"):
+        open_task(coco_root)
+
+
+def detections(root: Path, **changes) -> Path:
+    boxes = [{"image_id": 100, "category_id": 7, "bbox": [4, 4, 30, 50], "score": s} for s in (0.9, 0.3)]
+    boxes[0] |= changes
+    path = root / "boxes.json"
+    path.write_text(json.dumps(boxes))
+    return path
+
+
+def test_detections_are_the_boxes_and_the_protocol_says_so(coco_root: Path):
+    task = open_task(coco_root, boxes=detections(coco_root), min_box_score=0.5)
+    assert len(task._sets["val"]) == 1 and len(task._sets["train"]) == 9
+    assert "boxes of boxes.json, score >= 0.5, no flip test, input 32x32" in task.protocol()
+    assert "ground-truth boxes" in open_task(coco_root).protocol()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"image_id": 4}, r"boxes\.json: detection 0 is in image 4, which the annotations do not list"),
+        ({"bbox": [1, 2, float("nan"), 4]}, r"boxes\.json: detection 0 has the bbox"),
+        ({"score": None}, r"boxes\.json: detection 0 has the score None"),
+    ],
+)
+def test_wrong_detections_are_named(coco_root: Path, changes, complaint):
+    with pytest.raises(UserError, match=complaint):
+        open_task(coco_root, boxes=detections(coco_root, **changes))

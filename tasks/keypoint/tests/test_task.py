@@ -1,0 +1,202 @@
+"""The task as the loop, the scripts and people use it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from supertickets import cli
+from supertickets.errors import UserError
+from supertickets.supernet.network import Supernet
+from supertickets.ticket.original import import_original
+from supertickets.ticket.ticket import Ticket
+from supertickets_keypoint import KeypointTask, evaluation, plot
+from supertickets_keypoint.results import write_results
+
+NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]  # of `coco_root`
+SMALL = {"arch": {"preset": "tiny"}, "head": {"channels": 8}}
+
+
+def coco_task(root: Path, **sections) -> KeypointTask:
+    data = {
+        "name": "coco",
+        "root": root,
+        "size_px": (32, 32),
+        "sigmas": dict.fromkeys(NAMES, 0.079),
+        **sections.pop("data", {}),
+    }
+    return KeypointTask({**SMALL, "data": data, **sections})
+
+
+def net_of(task: KeypointTask, seed: int = 0) -> Supernet:
+    torch.manual_seed(seed)
+    arch = task.config.arch.build()
+    return Supernet(arch, task.build_head(arch)).eval()
+
+
+class Oracle(nn.Module):
+    """Gives the very heatmaps of the persons it is asked for, in order."""
+
+    def __init__(self, task: KeypointTask) -> None:
+        super().__init__()
+        self.task, self.at = task, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        from supertickets_keypoint.heatmaps import encode
+
+        val = self.task._sets["val"]
+        joints = torch.stack([val[self.at + i][1] for i in range(len(images))])
+        self.at += len(images)
+        return encode(joints, (8, 8), stride=4, sigma=self.task.config.heatmap.sigma)[0]
+
+
+def test_a_perfect_network_scores_one(coco_root: Path, tmp_path: Path):
+    file = tmp_path / "results.json"
+    task = coco_task(coco_root, evaluation={"results": file}, heatmap={"sigma": 1.0})
+    loader = task.build_val_loader(3)
+    scores = task.evaluate(Oracle(task), loader)
+    assert scores["ap"] == pytest.approx(1) and scores["pck"] == 1 and scores["loss"] < 1e-9 and scores["persons"] == 4
+    assert scores["protocol"].startswith("OKS AP of coco/val; ground-truth boxes, no flip test, input 32x32, dark")
+    assert "of the box" in scores["protocol"]
+    written = json.loads(file.read_text())
+    assert len(written) == 4 and set(written[0]) == {"image_id", "category_id", "keypoints", "score"}
+    again = evaluation.score_results(file, task.config)
+    assert again["ap"] == pytest.approx(scores["ap"]) and again["poses"] == 4 and "results.json" in again["protocol"]
+
+
+def test_flip_test_of_a_mirrored_set_is_the_same(coco_root: Path):
+    """Averaging with the mirror image makes a network blind to which of the two it is given."""
+    task = coco_task(coco_root, evaluation={"flip": True})
+    net, images = net_of(task), torch.randn(2, 3, 32, 32)
+    a, b = task._heatmaps(net, images), task._heatmaps(net, images.flip(-1))
+    assert torch.allclose(a[..., 1:-1], b.flip(-1)[:, list(task.joints.swapped)].roll(1, -1)[..., 1:-1], atol=1e-5)
+
+
+def test_broken_weights_are_told(coco_root: Path):
+    task = coco_task(coco_root)
+    loader, net = task.build_val_loader(2), net_of(task)
+    with torch.no_grad():
+        net.head.classifier.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match="numbers that are not finite for a person in image 100: its weights are broken"):
+        task.evaluate(net, loader)
+
+
+def test_too_few_persons_for_a_batch(coco_root: Path):
+    with pytest.raises(UserError, match=r"9 training persons make no batch of 10: lower train\.batch_size"):
+        coco_task(coco_root).build_loaders(10)
+
+
+def test_settings_carry_the_skeleton(coco_root: Path):
+    task = coco_task(coco_root, data={"flip_pairs": [("left_hand", "right_hand")]})
+    stored = json.loads(json.dumps(task.settings()))
+    stored["data"]["root"] = "/nowhere"
+    again = KeypointTask(stored)
+    assert again.joints.names == task.joints.names and again.joints.swapped == (0, 2, 1, 3, 4)
+    assert np.array_equal(again.joints.sigmas, task.joints.sigmas) and again.joints.skeleton == task.joints.skeleton
+
+
+def ticket_of(task: KeypointTask, folder: Path) -> Path:
+    return Ticket.from_net(net_of(task), task, metrics={}).save(folder)
+
+
+def run(command, *argv: object) -> int:
+    try:
+        command([str(a) for a in argv])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_scripts(coco_root: Path, tmp_path: Path, capsys):
+    task = coco_task(coco_root)
+    ticket, image = ticket_of(task, tmp_path / "ticket"), coco_root / "images/val2017/000000000100.jpg"
+    assert run(evaluation.main, ticket, "--out", tmp_path / "m.json", "--evaluation.results", tmp_path / "r.json") == 0
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics["persons"] == 4 and "ground-truth boxes" in metrics["protocol"]
+
+    assert run(lambda a: cli.predict("keypoint", a), ticket, image, "--out", tmp_path / "whole") == 0
+    (pose,) = json.loads((tmp_path / "whole/poses.json").read_text())
+    assert pose["image_id"] == 100 and pose["file_name"] == image.name and len(pose["keypoints"]) == 15
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps([{"image_id": 100, "bbox": b, "score": 0.8} for b in ([4, 4, 30, 50], [45, 5, 30, 50])]))
+    arguments = (ticket, image, "--out", tmp_path / "boxed", "--predict.boxes", boxes, "--evaluation.nms", "1")
+    assert run(lambda a: cli.predict("keypoint", a), *arguments) == 0
+    assert len(json.loads((tmp_path / "boxed/poses.json").read_text())) == 2
+    assert Image.open(tmp_path / "boxed/000000000100_poses.png").size == (320, 240)
+    boxes.write_text(json.dumps([{"image_id": 7, "bbox": [4, 4, 30, 50], "score": 0.8}]))
+    capsys.readouterr()
+    assert run(lambda a: cli.predict("keypoint", a), *arguments) == 2
+    assert "boxes.json: no box with a score of at least 0 for these images" in capsys.readouterr().err
+
+
+def test_results_script_and_what_it_refuses(coco_root: Path, tmp_path: Path, capsys):
+    config = tmp_path / "c.yaml"
+    config.write_text(f"data: {{name: coco, root: {coco_root}}}\n")
+    truth = json.loads((coco_root / "annotations/person_keypoints_val2017.json").read_text())
+    poses = [
+        {"image_id": a["image_id"], "category_id": 7, "keypoints": a["keypoints"], "score": 0.5} for a in truth["annotations"]
+    ]
+    file = write_results(poses, tmp_path / "r.json")
+    assert run(evaluation.main, "--results", file, config, "--out", tmp_path / "m.json") == 0
+    assert json.loads((tmp_path / "m.json").read_text())["ap"] == pytest.approx(1)
+    for change, complaint in (
+        ({"keypoints": [float("nan")] * 15}, "r.json: result 0 holds a coordinate that is not a finite number"),
+        ({"score": float("nan")}, "r.json: result 0 has the score nan, not a finite number"),
+        ({"keypoints": [1.0] * 51}, "r.json: result 0 has 17 joints, not 5"),
+        ({"image_id": 9}, "r.json: result 0 is in image 9, which the annotations do not list"),
+    ):
+        file.write_text(json.dumps([poses[0] | change]))
+        capsys.readouterr()
+        assert run(evaluation.main, "--results", file, config) == 2
+        assert capsys.readouterr().err.strip().endswith(complaint)
+
+
+def test_plot_draws_a_results_file(coco_root: Path, tmp_path: Path, capsys):
+    images, annotations = coco_root / "images/val2017", coco_root / "annotations/person_keypoints_val2017.json"
+    truth = json.loads(annotations.read_text())
+    poses = [{"image_id": a["image_id"], "keypoints": a["keypoints"], "score": 0.5} for a in truth["annotations"]]
+    file = write_results(poses, tmp_path / "r.json")
+    arguments = (file, "--images", images, "--out", tmp_path / "out")
+    assert run(plot.main, *arguments, "--annotations", annotations) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    drawn = np.asarray(Image.open(tmp_path / "out/000000000100_poses.png").convert("RGB")).reshape(-1, 3)
+    assert {(255, 140, 0), (0, 150, 255)} <= {tuple(p) for p in drawn.tolist()}
+    capsys.readouterr()
+    assert run(plot.main, *arguments) == 2
+    assert "has 5 joints, not COCO's 17; give their skeleton with --annotations" in capsys.readouterr().err
+    (images / "000000000101.jpg").unlink()
+    assert run(plot.main, *arguments, "--annotations", annotations) == 2
+    assert "no image for image_id 101" in capsys.readouterr().err
+
+
+def test_examples_show_prediction_and_truth(coco_root: Path, tmp_path: Path):
+    task = coco_task(coco_root)
+    pictures = task.draw_examples(net_of(task), tmp_path, 3)
+    assert len(pictures) == 3 and Image.open(pictures[0]).width == 2 * 320 + 8
+
+
+def test_scenes_do_not_share_pictures():
+    task = KeypointTask({**SMALL, "data": {"train_images": 3, "val_images": 2}})
+    task.check_data()
+    train, val = task._sets["train"].source, task._sets["val"].source
+    assert {train.name(0), train.name(2)}.isdisjoint({val.name(0), val.name(1)}) and len(val.truth["images"]) == 2
+
+
+def test_original_checkpoint_is_a_keypoint_ticket():
+    folder = os.environ.get("SUPERTICKETS_GOLDENS")
+    if not folder:
+        pytest.skip("SUPERTICKETS_GOLDENS is not set: no reference networks to compare with")
+    weights = Path(folder) / "tiny_segmentation_shrunk.safetensors"  # keypoints use the same network
+    ticket = import_original(weights, weights.with_suffix(".json"), task="keypoint")
+    tensors = load_file(weights)
+    with torch.no_grad():
+        torch.testing.assert_close(ticket.build()(tensors["__input__"]), tensors["__output__"], atol=1e-5, rtol=0)
+    assert ticket.load_task().input_shape == (3, 256, 192) and ticket.load_task().config.evaluation.flip

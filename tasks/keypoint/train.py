@@ -1,0 +1,6 @@
+"""Draw a ticket: accelerate launch train.py [CONFIG.yaml] [--dotted.key value ...]; no config = drawn scenes."""
+
+from supertickets import cli
+
+if __name__ == "__main__":
+    cli.train("keypoint")
