@@ -2,9 +2,9 @@
 
     python benchmarks/compact.py TICKET... [--size H W] [--threads N] [--rounds N] [--out FILE.csv]
 
-`difference` is the largest absolute one between the outputs, over noise and drawn scenes. `still_constant` counts units left that
-did not change over those inputs: what an exact rule could at most still find. Latency: one image, eager, float32, CPU, both
-networks in turns; medians.
+`difference` is the largest absolute one between the outputs, over noise and drawn scenes. `still_constant` counts units left
+that did not change over such inputs: what an exact rule could at most still find. Latency: one image, eager, float32, CPU,
+both networks in turns; medians.
 """
 
 from __future__ import annotations

@@ -109,7 +109,6 @@ def forms(
         for layout in LAYOUTS:
             plain = fold(net, layout)
             calls[name, EAGER, f"{layout} folded"] = partial(plain, image.contiguous(memory_format=torch.channels_last))
-            calls[name, EAGER, f"{layout} folded NCHW"] = partial(fold(ticket.build(), layout), image)
     for runtime in (*RUNTIMES, *(["torch"] if all_layouts else [])):
         for layout in LAYOUTS if all_layouts else (FORMATS[runtime].layout,):
             path = folder / f"{name}_{layout}{FORMATS[runtime].suffix}"

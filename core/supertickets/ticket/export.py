@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -56,7 +57,8 @@ def export(
     size = size or (task.input_shape[1], task.input_shape[2])
     layout = layout or chosen.layout
     net = ticket.build()
-    plain = fold(net, layout).to(memory_format=torch.channels_last if chosen.channels_last else torch.contiguous_format)
+    plain = fold(net, layout, multiple=chosen.multiple)
+    plain = plain.to(memory_format=torch.channels_last if chosen.channels_last else torch.contiguous_format)
     inputs = dict(zip(("noise", "scenes"), sample_inputs(ticket, size), strict=True))  # two images each
     if not dynamic_batch:
         inputs = {name: x[:1] for name, x in inputs.items()}
@@ -218,7 +220,10 @@ def _open_openvino(path: Path, threads: int | None) -> Runner:
 
 
 def _write_torch(plain: nn.Module, x: Tensor, path: Path, facts: dict[str, str], dynamic_batch: bool) -> None:
-    torch.export.save(_program(plain, x, dynamic_batch), path, extra_files=dict(facts))
+    # The archive's writer takes weights in channels_last for parts of a larger tensor, and says so; they are written whole.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No complete tensor found")
+        torch.export.save(_program(plain, x, dynamic_batch), path, extra_files=dict(facts))
 
 
 def _open_torch(path: Path, threads: int | None) -> Runner:
@@ -228,18 +233,21 @@ def _open_torch(path: Path, threads: int | None) -> Runner:
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file: how to write and open it, which packages that takes and which form of the network it likes best."""
+    """One kind of file: how to write and open it, which packages that takes and which form of the network is fastest."""
 
     suffix: str
     write: Callable[[nn.Module, Tensor, Path, dict[str, str], bool], None]
     open: Callable[[Path, int | None], Runner]
     packages: Sequence[str]
-    layout: Layout
+    layout: Layout = "per-kernel"
+    multiple: int = 1  # of units of a kernel, see `fold`
     channels_last: bool = False
 
 
+# Layouts by measurement (docs/deploy.md). ONNX Runtime's fast convs want channels in fours: with whatever numbers search and
+# compaction leave, a network can take three times as long as its larger neighbour.
 FORMATS = {
-    "onnx": Format(".onnx", _write_onnx, _open_onnx, ("onnx", "onnxscript", "onnxruntime"), "per-kernel"),
-    "openvino": Format(".xml", _write_openvino, _open_openvino, ("openvino", "onnx", "onnxscript"), "per-kernel"),
-    "torch": Format(".pt2", _write_torch, _open_torch, (), "one-conv", channels_last=True),
+    "onnx": Format(".onnx", _write_onnx, _open_onnx, ("onnx", "onnxscript", "onnxruntime"), multiple=4),
+    "openvino": Format(".xml", _write_openvino, _open_openvino, ("openvino", "onnx", "onnxscript")),
+    "torch": Format(".pt2", _write_torch, _open_torch, (), channels_last=True),
 }

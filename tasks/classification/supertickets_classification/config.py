@@ -27,8 +27,8 @@ class ClassificationData(Section):
     num_classes: PositiveInt | None = None  # how many there must be, if that shall be checked
 
     size_px: Size = (64, 64)  # what the network sees
-    crop: Literal["resized", "padded", "none"] = "resized"  # training: random resized crop; pad and random crop; none
-    scale: tuple[PositiveFloat, PositiveFloat] = (0.5, 1.0)  # resized: share of the picture's area
+    crop: Literal["resized", "padded", "none"] = "padded"  # training: random resized crop; pad and random crop; none
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)  # resized: share of the picture's area
     ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)  # resized: width / height of what is cut out
     pad_px: NonNegativeInt = 4  # padded: border on each side
     crop_padding: NonNegativeInt = 0  # evaluation: resized so that the short side is this much larger, then a center crop
@@ -45,7 +45,7 @@ class ClassificationData(Section):
     workers: int = Field(0, ge=0)  # processes that load images
     audit_files: PositiveInt = 500  # images of a split read before training (evenly spread), where not all are kept
 
-    train_images: int = Field(2000, ge=1, le=1_000_000)  # scenes: pictures drawn for training
+    train_images: int = Field(3000, ge=1, le=1_000_000)  # scenes: pictures drawn for training
     val_images: int = Field(400, ge=1)  # scenes: pictures drawn for validation
     seed: int = Field(0, ge=0)  # scenes: of the drawn world
 
@@ -79,15 +79,18 @@ class ClassificationEvaluation(Section):
 class ClassificationLoss(Section):
     """Cross entropy."""
 
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
 class ClassificationHeadConfig(Section):
-    """The head: a block a branch, chained downwards, a 1x1 conv, pooling, dropout, a linear layer."""
+    """The head: a block a branch, chained downwards, a 1x1 conv, pooling, dropout, a linear layer.
 
-    widths: list[PositiveInt] = Field([36, 72, 144, 320], min_length=1)  # of the blocks, finest branch first
-    channels: PositiveInt = 1600  # of the 1x1 conv
-    dropout: float = Field(0.2, ge=0, lt=1)
+    The paper's has widths 36, 72, 144, 320, 1600 channels and dropout 0.2.
+    """
+
+    widths: list[PositiveInt] = Field([16, 32, 64, 128], min_length=1)  # of the blocks, finest branch first
+    channels: PositiveInt = 320  # of the 1x1 conv
+    dropout: float = Field(0.1, ge=0, lt=1)
 
 
 class ClassificationConfig(Config):
@@ -96,7 +99,7 @@ class ClassificationConfig(Config):
     arch: ArchConfig = ArchConfig(preset="tiny")
     search: SearchConfig = SearchConfig(target_macs=0.59, rho=5e-4, warmup=1, start=0.2, end=0.5, min_macs=0)
     prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.2, end=0.5, reactivate="never")
-    train: TrainConfig = TrainConfig(epochs=10, batch_size=32)
+    train: TrainConfig = TrainConfig(epochs=10, batch_size=16)
     data: ClassificationData = ClassificationData()
     evaluation: ClassificationEvaluation = ClassificationEvaluation()
     loss: ClassificationLoss = ClassificationLoss()

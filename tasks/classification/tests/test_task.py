@@ -44,7 +44,7 @@ def network_of(task: ClassificationTask) -> nn.Module:
 
 
 def test_batches_and_loss():
-    task = scenes_task()
+    task = scenes_task(loss={"label_smoothing": 0.1})
     train, val = task.build_loaders(2)
     images, labels = next(iter(train))
     assert images.shape == (2, 3, 32, 32) and labels.shape == (2,) and labels.dtype == torch.int64

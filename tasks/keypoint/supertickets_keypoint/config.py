@@ -39,7 +39,7 @@ class KeypointData(Section):
     boxes: Literal["gt"] | Path = "gt"  # of validation: the annotations', or a file of detections in COCO's result layout
     min_box_score: float = 0.0  # detections below are left out
 
-    size_px: tuple[Length, Length] = (96, 96)  # (height, width) of the network's input
+    size_px: tuple[Length, Length] = (64, 64)  # (height, width) of the network's input
     padding: PositiveFloat = 1.25  # side of the crop / side of the box
     flip: Share = 0.5  # probability of a left-right flip
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.15  # the crop grows or shrinks by up to this share
@@ -92,7 +92,7 @@ class KeypointData(Section):
 class KeypointHeatmap(Section):
     """What the network is to give for each joint: a Gaussian around its place, one heatmap pixel a stride of the input."""
 
-    sigma: PositiveFloat = 2.0  # heatmap pixels
+    sigma: PositiveFloat = 1.0  # heatmap pixels
     # Centre of the Gaussian: the joint's own place (DARK, arXiv 1910.06278), or the heatmap pixel nearest to it (HRNet).
     target: Literal["exact", "rounded"] = "exact"
 
@@ -138,7 +138,7 @@ class KeypointConfig(Config):
     arch: ArchConfig = ArchConfig(preset="tiny")
     search: SearchConfig = SearchConfig(target_macs=0.59, rho=5e-4, warmup=1, start=0.2, end=0.5, min_macs=0)
     prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.2, end=0.5, reactivate="never")
-    train: TrainConfig = TrainConfig(epochs=10, batch_size=8)
+    train: TrainConfig = TrainConfig(epochs=12, batch_size=8)
     data: KeypointData = KeypointData()
     heatmap: KeypointHeatmap = KeypointHeatmap()
     loss: KeypointLoss = KeypointLoss()

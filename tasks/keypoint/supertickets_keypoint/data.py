@@ -18,7 +18,7 @@ CACHE_MB = 1000
 
 
 class PersonSet(Dataset):
-    """Item i: [image (3, H, W), joints (J, 3), map to the picture (2, 3) float64, i] of person i, see `PersonTransform`."""
+    """Item i: [image (3, H, W), joints (J, 3), map to the picture (2, 3), i] of person i, see `PersonTransform`."""
 
     def __init__(self, source: CocoSource | SceneSource, data: KeypointData, joints: Joints, *, train: bool) -> None:
         self.source, self.persons = source, source.persons
@@ -40,4 +40,4 @@ class PersonSet(Dataset):
         image, joints, to_input = self.transform(person, partial(self.picture, person.image))
         linear = torch.linalg.inv(to_input[:, :2])
         to_image = torch.cat([linear, -linear @ to_input[:, 2:]], dim=1)
-        return image, joints, to_image, torch.tensor(index)
+        return image, joints, to_image.float(), torch.tensor(index)

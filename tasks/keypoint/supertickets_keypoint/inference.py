@@ -25,13 +25,13 @@ def predict_heatmaps(model: Network, images: Tensor, *, flip: bool, swapped: Seq
 def find_joints(
     heatmaps: Tensor, to_image: Tensor, *, input_width: int, evaluation: KeypointEvaluation, sigma: float
 ) -> tuple[Tensor, Tensor]:
-    """Places (B, J, 2) in image pixels, float64 on the CPU, and heights (B, J) of the peaks, within 0..1.
+    """Places (B, J, 2) in image pixels, float32 on the CPU, and heights (B, J) of the peaks, within 0..1.
 
-    `to_image` (B, 2, 3) float64 maps input to image coordinates. What is not finite stays so, for the caller to tell.
+    `to_image` (B, 2, 3) maps input to image coordinates. What is not finite stays so, for the caller to tell.
     """
     places, heights = decode(heatmaps, how=evaluation.decode, sigma=sigma)
     finite = torch.isfinite(heatmaps).flatten(2).all(dim=-1)  # (B, J)
     heights = torch.where(finite, heights.clamp(0, 1), torch.nan).cpu()
     places = places.cpu().double() * (input_width / heatmaps.shape[-1])
-    linear, offset = to_image[..., :2].cpu(), to_image[..., 2].cpu()
-    return places @ linear.transpose(1, 2) + offset[:, None], heights.double()
+    linear, offset = to_image[..., :2].cpu().double(), to_image[..., 2].cpu().double()
+    return (places @ linear.transpose(1, 2) + offset[:, None]).float(), heights

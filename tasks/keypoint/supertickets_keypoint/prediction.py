@@ -91,8 +91,8 @@ def _poses(
         heights.append(found[1])
     return results_of(
         persons,
-        torch.cat(places).numpy(),
-        torch.cat(heights).numpy(),
+        torch.cat(places).double().numpy(),
+        torch.cat(heights).double().numpy(),
         truth={"images": [{"id": number}], "categories": [{"id": 1}]},
         sigmas=joints.sigmas,
         padding=config.data.padding,

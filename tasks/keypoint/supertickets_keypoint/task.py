@@ -99,7 +99,9 @@ class KeypointTask:
             found.append(part)
         model.train(was_training)
         places, heights, losses, numbers = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return self._score(places.numpy(), heights.numpy(), losses, numbers.tolist(), accelerator)
+        order = numbers.argsort()  # the same whatever process had which person
+        places, heights = (part[order].double().numpy() for part in (places, heights))
+        return self._score(places, heights, losses, numbers[order].tolist(), accelerator)
 
     @classmethod
     def settings_for(cls, *, outputs: int, head_channels: int) -> dict[str, Any]:

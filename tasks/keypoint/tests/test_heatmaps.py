@@ -16,7 +16,7 @@ from supertickets_keypoint.skeletons import complete
 JOINTS = joints_of(complete(KeypointData())[0])
 
 
-def points(count: int = 40, size: tuple[int, int] = (256, 192), margin: float = 0.0, seed: int = 0) -> torch.Tensor:
+def points(count: int = 10, size: tuple[int, int] = (256, 192), margin: float = 0.0, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     xy = torch.rand(count, 17, 2, generator=generator) * (torch.tensor(size[::-1]) - 4 - 2 * margin) + margin
     return torch.cat([xy, torch.ones(count, 17, 1)], dim=-1)

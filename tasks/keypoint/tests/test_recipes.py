@@ -60,7 +60,14 @@ def test_coco_recipe_is_the_papers(monkeypatch):
     assert (train.schedule, train.milestones, train.decay, train.weight_decay) == ("step", [170, 200], 0.1, 1e-8)
     assert (search.rho, search.warmup, search.threshold, search.min_macs, search.target_macs) == (1e-6, 25, 1e-3, 1e6, None)
     assert (prune.criterion, prune.schedule, prune.step, prune.every) == ("magnitude", "progressive", 0.1, 15)
-    assert (data.size_px, data.flip, data.scale, data.rotate_deg, data.rotate, data.half_body) == ((256, 192), 0.5, 0.35, 45, 0.6, 0.3)
+    assert (data.size_px, data.flip, data.scale, data.rotate_deg, data.rotate, data.half_body) == (
+        (256, 192),
+        0.5,
+        0.35,
+        45,
+        0.6,
+        0.3,
+    )
     assert (config.heatmap.sigma, config.heatmap.target, config.loss.scale, config.loss.hard_joints) == (2, "rounded", 1, None)
     assert (config.evaluation.decode, config.evaluation.flip, config.evaluation.nms) == ("quarter", True, 0.9)
     assert (arch.init, arch.bn_eps, arch.bn_momentum) == ("small_normal", 1e-5, 0.1)
@@ -79,8 +86,6 @@ def test_coco_supernet_meets_the_check_values(monkeypatch):
     assert sum(len(gamma) for gamma in gammas(net).values()) == 44_928
     assert sum(weight.numel() for weight in prunable(net).values()) == 9_921_330
     assert count_params(net) == 10_110_053 and round(dense_macs(layers) / 1e9, 4) == 5.7966
-    with torch.no_grad():
-        assert net.eval()(torch.zeros(1, 3, 256, 192)).shape == (1, 17, 64, 48)
 
 
 @pytest.mark.slow

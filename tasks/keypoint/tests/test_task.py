@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator, debug_launcher
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -78,6 +80,24 @@ def test_flip_test_of_a_mirrored_set_is_the_same(coco_root: Path):
     net, images = net_of(task), torch.randn(2, 3, 32, 32)
     a, b = task._heatmaps(net, images), task._heatmaps(net, images.flip(-1))
     assert torch.allclose(a[..., 1:-1], b.flip(-1)[:, list(task.joints.swapped)].roll(1, -1)[..., 1:-1], atol=1e-5)
+
+
+def _evaluate_in_process(root: str, expected: dict) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # inherited from the test process, which is alone
+    accelerator, task = Accelerator(cpu=True), coco_task(Path(root))
+    loader = accelerator.prepare_data_loader(task.build_val_loader(3))  # 4 persons on 2 processes: some are repeated
+    scores = task.evaluate(net_of(task), loader, accelerator)
+    assert accelerator.num_processes == 2 and {key: scores[key] for key in expected} == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one(coco_root: Path, monkeypatch):
+    task = coco_task(coco_root)
+    scores = task.evaluate(net_of(task), task.build_val_loader(2))
+    numbers = {key: scores[key] for key in ("ap", "ar", "pck", "loss", "persons")}
+    assert numbers["persons"] == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    debug_launcher(_evaluate_in_process, (str(coco_root), numbers), num_processes=2)
 
 
 def test_broken_weights_are_told(coco_root: Path):
