@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from latency import commit, write_csv
+from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -94,18 +95,19 @@ def still_constant(net: nn.Module, inputs: list[Tensor]) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    shown = Table(title="compaction", title_justify="left")
-    for column in ("ticket", "sparsity", "difference", "units", "dense MACs", "sparse MACs", "parameters", "KiB", "ms"):
-        shown.add_column(column, justify="left" if column == "ticket" else "right")
+    """Two lines a ticket; MACs and parameters in millions."""
+    shown = Table(
+        title="compaction, before and after", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False
+    )
+    for column in ("ticket", "units", "MACs", "sparse", "params", "sparsity", "KiB", "ms", "diff"):
+        shown.add_column(column, justify="left" if column == "ticket" else "right", no_wrap=True)
+    scales = {"units": (1, 0), "macs": (1e6, 1), "sparse_macs": (1e6, 1), "params": (1e6, 3), "sparsity": (1, 4)}
+    scales |= {"file_bytes": (1024, 0), "latency_ms": (1, 1)}
     for r in rows:
-
-        def both(key: str, scale: float = 1, digits: int = 0, r: dict[str, Any] = r) -> str:
-            return " -> ".join(f"{r[f'{key}_{side}'] / scale:.{digits}f}" for side in ("before", "after"))
-
-        millions = [both(key, 1e6, 2) + " M" for key in ("macs", "sparse_macs", "params")]
-        sparsity = f"{r['sparsity_before']:.3f} -> {r['sparsity_after']:.3f}"
-        cells = (r["ticket"], sparsity, r["difference"], both("units"), *millions)
-        shown.add_row(*cells, both("file_bytes", 1024), both("latency_ms", 1, 1))
+        for side in ("before", "after"):
+            cells = [f"{r[f'{key}_{side}'] / scale:.{digits}f}" for key, (scale, digits) in scales.items()]
+            first, last = (r["ticket"], "") if side == "before" else ("", r["difference"])
+            shown.add_row(first, *cells, last)
     return shown
 
 

@@ -72,7 +72,7 @@ def export(
             raise UserError(
                 f"{path}: not written: its outputs differ from the ticket's by {worst:.1e}; {TOLERANCE:.0e} is allowed"
             )
-        for file in sorted(Path(folder).iterdir(), reverse=path.suffix != ".xml"):  # the weights before what names them
+        for file in sorted(Path(folder).iterdir()):  # .bin before .xml: the weights before what reads them
             os.replace(file, path.parent / file.name)
     written = [path, *([path.with_suffix(".bin")] if format == "openvino" else [])]
     return {
