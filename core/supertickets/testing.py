@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,15 @@ def toy_config(folder: Path, **sections: dict[str, object]) -> Config:
         imp=ImpConfig(**sections.get("imp", {})),
         pipeline=PipelineConfig(**sections.get("pipeline", {})),
     )
+
+
+def data_pack(name: str) -> Path:
+    """Folder of a real data pack below SUPERTICKETS_DATA; skips the test that asks where there is none."""
+    import pytest
+
+    if "SUPERTICKETS_DATA" not in os.environ:
+        pytest.skip("SUPERTICKETS_DATA is not set: no real data to test on")
+    folder = Path(os.environ["SUPERTICKETS_DATA"]) / name
+    if not folder.is_dir():
+        pytest.skip(f"SUPERTICKETS_DATA holds no {name}")
+    return folder

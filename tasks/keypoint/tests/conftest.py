@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from supertickets.testing import data_pack
+
 torch.set_num_threads(1)
 NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]
 
@@ -20,16 +21,7 @@ NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]
 @pytest.fixture
 def pack() -> Callable[[str], Path]:
     """Folder of a real data pack; skips the test where there is none."""
-
-    def find(name: str) -> Path:
-        if "SUPERTICKETS_DATA" not in os.environ:
-            pytest.skip("SUPERTICKETS_DATA is not set: no real data to test on")
-        folder = Path(os.environ["SUPERTICKETS_DATA"]) / name
-        if not folder.is_dir():
-            pytest.skip(f"SUPERTICKETS_DATA holds no {name}")
-        return folder
-
-    return find
+    return data_pack
 
 
 def write_coco(root: Path, *, names: list[str] = NAMES, counts: tuple[int, int] = (6, 3), **category: Any) -> Path:
