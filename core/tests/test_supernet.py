@@ -164,7 +164,7 @@ def test_initial_scale_counts_the_expansion_per_kernel():
     net = Supernet(ArchConfig(preset="small", init="fan_out").build())
     block = net.stages[2].branches[2][0]
     assert float(block.expand.weight.detach().std()) == pytest.approx((2 / (4 * 64)) ** 0.5, rel=0.05)
-    assert float(block.depthwise["7"].weight.std()) == pytest.approx((2 / 49) ** 0.5, rel=0.05)
+    assert float(block.depthwise["7"].weight.detach().std()) == pytest.approx((2 / 49) ** 0.5, rel=0.05)
 
 
 def test_small_head_init_starts_with_even_odds():
