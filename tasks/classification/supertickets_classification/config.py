@@ -97,8 +97,8 @@ class ClassificationConfig(Config):
     """The whole classification experiment; the defaults draw a ticket from the embedded scenes on two CPU cores."""
 
     arch: ArchConfig = ArchConfig(preset="tiny")
-    search: SearchConfig = SearchConfig(target_macs=0.59, rho=5e-4, warmup=1, start=0.2, end=0.5, min_macs=0)
-    prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.2, end=0.5, reactivate="never")
+    search: SearchConfig = SearchConfig(target_macs=0.59, rho=1e-4, warmup=1, start=0.3, end=0.6, min_macs=0)
+    prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.3, end=0.6, reactivate="never")
     train: TrainConfig = TrainConfig(epochs=10, batch_size=16)
     data: ClassificationData = ClassificationData()
     evaluation: ClassificationEvaluation = ClassificationEvaluation()
