@@ -2,8 +2,8 @@
 
 python benchmarks/joint_vs_pipeline.py TASK [CONFIG.yaml] [--criteria ...] [--sparsities ...] [--dotted.key value ...]
 
-Each drawing has a folder below --runs; finished ones are read, not run again, so a stopped benchmark goes on where it was, and
-two can share the work (one sparsity each) before a third call collects all rows.
+Each drawing has a folder below --runs, and all pipelines share one search; finished ones are read, not run again, so a stopped
+benchmark goes on where it was, and once the search is done two can share the work before a third call collects all rows.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ def drawings(options: argparse.Namespace, config: Any) -> Iterator[tuple[str, st
             yield method, criterion, sparsity, config.model_copy(update={"prune": prune, "pipeline": pipeline})
 
 
-def row_of(ticket: Ticket, folder: Path, task: Any, **known: Any) -> dict[str, Any]:
+def row_of(ticket: Ticket, folders: Sequence[Path], task: Any, **known: Any) -> dict[str, Any]:
     """A CSV row: what was measured last, and what all epochs together took."""
-    records = [json.loads(line) for log in sorted(folder.rglob("metrics.jsonl")) for line in log.read_text().splitlines()]
+    logs = [log for folder in folders for log in sorted(folder.rglob("metrics.jsonl"))]
+    records = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
     return known | {
         "score": round(ticket.metrics[task.metric], 4),
         "metric": task.metric,
@@ -101,9 +102,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     for method, criterion, sparsity, changed in drawings(options, config):
         folder = options.runs / f"{method.replace(' ', '_').replace('+', '')}_{criterion}_{sparsity:g}_{config.run.seed}"
         changed = changed.model_copy(update={"run": config.run.model_copy(update={"dir": folder})})
-        ticket = search_then_prune(task, changed) if method.startswith("S+P") else stage(task, changed, folder)
+        folders = [folder]
+        if method.startswith("S+P"):
+            shared = options.runs / f"search_{config.run.seed}" if options.retrain else None
+            ticket = search_then_prune(task, changed, searched=shared)
+            folders += [shared] if shared else []
+        else:
+            ticket = stage(task, changed, folder)
         known = {"method": method, "criterion": criterion, "sparsity": sparsity, "seed": config.run.seed}
-        rows.append(row_of(ticket, folder, task, **known))
+        rows.append(row_of(ticket, folders, task, **known))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")

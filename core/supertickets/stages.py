@@ -15,11 +15,12 @@ from supertickets.ticket.ticket import Ticket
 from supertickets.training.config import Config
 
 
-def search_then_prune(task: Any, config: Config) -> Ticket:
+def search_then_prune(task: Any, config: Config, *, searched: Path | None = None) -> Ticket:
     """S+P in `train.epochs` altogether: `search/` without pruning, then `retrain/` with the searched architecture.
 
     `pipeline.retrain` is the share of the epochs after the search; pruning is at their start (`prune.schedule` one_shot) or by
-    the schedule within them. 0: pruned at once after the last epoch, not retrained.
+    the schedule within them. 0: pruned at once after the last epoch, not retrained. `searched`: a folder for the search
+    instead of `search/`, so that pipelines which differ in their pruning alone share one (not with `pipeline.retrain` 0).
     """
     folder, epochs = _folder(task, config), config.train.epochs
     later = round(epochs * config.pipeline.retrain)
@@ -27,7 +28,8 @@ def search_then_prune(task: Any, config: Config) -> Ticket:
         at_the_end = {"enabled": True, "schedule": "one_shot", "end": 1.0}
         return stage(task, config, folder / "search", prune=at_the_end, search={"enabled": True})
     alone: dict[str, Any] = {"train": {"epochs": epochs - later}, "prune": {"enabled": False}, "search": {"enabled": True}}
-    stage(task, config, folder / "search", **alone)
+    searched = searched or folder / "search"
+    stage(task, config, searched, **alone)
     return stage(
         task,
         config,
@@ -35,7 +37,7 @@ def search_then_prune(task: Any, config: Config) -> Ticket:
         train={"epochs": later},
         search={"enabled": False},
         prune={"enabled": True, **({"end": 0.0} if config.prune.schedule == "one_shot" else {})},
-        init={"ticket": folder / "search" / "ticket"},
+        init={"ticket": searched / "ticket"},
     )
 
 

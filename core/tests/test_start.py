@@ -198,3 +198,13 @@ def test_search_then_prune_takes_the_epochs_of_one_drawing(tmp_path, schedule, r
     )
     if retrain:
         assert Ticket.load(tmp_path / "run" / "search" / "ticket").sparsity == 0
+
+
+def test_pipelines_can_share_one_search(tmp_path):
+    searched, arches = tmp_path / "searched", []
+    for criterion in ("magnitude", "random"):
+        prune = {"schedule": "one_shot", "target": 0.7, "criterion": criterion}
+        config = toy_config(tmp_path / criterion, prune=prune, pipeline={"enabled": True, "retrain": 0.5})
+        arches.append(search_then_prune(ToyTask(config), config, searched=searched).arch)
+        assert not (tmp_path / criterion / "search").exists()
+    assert arches == [Ticket.load(searched / "ticket").arch] * 2
