@@ -1,10 +1,10 @@
 """Every ordered pair of tasks: the transferred ticket against its controls at equal epochs. A CSV and a heat map.
 
-python benchmarks/transfer_matrix.py [--tasks ...] [--seeds 0 1 2] [--source-epochs N] [--epochs N] [--dotted.key value ...]
+python benchmarks/transfer_matrix.py [--tasks ...] [--seeds 0 1 2] [--sources DIR] [--epochs N] [--dotted.key value ...]
 
 transferred: the source's weights and mask. fresh: the mask with new weights. shuffled: densities of the mask, places at random,
-new weights. scratch: the same architecture, dense, new weights. All have a new head and the target's own recipe. Finished
-runs below --runs are read, not run again.
+new weights. scratch: the same architecture, dense, new weights. All have a new head and the target's own recipe with --epochs
+and the given settings; seeds are the target run's. Finished runs below --runs are read, not run again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import csv
 import json
 import time
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -33,11 +34,10 @@ CONTROLS = {
 FIELDS = ("source", "target", "control", "seed", "score", "metric", "epochs", "seconds")
 
 
-def draw_source(name: str, seed: int, runs: Path, overrides: list[str], epochs: int | None) -> Path:
-    """Folder of the ticket drawn on task `name`'s embedded data."""
-    folder, cls = runs / f"source_{name}_{seed}", task_class(name)
-    own = ["--run.seed", str(seed), *(["--train.epochs", str(epochs)] if epochs else [])]
-    config = load_config(cls.Config, None, [*overrides, *own])
+def draw_source(name: str, runs: Path, quiet: list[str]) -> Path:
+    """Folder of the ticket drawn on task `name`'s embedded data with the defaults."""
+    folder, cls = runs / f"source_{name}", task_class(name)
+    config = load_config(cls.Config, None, quiet)
     stage(cls(config), config, folder)
     return folder / "ticket"
 
@@ -106,21 +106,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser("transfer_matrix.py", description="Transfers between all tasks, against their controls.")
     parser.add_argument("--tasks", nargs="+", default=["classification", "keypoint", "segmentation"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--source-epochs", type=int, help="epochs of the source's drawing (default: its recipe's)")
+    parser.add_argument("--sources", type=Path, help="folder of tickets drawn before: TASK/ticket (default: draw them)")
     parser.add_argument("--epochs", type=int, default=3, help="epochs on the target")
     parser.add_argument("--runs", type=Path, default=Path("runs/transfer_matrix"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/transfer_matrix.csv"))
     options, overrides = split_overrides(parser, argv)
-    quiet = ["--run.tensorboard", "false", "--run.examples", "0", *overrides]
+    quiet = ["--run.tensorboard", "false", "--run.examples", "0"]
+    short = [*quiet, *overrides, "--train.epochs", str(options.epochs)]
     rows = []
-    for seed in options.seeds:
-        sources = {name: draw_source(name, seed, options.runs, quiet, options.source_epochs) for name in options.tasks}
-        for name, source in sources.items():
-            for target in (other for other in options.tasks if other != name):
-                for control in CONTROLS:
-                    folder = options.runs / f"{name}_to_{target}_{control}_{seed}"
-                    cell = move(source, target, control, seed, folder, [*quiet, "--train.epochs", str(options.epochs)])
-                    rows.append({"source": name, "target": target, "control": control, "seed": seed, **cell})
+    for name in options.tasks:
+        source = options.sources / name / "ticket" if options.sources else draw_source(name, options.runs, quiet)
+        for target, control, seed in product(options.tasks, CONTROLS, options.seeds):
+            if target != name:
+                cell = move(source, target, control, seed, options.runs / f"{name}_to_{target}_{control}_{seed}", short)
+                rows.append({"source": name, "target": target, "control": control, "seed": seed, **cell})
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")

@@ -9,7 +9,7 @@ import torch
 
 from supertickets.errors import UserError
 from supertickets.search.budget import budget_at, measure, resolve_target, units_over_budget
-from supertickets.search.importance import build_penalty, dead_units, gammas, rho_at
+from supertickets.search.importance import build_penalty, dead_units, gammas, group_units, rho_at
 from supertickets.search.shrink import shrink
 from supertickets.supernet.blocks import mixed_blocks
 from supertickets.supernet.macs import count_layers, mixer_macs, unit_costs
@@ -220,6 +220,40 @@ def test_budget_takes_the_least_important_for_its_cost():
     full = measure(net, "macs", SHAPE)
     dead = units_over_budget(net, ema, penalty, budget=full - 1, resource="macs", input_shape=SHAPE)
     assert [(n, g.nonzero().flatten().tolist()) for n, g in dead.items() if g.any()] == [(name, [5])]
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7])
+def test_with_a_divisor_every_kernel_is_left_with_a_multiple_of_it(share):
+    net = micro_net()
+    randomise_norms(net)
+    odd = {f"{name}.depthwise_bn.weight": torch.arange(sum(b.units.values())) < 1 for name, b in mixed_blocks(net).items()}
+    shrink(net, odd)  # so that some kernels begin with a unit too few
+    ema, penalty = start_ema(net), build_penalty(net, SHAPE)
+    target = resolve_target(net, share, "macs", SHAPE)
+    dead = units_over_budget(net, ema, penalty, budget=target, resource="macs", input_shape=SHAPE, divisor=4)
+    before = {name: dict(block.units) for name, block in mixed_blocks(net).items()}
+    shrink(net, dead, ema=ema, penalty=penalty)
+    changed = 0
+    for name, block in mixed_blocks(net).items():
+        for k, n in before[name].items():
+            left = block.units.get(k, 0)
+            assert left == n or left % 4 == 0
+            changed += left != n
+    assert changed > 3 and measure(net, "macs", SHAPE) <= target
+
+
+def test_a_group_goes_when_all_of_it_is_dead():
+    net = micro_net()
+    ema = start_ema(net)
+    name = "head.block.depthwise_bn.weight"
+    first, *_ = dict(mixed_blocks(net))["head.block"].units.values()
+    groups = group_units(net, {name: torch.arange(len(ema[name]), 0, -1.0)}, 4)[name]
+    assert groups[first - 4 : first].unique().tolist() == [0] and first % 4 == 0  # the least four of the first kernel
+    ema[name][:3] = 1e-4
+    assert not dead_units(net, ema, threshold=1e-3, last=True, divisor=4)[name].any()
+    ema[name][first - 1] = 1e-4
+    dead = dead_units(net, ema, threshold=1e-3, last=True, divisor=4)[name]
+    assert dead.nonzero().flatten().tolist() == [0, 1, 2, first - 1]
 
 
 def test_unreachable_budget_says_what_is_possible():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from supertickets.errors import UserError
-from supertickets.search.importance import Penalty, gammas
+from supertickets.search.importance import Penalty, gammas, group_units
 from supertickets.search.shrink import shrink
 from supertickets.supernet.blocks import mixed_blocks
 from supertickets.supernet.macs import count_layers, count_params, dense_macs, mixer_macs, unit_costs
@@ -80,18 +80,24 @@ def units_over_budget(
     resource: Resource,
     input_shape: tuple[int, int, int],
     part: str = "",
+    divisor: int = 1,
 ) -> dict[str, Tensor]:
-    """True for the units that must go to meet `budget`: the least EMA |gamma| / p first, ties by position."""
+    """True for the units that must go to meet `budget`: the least EMA |gamma| / p first, ties by position.
+
+    With a `divisor` they go in groups (`group_units`), those of the least mean first.
+    """
     excess = measure(net, resource, input_shape) - budget
     names = list(gammas(net, part))
     if excess <= 0 or not names:
         return {}
     costs = _costs(net, resource, input_shape)
-    importance = torch.cat([(ema[name].abs() / penalty.weights[name]).cpu() for name in names])
-    order = torch.sort(importance, stable=True).indices
-    saved = torch.cat([costs[name] for name in names])[order].cumsum(0)
-    count = min(int(torch.searchsorted(saved, excess)) + 1, len(order))  # up to the unit that meets the budget
-    goes = torch.zeros(len(order), dtype=torch.bool)
-    goes[order[:count]] = True
+    importance = {name: (ema[name].abs() / penalty.weights[name]).cpu().double() for name in names}
+    groups = torch.cat(list(group_units(net, importance, divisor).values()))
+    mean, saved = torch.zeros(2, int(groups.max()) + 1, dtype=torch.double)
+    mean.index_add_(0, groups, torch.cat(list(importance.values()))).div_(torch.bincount(groups))
+    saved.index_add_(0, groups, torch.cat([costs[name] for name in names]))
+    order = torch.sort(mean, stable=True).indices
+    count = int(torch.searchsorted(saved[order].cumsum(0), excess)) + 1  # up to the group that meets the budget
+    goes = torch.isin(groups, order[:count])
     sizes = [len(ema[name]) for name in names]
     return {name: part.to(ema[name].device) for name, part in zip(names, goes.split(sizes), strict=True)}

@@ -8,6 +8,7 @@ block's depthwise convs (of the tokens' BN for transformers); |gamma| is the uni
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -96,12 +97,40 @@ def rho_at(epoch: float, *, rho: float, warmup: float) -> float:
 
 @torch.no_grad()
 def dead_units(
-    net: nn.Module, ema: dict[str, Tensor], *, threshold: float, last: bool = False, part: str = ""
+    net: nn.Module, ema: dict[str, Tensor], *, threshold: float, last: bool = False, part: str = "", divisor: int = 1
 ) -> dict[str, Tensor]:
-    """True where a unit may go: |gamma| and its EMA at or below `threshold`; at the last event the EMA alone decides."""
+    """True where a unit may go: |gamma| and its EMA at or below `threshold`; at the last event the EMA alone decides.
+
+    With a `divisor` a unit stays until its whole group may go.
+    """
     dead = {}
     for name, gamma in gammas(net, part).items():
         dead[name] = ema[name].abs() <= threshold
         if not last:
             dead[name] = dead[name] & (gamma.abs() <= threshold)
+    for name, groups in group_units(net, {name: ema[name].abs() for name in dead}, divisor).items():
+        alive = groups[~dead[name]]
+        dead[name] = ~torch.isin(groups, alive)
     return dead
+
+
+def group_units(net: nn.Module, importance: Mapping[str, Tensor], divisor: int) -> dict[str, Tensor]:
+    """The number of each unit's group, by gamma's name: units that go together, so that a multiple of `divisor` is left.
+
+    Of each kernel the least important units, as many as are over a multiple, are the first group; then follow groups of
+    `divisor`. Tokens go one by one.
+    """
+    groups: dict[str, Tensor] = {}
+    blocks, count = mixed_blocks(net), 0
+    for name, values in importance.items():
+        block = blocks.get(name.removesuffix(".depthwise_bn.weight"))
+        numbers = []
+        for part in values.split(list(block.units.values()) if block else len(values)):
+            size = divisor if block else 1
+            rank = torch.sort(torch.sort(part, stable=True).indices).indices
+            over = len(part) % size
+            group = (rank + (size - over) % size) // size
+            numbers.append(count + group)
+            count += int(group.max()) + 1
+        groups[name] = torch.cat(numbers)
+    return groups

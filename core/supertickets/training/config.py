@@ -22,6 +22,7 @@ class SearchConfig(Section):
     start: float = Field(0.0, ge=0, lt=1)  # first shrink event, as a share of the epochs; never within the warm-up
     end: float = Field(1.0, gt=0, le=1)  # last shrink event, as a share of the epochs; never after the last prune
     threshold: float = Field(1e-3, ge=0)  # a unit is dead when |gamma| and its EMA are at most this
+    divisor: PositiveInt = 1  # units of a kernel go in groups that leave a multiple of this; odd counts of channels are slow
     min_macs: float = Field(1e6, ge=0)  # an event waits until at least so many MACs would go
     target_macs: PositiveFloat | None = None  # budget: MACs at the end; at most 1 means a share of the supernet's
     target_params: PositiveFloat | None = None  # budget: parameters at the end; at most 1 means a share

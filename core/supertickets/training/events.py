@@ -89,9 +89,16 @@ def _dead(loop: Loop, *, last: bool) -> dict[str, Tensor]:
         full = state.full[loop.resource]
         budget = budget_at(state.epoch, full=full, target=loop.target, start=start, end=end)
         return units_over_budget(
-            state.net, state.ema, state.penalty, budget=budget, resource=loop.resource, input_shape=shape, part=loop.part
+            state.net,
+            state.ema,
+            state.penalty,
+            budget=budget,
+            resource=loop.resource,
+            input_shape=shape,
+            part=loop.part,
+            divisor=search.divisor,
         )
-    dead = dead_units(state.net, state.ema, threshold=search.threshold, last=last, part=loop.part)
+    dead = dead_units(state.net, state.ema, threshold=search.threshold, last=last, part=loop.part, divisor=search.divisor)
     if not any(bool(gone.any()) for gone in dead.values()):
         return {}
     return dead if last or _macs_of(loop, dead) >= search.min_macs else {}

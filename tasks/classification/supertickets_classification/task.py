@@ -117,7 +117,7 @@ class ClassificationTask:
         found = {
             "top1": scores.top1,
             f"top{self._k}": scores.topk,
-            "loss": loss / keeper.images,
+            "val_loss": loss / keeper.images,
             "per_class": dict(zip(self.labels, scores.per_class, strict=True)),
             "images": keeper.images,
             "protocol": self.protocol(),

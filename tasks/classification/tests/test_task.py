@@ -67,7 +67,7 @@ def test_evaluate_does_not_depend_on_batches_and_leaves_the_model_as_it_was():
     before = {key: value.clone() for key, value in net.state_dict().items()}
     one, five = (task.evaluate(net, task.build_loaders(n)[1]) for n in (1, 5))
     assert one["top1"] == five["top1"] and one["top5"] == five["top5"]
-    assert one["loss"] == pytest.approx(five["loss"], rel=1e-4)
+    assert one["val_loss"] == pytest.approx(five["val_loss"], rel=1e-4)
     assert net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
@@ -87,7 +87,7 @@ def test_scores_are_what_they_are_called():
     order = logits.argsort(dim=1, descending=True)
     assert scores["top1"] == pytest.approx((order[:, 0] == labels).float().mean().item())
     assert scores["top3"] == pytest.approx((order[:, :3] == labels[:, None]).any(1).float().mean().item())
-    assert scores["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert scores["val_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
     right = (order[:, 0] == labels)[1:3].float().mean().item()
     assert scores["per_class"]["walking"] == right and scores["per_class"]["running"] is None and json.dumps(scores)
 

@@ -85,7 +85,7 @@ class KeypointTask:
     def evaluate(self, model: nn.Module, loader: Iterable, accelerator: Accelerator | None = None) -> dict[str, Any]:
         """Score `model` over a (prepared) loader of `build_val_loader`; the same result on all processes.
 
-        Gives COCO's figures (ap, ap50, ...), pck and loss (with ground-truth boxes), persons and protocol.
+        Gives COCO's figures (ap, ap50, ...), pck and val_loss (with ground-truth boxes), persons and protocol.
         """
         was_training = model.training
         model.eval()
@@ -190,7 +190,7 @@ class KeypointTask:
         scores: dict[str, Any] = dict(ap_scores(truth, results, self.joints.sigmas))
         if data.boxes == "gt":
             scores |= pck_scores(persons, places, self.joints, share=evaluation.pck, by=self._pck_by())
-            scores["loss"] = float(losses.double().mean())
+            scores["val_loss"] = float(losses.double().mean())
         return scores | {"persons": len(persons), "protocol": self.protocol()}
 
     def _pck_by(self) -> str:

@@ -65,7 +65,7 @@ def test_a_perfect_network_scores_one(coco_root: Path, tmp_path: Path):
     task = coco_task(coco_root, evaluation={"results": file}, heatmap={"sigma": 1.0})
     loader = task.build_val_loader(3)
     scores = task.evaluate(Oracle(task), loader)
-    assert scores["ap"] == pytest.approx(1) and scores["pck"] == 1 and scores["loss"] < 1e-9 and scores["persons"] == 4
+    assert scores["ap"] == pytest.approx(1) and scores["pck"] == 1 and scores["val_loss"] < 1e-9 and scores["persons"] == 4
     assert scores["protocol"].startswith("OKS AP of coco/val; ground-truth boxes, no flip test, input 32x32, dark")
     assert "of the box" in scores["protocol"]
     written = json.loads(file.read_text())
@@ -94,7 +94,7 @@ def _evaluate_in_process(root: str, expected: dict) -> None:
 def test_two_processes_score_as_one(coco_root: Path, monkeypatch):
     task = coco_task(coco_root)
     scores = task.evaluate(net_of(task), task.build_val_loader(2))
-    numbers = {key: scores[key] for key in ("ap", "ar", "pck", "loss", "persons")}
+    numbers = {key: scores[key] for key in ("ap", "ar", "pck", "val_loss", "persons")}
     assert numbers["persons"] == 4
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     debug_launcher(_evaluate_in_process, (str(coco_root), numbers), num_processes=2)

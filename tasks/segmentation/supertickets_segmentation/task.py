@@ -104,7 +104,7 @@ class SegmentationTask:
         return {
             "miou": scores.miou,
             "accuracy": scores.accuracy,
-            "loss": loss / int(confusion.sum()),
+            "val_loss": loss / int(confusion.sum()),
             "iou": dict(zip(self.labels, scores.iou, strict=True)),
             "images": images_seen,
             "protocol": self.protocol(),

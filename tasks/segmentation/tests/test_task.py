@@ -110,7 +110,7 @@ def test_perfect_prediction_scores_one(tmp_path: Path, sizes, batches, evaluatio
     loader = accelerator.prepare_data_loader(task.build_loaders(2)[1])
     assert len(loader) == batches
     scores = task.evaluate(Oracle(3), loader, accelerator)
-    assert scores["miou"] == scores["accuracy"] == 1.0 and scores["images"] == 3 and scores["loss"] < 1e-3
+    assert scores["miou"] == scores["accuracy"] == 1.0 and scores["images"] == 3 and scores["val_loss"] < 1e-3
     assert scores["iou"] == {"a": 1.0, "b": 1.0, "c": 1.0} and json.dumps(scores)
 
 
@@ -119,7 +119,7 @@ def test_evaluate_does_not_depend_on_batches_and_leaves_the_model_as_it_was():
     net = network_of(task).train()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     one, five = (task.evaluate(net, task.build_loaders(n)[1]) for n in (1, 5))
-    assert one["miou"] == pytest.approx(five["miou"]) and one["loss"] == pytest.approx(five["loss"], rel=1e-4)
+    assert one["miou"] == pytest.approx(five["miou"]) and one["val_loss"] == pytest.approx(five["val_loss"], rel=1e-4)
     assert net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
