@@ -21,6 +21,7 @@ from supertickets.testing import ToyTask, micro_net, randomise_norms, toy_config
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.batchnorm import recalibrate
 from supertickets.training.config import TrainConfig
+from supertickets.training.cpu import set_threads
 from supertickets.training.ema import decay_at, start_ema, update_ema
 from supertickets.training.events import prune_event
 from supertickets.training.loop import Loop, wrap
@@ -325,3 +326,24 @@ def test_live_network_is_not_the_averaged_one(tmp_path):
     ema = start_ema(net)
     update_ema(ema, micro_net(seed=3), 0.5)
     assert not torch.equal(ema["head.block.expand.weight"], net.head.block.expand.weight)
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "expected"),
+    [
+        (None, {"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, "all"),
+        (None, {"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no", "WORLD_SIZE": "2"}, None),
+        (None, {"OMP_NUM_THREADS": "1"}, None),  # the user's own wish
+        (3, {"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, 3),
+    ],
+)
+def test_a_lone_process_of_accelerate_launch_uses_all_cores(monkeypatch, asked, environment, expected):
+    for name in ("OMP_NUM_THREADS", "ACCELERATE_MIXED_PRECISION", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    calls: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(5), raising=False)
+    set_threads(asked)
+    assert calls == ([] if expected is None else [5 if expected == "all" else expected])

@@ -128,6 +128,7 @@ class RunConfig(Section):
     dir: Path | None = None  # default runs/TASK/DATETIME
     resume: bool = False  # continue the run in `dir` from its last checkpoint
     seed: int = Field(0, ge=0, lt=2**31)
+    threads: PositiveInt | None = None  # on CPUs; unset: as PyTorch was told, but all for a lone process of accelerate launch
     keep_checkpoints: PositiveInt = 1
     rewind_epoch: int | None = Field(None, ge=0)  # keep the weights after this epoch (0: the initial ones) beside the ticket
     examples: int = Field(8, ge=0)  # pictures drawn at the end

@@ -1,0 +1,33 @@
+"""What a run on CPUs asks of its process: keep freed memory, and use all cores.
+
+The C library gives every large activation back to the system and gets it again, page by page, each step. With two limits raised
+it keeps them: on Linux a training step then spends a fifth less time (measured: 1.25 s a step before, 0.98 s after; `small`
+preset, 8 images of 144x192, two cores).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc for it; False where there is no glibc, and nothing is changed."""
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return bool(mallopt and mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def set_threads(threads: int | None) -> None:
+    """Compute with `threads`; None: as PyTorch was told, and all cores where `accelerate launch` gave one."""
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ  # its launcher always sets it
+    if threads is None and launched and os.environ.get("OMP_NUM_THREADS") == "1" and os.environ.get("WORLD_SIZE", "1") == "1":
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if threads is not None:
+        torch.set_num_threads(threads)
