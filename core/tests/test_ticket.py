@@ -43,7 +43,7 @@ def test_save_load_gives_the_same_logits_bit_for_bit(tmp_path, share, tokens):
     assert again.sparsity == pytest.approx(share, abs=1e-4)
 
 
-@pytest.mark.parametrize("preset", ["paper", "small", "tiny"])
+@pytest.mark.parametrize("preset", ["paper", "small", "tiny", "nano"])
 def test_file_shrinks_with_sparsity(tmp_path, preset):
     arch = ArchConfig(preset=preset).build()
     net = Supernet(arch, DenseHead(arch, channels=8, outputs=3))

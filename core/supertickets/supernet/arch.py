@@ -123,13 +123,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bn_momentum": 0.1,
         "init": "reduced",
     },
+    # Half of tiny's MACs, for twice the epochs in the same time; more blocks at the coarsest size, where they cost least.
+    "nano": {
+        "stem": (16, 16),
+        "stages": _stages(([1], [16]), ([1, 1], [16, 32]), ([1, 1, 3], [16, 32, 64])),
+        "kernels": (3, 5),
+        "expand": 3,
+        "bn_momentum": 0.1,
+        "init": "reduced",
+    },
 }
 
 
 class ArchConfig(Section):
     """The `arch` part of a config: a preset, and what to change in it (None = as the preset has it)."""
 
-    preset: Literal["paper", "small", "tiny"] = "paper"
+    preset: Literal["paper", "small", "tiny", "nano"] = "paper"
     stem: tuple[PositiveInt, PositiveInt] | None = None
     stem_stride: Literal[1, 2, 4] | None = None
     stages: list[StageArch] | None = None

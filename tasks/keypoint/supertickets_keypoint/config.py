@@ -135,11 +135,11 @@ class KeypointHead(Section):
 class KeypointConfig(Config):
     """The whole keypoint experiment; the defaults draw a ticket from the embedded scenes on two CPU cores."""
 
-    arch: ArchConfig = ArchConfig(preset="tiny")
+    arch: ArchConfig = ArchConfig(preset="nano")
     # Later than for other tasks: joints are learned slowly, and what is pruned before they are known is missed afterwards.
-    search: SearchConfig = SearchConfig(target_macs=0.59, rho=1e-4, warmup=1, start=0.35, end=0.6, min_macs=0)
-    prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.35, end=0.6, reactivate="never")
-    train: TrainConfig = TrainConfig(epochs=16, batch_size=8, pct_start=0.2)
+    search: SearchConfig = SearchConfig(target_macs=0.59, rho=1e-4, warmup=1, start=0.3, end=0.55, min_macs=0)
+    prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.3, end=0.55, reactivate="never")
+    train: TrainConfig = TrainConfig(epochs=28, batch_size=8, pct_start=0.2, evaluate_every=4)
     data: KeypointData = KeypointData()
     heatmap: KeypointHeatmap = KeypointHeatmap()
     loss: KeypointLoss = KeypointLoss()
