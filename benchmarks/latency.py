@@ -119,6 +119,7 @@ def forms(
 
 
 def row(key: tuple[str, str, str], taken: list[float], facts: dict, options: argparse.Namespace) -> dict[str, object]:
+    """A CSV row: one network in one runtime and layout, median and quartiles of the times `taken` in ms."""
     network, runtime, layout = key
     low, median, high = quartiles_ms(taken)
     return {
@@ -147,6 +148,7 @@ def commit() -> str:
 
 
 def table(rows: list[dict], title: str) -> Table:
+    """The rows for the terminal."""
     shown = Table(title=title, title_justify="left", box=box.SIMPLE)
     for column in ("network", "runtime", "layout", "MACs", "median ms", "quartiles"):
         shown.add_column(column, justify="left" if column in ("network", "runtime", "layout") else "right", no_wrap=True)
@@ -178,6 +180,7 @@ def shares(rows: list[dict]) -> list[str]:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
+    """Rows of equal keys as a CSV file; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))

@@ -67,6 +67,7 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     """`evaluate.py TICKET [CONFIG.yaml] [--dotted.key value ...] [--out metrics.json]`"""
     from accelerate import Accelerator
 
+    from supertickets.training.cpu import prepare_cpu
     from supertickets.training.dialect import load_config
     from supertickets.training.progress import console, watch
     from supertickets.training.run import write_text
@@ -82,6 +83,7 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     ticket = _load_ticket(options.ticket, task_name)
     cls = task_class(task_name)
     config = load_config(cls.Config, options.config, overrides, base=ticket.settings)
+    prepare_cpu(config.run.threads)
     task, accelerator = cls(config), Accelerator()
     if len(task.labels) != len(ticket.load_task().labels):
         raise UserError(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, debug_launcher
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -140,3 +143,16 @@ def data_pack(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"SUPERTICKETS_DATA holds no {name}")
     return folder
+
+
+def scores_on_two_processes(build: Callable[[], tuple[Any, nn.Module, Any]], folder: Path) -> list[dict[str, Any]]:
+    """What each of two CPU processes gets from `evaluate`; `build` makes task, network and loader in each of them."""
+
+    def score() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)  # forked: the parent's single-process state came along
+        accelerator, (task, net, loader) = Accelerator(cpu=True), build()
+        scores = task.evaluate(net, accelerator.prepare_data_loader(loader), accelerator)
+        (folder / f"scores_{accelerator.process_index}.json").write_text(json.dumps(scores))
+
+    debug_launcher(score, num_processes=2)
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("scores_*.json"))]

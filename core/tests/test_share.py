@@ -109,7 +109,7 @@ def sparse_ticket() -> Ticket:
     net = micro_net().eval()
     mask = prune(net, 0.9)
     hold(mask, net)
-    config = Config(run=RunConfig(dir=Path("/home/someone/secret project/run")))
+    config = Config(run=RunConfig(dir=Path("someone/secret project/run").absolute()))
     metrics = {"accuracy": 0.75, "protocol": "share of pixels", "macs": 1}
     return Ticket.from_net(net, ToyTask(config), metrics=metrics, mask=mask, config=config, full={"params": 10**5})
 

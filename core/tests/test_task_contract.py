@@ -43,9 +43,8 @@ def test_task_contract(name, tmp_path):
         scores = task.evaluate(net.eval(), val, Accelerator())
         pictures = task.draw_examples(net, tmp_path, 2)
     assert 0 <= scores[task.metric] <= 1 and scores["protocol"] and all(path.exists() for path in pictures)
-    assert not {"epoch", "loss", "penalty", "rho", "lr", "seconds"} & set(
-        scores
-    )  # the training's own, on the same line of the log
+    own = {"epoch", "loss", "penalty", "rho", "lr", "seconds"}  # the training's, on the same line of the log
+    assert not own & set(scores)
     assert json.loads(json.dumps(scores)) and len(list(task.build_val_loader(2))) == len(val)
 
 

@@ -69,6 +69,7 @@ class World:
             self.canvas.ellipse(centre + complex(x * width, -0.25 * width), puff, puff * 0.85, cloud)
 
     def house(self, foot: complex) -> Extent:
+        """A house with a roof, on the ground at `foot`; returns what it covers."""
         rng, canvas = self.rng, self.canvas
         width, height = rng.uniform(0.2, 0.42), rng.uniform(0.14, 0.26)
         wall_colour = pick_colour(rng, saturation=(0.05, 0.6), value=(0.4, 1), away_from=self.behind, distance=70)
@@ -91,6 +92,7 @@ class World:
         return left, top - ridge, right, foot.imag
 
     def tree(self, foot: complex, *, scale: float = 1.0) -> Extent:
+        """A trunk with a crown, on the ground at `foot`; returns what it covers."""
         rng, canvas = self.rng, self.canvas
         apart, hue = self.behind[:2], (0.17, 0.42) if rng.random() < 0.7 else (0.0, 1.0)
         leaf_colour = pick_colour(rng, hue=hue, saturation=(0.3, 0.9), value=(0.2, 0.75), away_from=apart, distance=60)
@@ -116,6 +118,7 @@ class World:
         return extent
 
     def box(self, foot: complex, *, size: float | None = None, height: float | None = None) -> Extent:
+        """A box on the ground at `foot`; returns what it covers."""
         rng, canvas = self.rng, self.canvas
         size = rng.uniform(0.09, 0.2) if size is None else size
         height = size * rng.uniform(0.6, 1.1) if height is None else height
@@ -140,6 +143,7 @@ class World:
         return left, upper - 0.2 * size, right, bottom
 
     def ball(self, foot: complex) -> Extent:
+        """A ball on the ground at `foot`, at times in the air above it; returns what it covers."""
         rng, canvas = self.rng, self.canvas
         radius = rng.uniform(0.04, 0.09)
         if rng.random() < 0.2:  # in the air

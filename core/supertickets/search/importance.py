@@ -109,8 +109,7 @@ def dead_units(
         if not last:
             dead[name] = dead[name] & (gamma.abs() <= threshold)
     for name, groups in group_units(net, {name: ema[name].abs() for name in dead}, divisor).items():
-        alive = groups[~dead[name]]
-        dead[name] = ~torch.isin(groups, alive)
+        dead[name] = ~torch.isin(groups, groups[~dead[name]])
     return dead
 
 

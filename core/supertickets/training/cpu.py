@@ -16,6 +16,13 @@ import torch
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
+def prepare_cpu(threads: int | None) -> None:
+    """Both, where the work is for CPUs; nothing where there is a GPU."""
+    if not torch.cuda.is_available():
+        keep_freed_memory()
+        set_threads(threads)
+
+
 def keep_freed_memory() -> bool:
     """Ask glibc for it; False where there is no glibc, and nothing is changed."""
     if not sys.platform.startswith("linux"):

@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, broadcast_object_list, set_seed
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from supertickets.errors import UserError
 from supertickets.training.config import Config
-from supertickets.training.cpu import keep_freed_memory, set_threads
+from supertickets.training.cpu import prepare_cpu
 from supertickets.training.dialect import config_to_yaml, load_config
 from supertickets.training.progress import console
 from supertickets.training.state import TrainState, load_state, new_state, save_state
@@ -113,9 +112,7 @@ def write_text(path: Path, text: str) -> None:
 
 def start_accelerator(config: Config, folder: Path) -> Accelerator:
     """Accelerate for this config: one CPU, one GPU or many processes, as it was launched."""
-    if not torch.cuda.is_available():
-        keep_freed_memory()
-        set_threads(config.run.threads)
+    prepare_cpu(config.run.threads)
     loader = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.run.seed)
     AcceleratorState._reset_state()  # a second run in one process may ask for another precision
     try:

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator, debug_launcher
-from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -18,6 +16,7 @@ from torch.nn import functional as F
 from supertickets import cli
 from supertickets.errors import UserError
 from supertickets.supernet.network import Supernet
+from supertickets.testing import scores_on_two_processes
 from supertickets.ticket.ticket import Ticket
 from supertickets_classification import ClassificationTask
 from supertickets_classification.config import ClassificationData
@@ -104,19 +103,15 @@ def test_flip_averages_with_the_mirrored_image():
     assert "flip averaged" in task.protocol()
 
 
-def _evaluate_in_process(expected: float) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)  # forked: the parent's single-process state came along
-    task, accelerator = scenes_task(), Accelerator(cpu=True)
-    loader = accelerator.prepare_data_loader(task.build_loaders(2)[1])
-    scores = task.evaluate(network_of(task), loader, accelerator)
-    assert accelerator.num_processes == 2 and scores["images"] == 5 and scores["top1"] == expected
-
-
 @pytest.mark.slow
-def test_two_processes_score_as_one():
-    task = scenes_task()
-    expected = task.evaluate(network_of(task), task.build_loaders(2)[1])["top1"]
-    debug_launcher(_evaluate_in_process, (expected,), num_processes=2)
+def test_two_processes_score_as_one(tmp_path: Path):
+    def build():
+        task = scenes_task()
+        return task, network_of(task), task.build_loaders(2)[1]
+
+    task, net, loader = build()
+    expected = task.evaluate(net, loader)["top1"]
+    assert [(scores["images"], scores["top1"]) for scores in scores_on_two_processes(build, tmp_path)] == [(5, expected)] * 2
 
 
 def test_pictures_of_the_end_of_a_run(tmp_path: Path):

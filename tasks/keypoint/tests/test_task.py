@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator, debug_launcher
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -18,6 +16,7 @@ from torch import nn
 from supertickets import cli
 from supertickets.errors import UserError
 from supertickets.supernet.network import Supernet
+from supertickets.testing import scores_on_two_processes
 from supertickets.ticket.original import import_original
 from supertickets.ticket.ticket import Ticket
 from supertickets_keypoint import KeypointTask, evaluation, plot
@@ -82,22 +81,18 @@ def test_flip_test_of_a_mirrored_set_is_the_same(coco_root: Path):
     assert torch.allclose(a[..., 1:-1], b.flip(-1)[:, list(task.joints.swapped)].roll(1, -1)[..., 1:-1], atol=1e-5)
 
 
-def _evaluate_in_process(root: str, expected: dict) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)  # inherited from the test process, which is alone
-    accelerator, task = Accelerator(cpu=True), coco_task(Path(root))
-    loader = accelerator.prepare_data_loader(task.build_val_loader(3))  # 4 persons on 2 processes: some are repeated
-    scores = task.evaluate(net_of(task), loader, accelerator)
-    assert accelerator.num_processes == 2 and {key: scores[key] for key in expected} == pytest.approx(expected)
-
-
 @pytest.mark.slow
-def test_two_processes_score_as_one(coco_root: Path, monkeypatch):
+def test_two_processes_score_as_one(coco_root: Path, tmp_path: Path, monkeypatch):
     task = coco_task(coco_root)
     scores = task.evaluate(net_of(task), task.build_val_loader(2))
     numbers = {key: scores[key] for key in ("ap", "ar", "pck", "val_loss", "persons")}
     assert numbers["persons"] == 4
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    debug_launcher(_evaluate_in_process, (str(coco_root), numbers), num_processes=2)
+    # 4 persons in batches of 3 on 2 processes: some are repeated
+    both = scores_on_two_processes(lambda: (task, net_of(task), task.build_val_loader(3)), tmp_path)
+    assert len(both) == 2
+    for scores in both:
+        assert {key: scores[key] for key in numbers} == pytest.approx(numbers)
 
 
 def test_broken_weights_are_told(coco_root: Path):

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator, debug_launcher
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 from supertickets.errors import UserError
 from supertickets.supernet.network import Supernet
+from supertickets.testing import scores_on_two_processes
 from supertickets.training.dialect import load_config
 from supertickets_segmentation import SegmentationConfig, SegmentationTask
 from supertickets_segmentation.config import SegmentationData
@@ -123,20 +123,15 @@ def test_evaluate_does_not_depend_on_batches_and_leaves_the_model_as_it_was():
     assert net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
-def _evaluate_in_process(expected: float) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)  # forked: the parent's single-process state came along
-    AcceleratorState._reset_state(reset_partial_state=True)  # inherited from the test process, which is alone
-    task, accelerator = scenes_task(), Accelerator(cpu=True)
-    loader = accelerator.prepare_data_loader(task.build_loaders(2)[1])
-    scores = task.evaluate(network_of(task), loader, accelerator)
-    assert accelerator.num_processes == 2 and scores["images"] == 5 and scores["miou"] == expected
-
-
 @pytest.mark.slow
-def test_two_processes_score_as_one():
-    task = scenes_task()
-    expected = task.evaluate(network_of(task), task.build_loaders(2)[1])["miou"]
-    debug_launcher(_evaluate_in_process, (expected,), num_processes=2)
+def test_two_processes_score_as_one(tmp_path: Path):
+    def build():
+        task = scenes_task()
+        return task, network_of(task), task.build_loaders(2)[1]
+
+    task, net, loader = build()
+    expected = task.evaluate(net, loader)["miou"]
+    assert [(scores["images"], scores["miou"]) for scores in scores_on_two_processes(build, tmp_path)] == [(5, expected)] * 2
 
 
 def test_cached_and_uncached_items_are_the_same(pairs_root: Path):
