@@ -25,7 +25,7 @@ from supertickets.training.cpu import set_threads
 from supertickets.training.ema import decay_at, start_ema, update_ema
 from supertickets.training.events import prune_event
 from supertickets.training.loop import Loop, wrap
-from supertickets.training.optim import RMSpropInside, build_optimizer, lr_at, peak_lr
+from supertickets.training.optim import RMSpropInside, build_optimizer, load_named_state, lr_at, named_state, peak_lr
 from supertickets.training.run import open_run, start_accelerator
 from supertickets.training.state import load_state, new_state, save_state
 
@@ -229,6 +229,27 @@ def test_weight_decay_spares_norms_and_biases():
     assert "head.classifier.weight" in decayed and "head.classifier.bias" in free
     assert set(prunable(net)) <= decayed and not any("bn" in name or "norm" in name for name in decayed)
     assert decayed | free == set(names.values())
+
+
+def test_adamw_reloaded_in_another_layout_goes_on_as_the_plain_kernel():
+    """The fused CPU kernel ignores strides, so state of another layout than its parameter's would go to the wrong weights."""
+    torch.manual_seed(0)
+    nets = [nn.Conv2d(3, 5, 3) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    nets = [net.to(memory_format=torch.channels_last) for net in nets]
+    opts = [build_optimizer(net, TrainConfig(lr=1e-2, weight_decay=0.1)) for net in nets]
+    for group in opts[1].param_groups:
+        group["fused"] = False
+    for _ in range(4):
+        gradients = [torch.randn(5, 3, 3, 3), torch.randn(5)]
+        for net, opt in zip(nets, opts, strict=True):
+            for param, gradient in zip(net.parameters(), gradients, strict=True):
+                param.grad = torch.empty_like(param).copy_(gradient)
+            opt.step()
+        load_named_state(nets[0], opts[0], {k: v.contiguous().clone() for k, v in named_state(nets[0], opts[0]).items()})
+    assert opts[0].param_groups[0]["fused"]
+    for ours, plain in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, plain)
 
 
 def test_onecycle_equals_pytorchs():

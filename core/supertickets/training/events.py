@@ -18,6 +18,7 @@ from supertickets.search.shrink import shrink
 from supertickets.supernet.macs import count_layers, dense_macs
 from supertickets.supernet.network import prunable
 from supertickets.training.loop import Loop, wrap
+from supertickets.training.optim import match_layout
 from supertickets.training.state import place
 
 
@@ -73,6 +74,7 @@ def shrink_event(loop: Loop) -> dict[str, Any]:
     if not removed:
         return {"units_removed": 0}
     place(state.net, cfg, loop.accelerator.device)
+    match_layout(state.optimizer)
     loop.model = wrap(loop.accelerator, loop.model)
     if state.mask and cfg.prune.reactivate == "after_shrink":
         state.mask_held = False

@@ -62,7 +62,8 @@ def build_optimizer(net: nn.Module, train: TrainConfig) -> torch.optim.Optimizer
         {"params": [p for n, p in net.named_parameters() if n not in names], "weight_decay": 0.0},
     ]
     if train.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=train.lr, eps=train.eps)
+        on_cpu = all(param.device.type == "cpu" for param in net.parameters())  # elsewhere PyTorch chooses a fast kernel itself
+        return torch.optim.AdamW(groups, lr=train.lr, eps=train.eps, fused=on_cpu or None)
     if train.optimizer == "rmsprop":
         return RMSpropInside(groups, lr=train.lr, alpha=train.alpha, momentum=train.momentum, eps=train.eps)
     return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum)
@@ -108,6 +109,15 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
+@torch.no_grad()
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Give every state tensor its parameter's memory layout: fused kernels read both as one row of numbers."""
+    for param, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == param.shape and value.stride() != param.stride():
+                state[key] = torch.empty_like(param).copy_(value)
+
+
 def named_state(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Optimizer state as `PARAMETER/KEY` -> tensor, for checkpoints."""
     return {
@@ -125,3 +135,4 @@ def load_named_state(net: nn.Module, optimizer: torch.optim.Optimizer, state: di
         param = params[name]
         moved = value.to(param.device) if value.shape == param.shape else value.cpu()
         optimizer.state.setdefault(param, {})[key] = moved
+    match_layout(optimizer)
