@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("task", help="classification, ...")
     parser.add_argument("config", nargs="?", type=Path, help="YAML recipe; none = the embedded data set")
     parser.add_argument(
-        "--criteria", nargs="+", choices=list(CRITERIA), default=["magnitude", "random", "snip", "grasp", "synflow"]
+        "--criteria", nargs="+", choices=list(CRITERIA), default=["lamp", "magnitude", "random", "snip", "grasp", "synflow"]
     )
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.8, 0.95])
     parser.add_argument("--retrain", type=float, default=0.5, help="share of the epochs after the search")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import json
-import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -20,10 +19,9 @@ from typing import Any
 
 from supertickets.cli import Parser, friendly, split_overrides
 from supertickets.stages import stage
-from supertickets.ticket.ticket import Ticket
 from supertickets.training.dialect import load_config
 from supertickets.training.task import task_class
-from supertickets_transfer.transfer import transfer, transfer_schema
+from supertickets_transfer.transfer import transfer_config, transfer_schema
 
 CONTROLS = {
     "transferred": {"weights": "keep", "mask": "keep"},
@@ -43,16 +41,14 @@ def draw_source(name: str, runs: Path, quiet: list[str]) -> Path:
 
 
 def move(source: Path, target: str, control: str, seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """Train one cell of the matrix; its score and seconds."""
-    cls, done = task_class(target), folder / "cell.json"
-    if not done.exists():
-        began = time.monotonic()
-        config = load_config(transfer_schema(cls), None, [*overrides, "--run.seed", str(seed), "--run.dir", str(folder)])
-        config = config.model_copy(update={"transfer": config.transfer.model_copy(update=CONTROLS[control])})
-        ticket: Ticket = transfer(source, cls(config), config)
-        score = {"score": round(ticket.metrics[cls.metric], 4), "metric": cls.metric, "epochs": config.train.epochs}
-        done.write_text(json.dumps(score | {"seconds": round(time.monotonic() - began)}))
-    return json.loads(done.read_text())
+    """Train one cell of the matrix; its score and the seconds that its epochs took."""
+    cls = task_class(target)
+    config = load_config(transfer_schema(cls), None, [*overrides, "--run.seed", str(seed)])
+    config = config.model_copy(update={"transfer": config.transfer.model_copy(update=CONTROLS[control])})
+    ticket = stage(cls(config), transfer_config(source, config), folder)
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    score = {"score": round(ticket.metrics[cls.metric], 4), "metric": cls.metric, "epochs": len(records)}
+    return score | {"seconds": round(sum(record["seconds"] for record in records))}
 
 
 def draw_heat_map(rows: Sequence[dict[str, Any]], path: Path) -> None:

@@ -85,10 +85,8 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     config = load_config(cls.Config, options.config, overrides, base=ticket.settings)
     prepare_cpu(config.run.threads)
     task, accelerator = cls(config), Accelerator()
-    if len(task.labels) != len(ticket.load_task().labels):
-        raise UserError(
-            f"{options.ticket}: the ticket knows {len(ticket.load_task().labels)} labels, the data have {len(task.labels)}"
-        )
+    if difference := ticket.other_labels(task.labels):
+        raise UserError(f"{options.ticket}: the ticket {difference}")
     net = ticket.build().to(accelerator.device, memory_format=torch.channels_last)
     loader = accelerator.prepare_data_loader(task.build_val_loader(config.train.batch_size))
     with torch.no_grad():
@@ -178,8 +176,9 @@ def _add_compact(commands: Any) -> None:
         ticket = Ticket.load(source)
         small = compact(ticket)
         facts = compare(ticket, small, _size(options))
-        small.save(options.out)
-        for side, folder in (("before", source), ("after", options.out)):
+        for side, folder in (("before", source), ("after", options.out)):  # the two may be one
+            if side == "after":
+                small.save(folder)
             facts[side]["file_bytes"] = sum((folder / name).stat().st_size for name in FILES)
         if options.json:
             print(json.dumps(facts, indent=1))
@@ -198,10 +197,12 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("--format", required=True, choices=("onnx", "openvino", "torch"))
     parser.add_argument("--out", type=Path, required=True, help="file to write: .onnx, .xml (and .bin beside it) or .pt2")
     parser.add_argument("--dynamic-batch", action="store_true", help="any number of images at once (default: one)")
+    parser.add_argument("--check", nargs="+", type=Path, default=[], metavar="IMAGE", help="real images to compare on, too")
     parser.add_argument("--layout", choices=LAYOUTS, help="form of the blocks (default: the format's fastest)")
     _add_size(parser, "of the exported network")
 
     def run(options: argparse.Namespace) -> None:
+        from supertickets.images import expand_images
         from supertickets.ticket.export import export, export_table
         from supertickets.ticket.ticket import Ticket
         from supertickets.training.progress import console
@@ -213,6 +214,7 @@ def _add_export(commands: Any) -> None:
             size=_size(options),
             dynamic_batch=options.dynamic_batch,
             layout=options.layout,
+            pictures=expand_images(options.check) if options.check else [],
         )
         console.print(export_table(facts))
 

@@ -44,6 +44,8 @@ def draw_ticket(task: Any, config: Config) -> Ticket:
         if state.epoch in prunes:
             events |= prune_event(loop)
         losses = loop.train_epoch()
+        if state.epoch == epochs and epochs in prunes:  # pruned at the very end, not trained any more
+            events |= prune_event(loop)
         if state.epoch == rewind_epoch:
             loop.keep_early()
         scores: dict[str, Any] = {}
@@ -56,9 +58,7 @@ def draw_ticket(task: Any, config: Config) -> Ticket:
         run.finish_epoch(state, record | ({"density": density_by_kind(state.mask)} if state.mask else {}))
         run.say(epoch_line(record, task.metric, epochs))
 
-    if epochs in prunes:
-        prune_event(loop)
-    if net is None or epochs in prunes:  # None: a finished run was resumed
+    if net is None:  # a finished run was resumed
         net = loop.averaged_net()
         scores = loop.evaluate(net)
     ticket = Ticket.from_net(net, task, metrics=scores, mask=state.mask, config=config, full=state.full)

@@ -6,13 +6,13 @@ pruning with rewinding (Frankle & Carbin, arXiv 1803.03635; Frankle et al., arXi
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from supertickets.draw import draw_ticket
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.config import Config
+from supertickets.training.config import Config, PruneConfig
+from supertickets.training.run import check_same_experiment, run_folder
 
 
 def search_then_prune(task: Any, config: Config, *, searched: Path | None = None) -> Ticket:
@@ -22,12 +22,16 @@ def search_then_prune(task: Any, config: Config, *, searched: Path | None = None
     the schedule within them. 0: pruned at once after the last epoch, not retrained. `searched`: a folder for the search
     instead of `search/`, so that pipelines which differ in their pruning alone share one (not with `pipeline.retrain` 0).
     """
-    folder, epochs = _folder(task, config), config.train.epochs
+    folder, epochs = run_folder(task.name, config), config.train.epochs
     later = round(epochs * config.pipeline.retrain)
     if not later:
         at_the_end = {"enabled": True, "schedule": "one_shot", "end": 1.0}
         return stage(task, config, folder / "search", prune=at_the_end, search={"enabled": True})
-    alone: dict[str, Any] = {"train": {"epochs": epochs - later}, "prune": {"enabled": False}, "search": {"enabled": True}}
+    alone: dict[str, Any] = {
+        "train": {"epochs": epochs - later},
+        "prune": PruneConfig(enabled=False).model_dump(),  # whatever comes later: the search does not depend on it
+        "search": {"enabled": True},
+    }
     searched = searched or folder / "search"
     stage(task, config, searched, **alone)
     return stage(
@@ -42,12 +46,13 @@ def search_then_prune(task: Any, config: Config, *, searched: Path | None = None
 
 
 def draw_by_rounds(task: Any, config: Config) -> Ticket:
-    """IMP: `imp.rounds` times train, prune and rewind; then train with the last mask. Round i is `round_i/`.
+    """`imp.rounds` times train, prune and rewind; then train with the last mask. Round i is `round_i/`.
 
-    After round i of n the density is (1 - prune.target)^(i/n). Search works in the first round only: the architecture then
-    stays, as rewinding needs. Each round trains `train.epochs`.
+    Weights go by `prune.criterion` (IMP in the papers: magnitude). After round i of n the density is
+    (1 - prune.target)^(i/n). Search works in the first round only: the architecture then stays, as rewinding needs. Each round
+    trains `train.epochs`.
     """
-    folder, rounds = _folder(task, config), config.imp.rounds
+    folder, rounds = run_folder(task.name, config), config.imp.rounds
     for i in range(rounds):
         sparsity = config.prune.target if i == rounds - 1 else 1 - (1 - config.prune.target) ** ((i + 1) / rounds)
         prune = {"enabled": True, "schedule": "one_shot", "end": 1.0, "target": sparsity}
@@ -64,15 +69,16 @@ def _from_round(folder: Path, i: int, config: Config) -> dict[str, dict[str, Any
     return {"init": start, "search": {"enabled": False}, "run": {"rewind_epoch": 0}}
 
 
-def _folder(task: Any, config: Config) -> Path:
-    return config.run.dir or Path("runs") / task.name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-
-
 def stage(task: Any, config: Config, folder: Path, **sections: dict[str, Any]) -> Ticket:
-    """One drawing in `folder` with changed sections; its ticket if it is finished, else from its last checkpoint on."""
-    if (folder / "ticket" / "ticket.json").exists():
-        return Ticket.load(folder / "ticket")
+    """One drawing in `folder` with changed sections; its ticket if it is finished, else from its last checkpoint on.
+
+    Raises `UserError` where what stands in `folder` was drawn with other settings.
+    """
     begun = any((folder / "checkpoints").glob("epoch_*.safetensors"))
     sections["run"] = {**sections.get("run", {}), "dir": folder, "resume": begun}
     changed = {name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
-    return draw_ticket(task, config.model_copy(update=changed))
+    config = config.model_copy(update=changed)
+    if (folder / "ticket" / "ticket.json").exists():
+        check_same_experiment(folder, config.resolved())
+        return Ticket.load(folder / "ticket")
+    return draw_ticket(task, config)

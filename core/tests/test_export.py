@@ -101,8 +101,11 @@ def test_the_onnx_file_says_what_it_is_and_nothing_of_this_machine(tmp_path, cap
     import onnx
 
     folder, path = toy_ticket().save(tmp_path / "ticket"), tmp_path / "net.onnx"
-    cli.main(["export", str(folder), "--format", "onnx", "--out", str(path), "--layout", "one-conv"])
-    assert "outputs differ by" in capsys.readouterr().out
+    Image.fromarray(np.arange(40 * 30 * 3, dtype=np.uint8).reshape(40, 30, 3)).save(tmp_path / "real.png")
+    check = ["--check", str(tmp_path / "real.png")]
+    cli.main(["export", str(folder), "--format", "onnx", "--out", str(path), "--layout", "one-conv", *check])
+    said = capsys.readouterr().out
+    assert "outputs differ by" in said and "on noise" in said and "on pictures" in said
     model = onnx.load(path)
     facts = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
     assert facts["labels"] == ["red", "green", "blue"] and facts["task"] == "toy"

@@ -17,6 +17,8 @@ from supertickets.supernet.heads import DenseHead
 from supertickets.supernet.network import prunable
 from supertickets.testing import ToyTask, toy_config
 from supertickets.ticket.ticket import Ticket
+from supertickets.training.loop import Loop
+from supertickets.training.run import open_run
 from supertickets.training.start import start_net
 
 SHORT = {"epochs": 2}
@@ -114,6 +116,33 @@ def test_search_can_go_on_from_a_ticket(source, tmp_path):
     assert after.sparsity == pytest.approx(0.9, abs=1e-3)
 
 
+def test_a_search_without_prunes_to_come_keeps_the_mask(source, tmp_path):
+    """`reactivate: after_shrink` counts on a next prune; without one, what a ticket has pruned stays pruned."""
+    before = Ticket.load(source)
+    search = {"enabled": True, "target_macs": 0.7}
+    config = toy_config(tmp_path / "run", train={"epochs": 4}, init={"ticket": source}, search=search)
+    assert config.prune.reactivate == "after_shrink" and not config.resolved().prune.enabled
+    after = draw_ticket(ToyTask(config), config)
+    assert after.metrics["macs"] < 0.75 * before.metrics["macs"] and set(after.mask) <= set(before.mask)
+    assert torch.equal(after.mask["stem.0.weight"], before.mask["stem.0.weight"]) and after.sparsity > 0.7
+
+
+def test_a_search_from_a_ticket_resumes_to_the_same_end(source, tmp_path):
+    """Its budget is a share of what it started with, the ticket, also after a shrink and a stop."""
+    search = {"enabled": True, "target_macs": 0.6, "end": 0.8}
+    sections = {"train": {"epochs": 5}, "init": {"ticket": source}, "search": search}
+    folder = tmp_path / "run"
+    config = toy_config(folder, **sections, run={"keep_checkpoints": 9})
+    whole = draw_ticket(ToyTask(config), config)
+    for epoch in (3, 4, 5):
+        (folder / "checkpoints" / f"epoch_{epoch:04d}.safetensors").unlink()
+    config = toy_config(folder, **sections, run={"resume": True})
+    again = draw_ticket(ToyTask(config), config)
+    assert again.arch == whole.arch
+    assert again.metrics["macs"] == whole.metrics["macs"] == pytest.approx(0.6 * Ticket.load(source).metrics["macs"], rel=0.03)
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
 @pytest.mark.parametrize("freeze", ["none", "body"])
 def test_transferred_body_equals_the_tickets_bit_for_bit(source, tmp_path, freeze):
     ticket = Ticket.load(source)
@@ -147,6 +176,25 @@ def test_a_transfer_searches_and_prunes_its_head_alone(source, tmp_path):
     assert all(torch.equal(after.mask[name], kept) for name, kept in ticket.mask.items() if not name.startswith("head."))
 
 
+def test_a_transfer_never_lets_the_bodys_pruned_weights_go(source, tmp_path):
+    """While the new head's may come back until its next prune, the body's mask holds."""
+    config = toy_config(tmp_path / "run", init={"ticket": source, "part": "body"}, search={"enabled": True})
+    run = open_run("wide", config)
+    loop = Loop(WideToy(config), config, run.state(WideToy(config)), run.accelerator, prunes={1: 0.5}, shrinks=[1])
+    loop.state.mask_held = False
+    assert set(loop.held()) == {name for name in loop.state.mask if not name.startswith("head.")}
+    loop.train_epoch()
+    body = {name: weight for name, weight in prunable(loop.state.net).items() if not name.startswith("head.")}
+    assert not any(torch.count_nonzero(weight[~loop.state.mask[name]]) for name, weight in body.items())
+
+
+def test_bn_momentum_is_the_targets_and_eps_the_tickets(source, tmp_path):
+    config = toy_config(tmp_path, init={"ticket": source, "part": "body"})
+    arch = config.arch.model_copy(update={"bn_momentum": 0.3, "bn_eps": 0.5})
+    net, _, _ = start_net(WideToy(config), config.model_copy(update={"arch": arch}))
+    assert net.arch.bn_momentum == 0.3 and net.arch.bn_eps == Ticket.load(source).arch.bn_eps
+
+
 def test_wrong_starts_are_refused_before_anything_is_written(source, tmp_path):
     def attempt(match: str, task=ToyTask, **init) -> None:
         config = toy_config(tmp_path / "run", train=SHORT, init=init)
@@ -159,6 +207,20 @@ def test_wrong_starts_are_refused_before_anything_is_written(source, tmp_path):
     attempt("holds no early weights; draw it with --run.rewind_epoch", ticket=source / "rewind", weights="rewind")
     with pytest.raises(ValueError, match=r"part body needs init\.ticket"):
         toy_config(tmp_path, init={"part": "body"})
+    with pytest.raises(ValueError, match=r"they need init\.ticket"):
+        toy_config(tmp_path, init={"mask": "shuffle"})
+
+
+def test_a_ticket_of_other_labels_is_refused(source, tmp_path):
+    class Renamed(ToyTask):
+        def __init__(self, config, images: int = 48) -> None:
+            super().__init__(config, images)
+            self.labels = ["red", "blue", "green"]
+
+    config = toy_config(tmp_path / "run", train=SHORT, init={"ticket": source})
+    with pytest.raises(UserError, match=r"knows other labels: 'green' where the data have 'blue' and 1 more"):
+        draw_ticket(Renamed(config), config)
+    assert Ticket.load(source).other_labels(["red", "green", "blue"]) == ""
 
 
 def test_weights_exchanged_by_gradient_leave_sparsity_exact(tmp_path):
@@ -196,6 +258,7 @@ def test_search_then_prune_takes_the_epochs_of_one_drawing(tmp_path, schedule, r
     assert ticket.metrics["macs"] == pytest.approx(
         0.6 * Ticket.load(tmp_path / "run/search/ticket").provenance["supernet"]["macs"], rel=0.02
     )
+    assert json.loads(logs[0][-1])["sparsity"] == pytest.approx(0.7, abs=1e-3)  # a prune at the very end is in the log, too
     if retrain:
         assert Ticket.load(tmp_path / "run" / "search" / "ticket").sparsity == 0
 
@@ -208,3 +271,6 @@ def test_pipelines_can_share_one_search(tmp_path):
         arches.append(search_then_prune(ToyTask(config), config, searched=searched).arch)
         assert not (tmp_path / criterion / "search").exists()
     assert arches == [Ticket.load(searched / "ticket").arch] * 2
+    other = toy_config(tmp_path / "magnitude", prune=prune | {"target": 0.6}, pipeline={"enabled": True, "retrain": 0.5})
+    with pytest.raises(UserError, match=r"had other settings: prune\.target \(0\.7 -> 0\.6\)"):
+        search_then_prune(ToyTask(other), other, searched=searched)

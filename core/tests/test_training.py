@@ -148,11 +148,16 @@ def test_resuming_with_other_settings_or_from_nothing_is_refused(tmp_path):
     config = toy_config(tmp_path / "run", run={"resume": True}, train={"lr": 1e-2})
     with pytest.raises(UserError, match=r"train\.lr \(0\.02 -> 0\.01\)"):
         draw_ticket(ToyTask(config), config)
+    config = toy_config(tmp_path / "run", run={"resume": True, "seed": 3})
+    with pytest.raises(UserError, match=r"run\.seed \(0 -> 3\)"):
+        draw_ticket(ToyTask(config), config)
+    with pytest.raises(UserError, match="comes after the last epoch, 6"):
+        draw(tmp_path / "late", run={"rewind_epoch": 7})
     with pytest.raises(UserError, match="already holds a run"):
         draw(tmp_path / "run")
     with pytest.raises(UserError, match="no checkpoint"):
         draw(tmp_path / "nothing", run={"resume": True})
-    assert not (tmp_path / "nothing").exists()
+    assert not (tmp_path / "nothing").exists() and not (tmp_path / "late").exists()
 
 
 def test_state_file_round_trip_is_exact(tmp_path):

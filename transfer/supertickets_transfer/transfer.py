@@ -14,6 +14,7 @@ from pydantic import create_model
 
 from supertickets.cli import Parser, friendly, split_overrides
 from supertickets.draw import draw_ticket
+from supertickets.errors import UserError
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.config import Config
 from supertickets.training.dialect import Section, load_config
@@ -34,15 +35,23 @@ def transfer_schema(task: type) -> type[Config]:
     return create_model(f"{base.__name__}ForTransfer", __base__=base, transfer=(TransferConfig, TransferConfig()))
 
 
-def transfer(ticket: Path, task: Any, config: Any) -> Ticket:
-    """Train the body of the ticket in folder `ticket` with a new head on `task`, as `config` (of a `transfer_schema`) says.
+def transfer_config(ticket: Path, config: Any) -> Any:
+    """`config` (of a `transfer_schema`) for a run that starts from the body of the ticket in folder `ticket`.
 
-    Search and prune act on the head alone, and only if asked for (`search.enabled`, `prune.enabled`).
+    Search and prune then act on the head alone, and only if asked for (`search.enabled`, `prune.enabled`). Raises `UserError`
+    for settings that a transfer does not have.
     """
+    for name in ("init", "imp", "pipeline"):
+        if (given := getattr(config, name)) != type(given)():
+            raise UserError(f"{name}: not in a transfer; TICKET and --transfer.* say what of the ticket is taken")
     chosen = config.transfer
     start = {"ticket": ticket, "part": "body", "weights": chosen.weights, "mask": chosen.mask, "freeze": chosen.freeze}
-    config = config.model_copy(update={"init": config.init.model_copy(update=start)})
-    return draw_ticket(task, config)
+    return config.model_copy(update={"init": config.init.model_copy(update=start)})
+
+
+def transfer(ticket: Path, task: Any, config: Any) -> Ticket:
+    """Train the body of the ticket in folder `ticket` with a new head on `task`, as `config` (of a `transfer_schema`) says."""
+    return draw_ticket(task, transfer_config(ticket, config))
 
 
 @friendly

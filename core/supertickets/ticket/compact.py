@@ -58,7 +58,7 @@ def compare(before: Ticket, after: Ticket, size: tuple[int, int] | None = None, 
     """Both tickets' costs and latency (ms, one image at `size`, eager, channels_last), and how far their outputs differ.
 
     Keys: before and after (units, macs, sparse_macs, params, sparsity, latency_ms), size, and difference: the largest one over
-    random and real pictures, absolute.
+    noise and drawn scenes, absolute.
     """
     facts = {"before": describe(before, size), "after": describe(after, size)}
     size = tuple(facts["before"]["size"])

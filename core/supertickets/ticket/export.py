@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from supertickets.errors import UserError
 from supertickets.ticket.plain import Layout, fold
-from supertickets.ticket.samples import preprocessing, sample_inputs
+from supertickets.ticket.samples import picture_inputs, preprocessing, sample_inputs
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import summary_table
 
@@ -44,13 +44,15 @@ def export(
     size: tuple[int, int] | None = None,
     dynamic_batch: bool = False,
     layout: Layout | None = None,
+    pictures: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Write `ticket` to `path` for images (B, 3, *size) float32, B = 1 unless `dynamic_batch`; says what it wrote.
 
     `format` is a key of `FORMATS`; `size` (H, W) in pixels defaults to the task's, `layout` to the format's fastest. The file
-    takes its name only after it was run and compared with eager PyTorch, on noise and on drawn scenes. Keys of what is given
-    back: path, format, layout, size, batch, difference (largest, absolute, by kind of input), bytes. Raises `UserError` for a
-    wrong format, name or size, for a missing package and where the difference is above 1e-4.
+    takes its name only after it was run and compared with eager PyTorch, on noise, on drawn scenes and on `pictures`, image
+    files of one's own. Keys of what is given back: path, format, layout, size, batch, difference (largest, absolute, by kind of
+    input), bytes. Raises `UserError` for a wrong format, name or size, for a missing package, for a picture that cannot be
+    read and where the difference is above 1e-4.
     """
     chosen, path = _checked(format, Path(path), size)
     task = ticket.load_task()
@@ -60,12 +62,12 @@ def export(
     plain = fold(net, layout, multiple=chosen.multiple)
     plain = plain.to(memory_format=torch.channels_last if chosen.channels_last else torch.contiguous_format)
     inputs = dict(zip(("noise", "scenes"), sample_inputs(ticket, size), strict=True))  # two images each
-    if not dynamic_batch:
-        inputs = {name: x[:1] for name, x in inputs.items()}
+    if pictures:
+        inputs["pictures"] = picture_inputs(ticket, size, pictures)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / path.name
-        chosen.write(plain, inputs["noise"], part, metadata(ticket, size), dynamic_batch)
+        chosen.write(plain, inputs["noise"][: 2 if dynamic_batch else 1], part, metadata(ticket, size), dynamic_batch)
         difference = _differences(net, chosen.open(part, None), inputs, dynamic_batch)
         worst = max(difference.values())
         if not worst <= TOLERANCE:
@@ -146,10 +148,10 @@ def _checked(format: str, path: Path, size: tuple[int, int] | None) -> tuple[For
 
 @torch.no_grad()
 def _differences(net: nn.Module, run: Runner, inputs: dict[str, Tensor], dynamic_batch: bool) -> dict[str, float]:
-    """Largest absolute difference from eager by kind of input; with a free batch size, one image alone is tried too."""
+    """Largest absolute difference from eager by kind of input: images one by one, or together where the batch is free."""
     found = {}
     for kind, x in inputs.items():
-        batches = [x, x[:1]] if dynamic_batch else [x]
+        batches = [x, x[:1]] if dynamic_batch else x.split(1)
         found[kind] = max(float(np.abs(run(b.numpy()) - net(b).numpy()).max()) for b in batches)
     return found
 

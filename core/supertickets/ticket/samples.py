@@ -1,13 +1,17 @@
-"""Inputs on which two forms of a network are compared: noise, and drawn scenes as the ticket's task would see them."""
+"""Inputs on which two forms of a network are compared: noise, and drawn scenes or pictures as the ticket's task sees them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from supertickets.images import Normalise, resize_image
+from supertickets.images import Normalise, read_image, resize_image
 from supertickets.scenes import SIZES_PX, draw_scene
 from supertickets.ticket.ticket import Ticket
 
@@ -21,9 +25,17 @@ def preprocessing(ticket: Ticket, size: tuple[int, int]) -> dict[str, Any]:
 
 def sample_inputs(ticket: Ticket, size: tuple[int, int], *, batch: int = 2) -> list[Tensor]:
     """Normal noise and drawn scenes, (batch, 3, *size) float32 each, the same ones every time."""
-    how = preprocessing(ticket, size)
     noise = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0))
     side = min(max(*size, SIZES_PX[0]), SIZES_PX[1])
-    drawn = [torch.from_numpy(draw_scene(i, size_px=side).image).permute(2, 0, 1) for i in range(batch)]
-    pictures = torch.stack([resize_image(picture, size) for picture in drawn])  # (batch, 3, H, W) uint8
-    return [noise, Normalise(how["mean"], how["std"])(pictures)]
+    return [noise, _prepared(ticket, size, [draw_scene(i, size_px=side).image for i in range(batch)])]
+
+
+def picture_inputs(ticket: Ticket, size: tuple[int, int], paths: Sequence[Path]) -> Tensor:
+    """Image files as input, (len(paths), 3, *size) float32. Raises `UserError` naming a file that cannot be read."""
+    return _prepared(ticket, size, [read_image(path) for path in paths])
+
+
+def _prepared(ticket: Ticket, size: tuple[int, int], images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    how = preprocessing(ticket, size)
+    pictures = torch.stack([resize_image(torch.from_numpy(image).permute(2, 0, 1), size) for image in images])
+    return Normalise(how["mean"], how["std"])(pictures)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -93,6 +94,16 @@ class Ticket:
         """The ticket's task with the settings it was drawn for."""
         return load_task(self.task, self.settings)
 
+    def other_labels(self, labels: Sequence[str]) -> str:
+        """In words how `labels` differ from the ticket's; '' where they do not, or where the ticket knows no names."""
+        own = self.load_task().labels
+        if len(own) != len(labels):
+            return f"knows {len(own)} labels, the data have {len(labels)}"
+        if all(re.fullmatch(r"class_\d+", label) for label in own):  # made up: an original checkpoint says how many, no more
+            return ""
+        other = [f"'{ours}' where the data have '{theirs}'" for ours, theirs in zip(own, labels, strict=True) if ours != theirs]
+        return f"knows other labels: {other[0]}{f' and {len(other) - 1} more' if other[1:] else ''}" if other else ""
+
     def build(self) -> Supernet:
         """The network, dense, with the ticket's weights, in eval mode: a plain module, ready to run."""
         net = Supernet(self.arch, self.load_task().build_head(self.arch))
@@ -105,7 +116,10 @@ class Ticket:
         return sparsity(self.mask)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the folder, whole or not at all; a ticket that stands there already is replaced."""
+        """Write the folder whole; a ticket that stands there already is replaced.
+
+        Killed between its two files, a replaced ticket is refused by `load`: the checksums no longer agree.
+        """
         folder = Path(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         blob = save_tensors(_pack(self.tensors, self.mask))

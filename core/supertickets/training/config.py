@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
+from supertickets.errors import UserError
 from supertickets.supernet.arch import ArchConfig
 from supertickets.training.dialect import Section
 
@@ -24,8 +25,8 @@ class SearchConfig(Section):
     threshold: float = Field(1e-3, ge=0)  # a unit is dead when |gamma| and its EMA are at most this
     divisor: PositiveInt = 1  # units of a kernel go in groups that leave a multiple of this; odd counts of channels are slow
     min_macs: float = Field(1e6, ge=0)  # an event waits until at least so many MACs would go
-    target_macs: PositiveFloat | None = None  # budget: MACs at the end; at most 1 means a share of the supernet's
-    target_params: PositiveFloat | None = None  # budget: parameters at the end; at most 1 means a share
+    target_macs: PositiveFloat | None = None  # budget: MACs at the end; at most 1: a share of those at the start
+    target_params: PositiveFloat | None = None  # budget: parameters at the end; at most 1: a share
 
     @model_validator(mode="after")
     def _one_budget(self) -> SearchConfig:
@@ -60,6 +61,12 @@ class PruneConfig(Section):
     regrow_fraction: float = Field(0.3, gt=0, lt=1)  # of the kept weights at first; falls to 0 at the last prune
     min_layer_density: float = Field(0.0, ge=0, le=1)  # share of its weights that no layer goes below
 
+    @model_validator(mode="after")
+    def _floor_leaves_room(self) -> PruneConfig:
+        if self.target + self.min_layer_density > 1:
+            raise ValueError(f"min_layer_density {self.min_layer_density} leaves no room for the target {self.target}")
+        return self
+
 
 class InitConfig(Section):
     """What a run starts from: a fresh supernet, or a ticket (its `arch` then stands for the config's)."""
@@ -74,6 +81,8 @@ class InitConfig(Section):
     def _parts_agree(self) -> InitConfig:
         if self.part == "body" and self.ticket is None:
             raise ValueError("part body needs init.ticket: the ticket whose body is taken")
+        if self.ticket is None and (self.weights != "keep" or self.mask != "keep"):
+            raise ValueError("weights and mask say what of a ticket is taken: they need init.ticket")
         if self.freeze == "body" and self.part != "body":
             raise ValueError("freeze body needs part body: only a new head is left to train")
         return self
@@ -160,8 +169,13 @@ class Config(Section):
         return self
 
     def resolved(self) -> Self:
-        """With what `unset` means for this run: one that starts from a ticket searches and prunes only if asked to."""
+        """With what `unset` means for this run: one that starts from a ticket searches and prunes only if asked to.
+
+        Raises `UserError` for a `run.rewind_epoch` that never comes.
+        """
         fresh = self.init.ticket is None
+        if (self.run.rewind_epoch or 0) > self.train.epochs:
+            raise UserError(f"run.rewind_epoch: {self.run.rewind_epoch} comes after the last epoch, {self.train.epochs}")
         search, prune = self.search.enabled, self.prune.enabled
         changes = {
             "search": self.search.model_copy(update={"enabled": fresh if search is None else search}),

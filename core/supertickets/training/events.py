@@ -76,7 +76,8 @@ def shrink_event(loop: Loop) -> dict[str, Any]:
     place(state.net, cfg, loop.accelerator.device)
     match_layout(state.optimizer)
     loop.model = wrap(loop.accelerator, loop.model)
-    if state.mask and cfg.prune.reactivate == "after_shrink":
+    to_come = any(epoch >= state.epoch for epoch in loop.prunes)  # without a next prune nothing would take them out again
+    if state.mask and to_come and cfg.prune.reactivate == "after_shrink":
         state.mask_held = False
         if cfg.prune.revive_from == "dormant":
             revive(state.mask, state.net, state.dormant, state.ema)
@@ -86,10 +87,9 @@ def shrink_event(loop: Loop) -> dict[str, Any]:
 def _dead(loop: Loop, *, last: bool) -> dict[str, Tensor]:
     """What goes at this event: the dead, or the least important units over the budget of this epoch."""
     state, search, shape = loop.state, loop.config.search, loop.task.input_shape
-    if loop.target is not None:
+    if state.budget:
         start, end = loop.shrinks[0] - search.every, loop.last_shrink
-        full = state.full[loop.resource]
-        budget = budget_at(state.epoch, full=full, target=loop.target, start=start, end=end)
+        budget = budget_at(state.epoch, full=state.budget["start"], target=state.budget["target"], start=start, end=end)
         return units_over_budget(
             state.net,
             state.ema,

@@ -16,7 +16,7 @@ from supertickets.errors import UserError
 from supertickets.pruning.criteria import Evidence
 from supertickets.pruning.mask import Mask, apply_mask, mask_gradients, zero_sparsity
 from supertickets.pruning.prune import prune
-from supertickets.search.budget import Resource, resolve_target
+from supertickets.search.budget import Resource, measure, resolve_target
 from supertickets.search.importance import gammas, rho_at
 from supertickets.supernet.macs import count_layers, count_params, dense_macs, sparse_layer_macs
 from supertickets.supernet.network import Supernet, prunable
@@ -86,17 +86,18 @@ class Loop:
         if not state.full:
             state.full = {"macs": dense_macs(layers), "params": count_params(state.net)}
         self.resource: Resource = "macs" if config.search.target_macs else "params"
-        self.target = self._resolve_budget()
+        if not state.budget:
+            state.budget = self._plan_budget()
         self.standing = ""  # the last evaluation, beside the progress bar
 
-    def _resolve_budget(self) -> float | None:
-        search = self.config.search
+    def _plan_budget(self) -> dict[str, float]:
+        """MACs or parameters that the run starts with, and those that it is to end with; {} without a budget."""
+        search, net, shape = self.config.search, self.state.net, self.task.input_shape
         asked = search.target_macs or search.target_params
         if search.enabled is False or asked is None:
-            return None
-        if self.state.epoch:  # resumed: shares are of the full supernet, which is no longer here
-            return asked * self.state.full[self.resource] if asked <= 1 else asked
-        return resolve_target(self.state.net, asked, self.resource, self.task.input_shape, part=self.part)
+            return {}
+        target = resolve_target(net, asked, self.resource, shape, part=self.part)
+        return {"start": measure(net, self.resource, shape), "target": target}
 
     def seed(self, phase: int = 0) -> None:
         """All randomness of an epoch follows from run.seed and its number, so a resumed run needs no RNG state."""
@@ -150,16 +151,20 @@ class Loop:
         """Between backward and update: the penalty's gradient, weight decay's scope, the mask, the learning rate."""
         state, train, search = self.state, self.config.train, self.config.search
         self.accelerator.unscale_gradients(self.optimizer)
+        mask_gradients(self.held(), state.net)
         if train.clip_grad:
             torch.nn.utils.clip_grad_norm_(state.net.parameters(), train.clip_grad)
         rho = 0.0
         if search.enabled is not False and state.epoch < self.last_shrink:  # the penalty pulls only while units may still go
             rho = rho_at(state.step / self.steps_per_epoch, rho=search.rho, warmup=search.warmup)
         state.penalty.add_gradient(state.net, rho, self.part)
-        if state.mask_held:
-            mask_gradients(state.mask, state.net)
         set_lr(state.optimizer, lr_at(state.step, train=train, steps_per_epoch=self.steps_per_epoch, peak=self.peak_lr))
         return rho
+
+    def held(self) -> Mask:
+        """What of the mask holds now: all, or, while weights may come back, what is not pruned here (a transfer's body)."""
+        mask, all_of_it = self.state.mask, self.state.mask_held
+        return {name: kept for name, kept in mask.items() if all_of_it or not name.startswith(self.part)}
 
     def _after_update(self) -> None:
         state = self.state

@@ -8,9 +8,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, broadcast_object_list, set_seed
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    ProjectConfiguration,
+    broadcast_object_list,
+    parse_flag_from_env,
+    set_seed,
+)
 from rich.table import Table
 
 from supertickets.errors import UserError
@@ -131,33 +137,47 @@ def start_accelerator(config: Config, folder: Path) -> Accelerator:
 
 def open_run(task: str, config: Config) -> Run:
     """The run that `config` asks for; nothing is written before `Run.begin`. Raises `UserError` rather than mix two runs."""
-    folder = config.run.dir or Path("runs") / task / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    folder = run_folder(task, config)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run.dir: {folder} is a file, not a folder")
     used = (folder / "metrics.jsonl").exists() or (folder / "ticket").exists()
     if config.run.resume:
         if not list((folder / "checkpoints").glob("epoch_*.safetensors")):
             raise UserError(f"run.resume: {folder} holds no checkpoint to continue from")
-        _same_experiment(folder / "config.yaml", config)
+        check_same_experiment(folder, config)
     elif used:
         raise UserError(f"run.dir: {folder} already holds a run; choose another folder, or continue it with --run.resume")
-    accelerator = start_accelerator(config, folder)
-    shared = [str(folder)]
-    broadcast_object_list(shared)  # the clock may differ between processes
-    return Run(Path(shared[0]), config, accelerator)
+    return Run(folder, config, start_accelerator(config, folder))
 
 
-def _same_experiment(path: Path, config: Config) -> None:
-    """A resumed run must be the run it was: only the `run` section may change."""
+def run_folder(task: str, config: Config) -> Path:
+    """`run.dir`, or a folder named by the hour; the first process's, as the clock may differ between them."""
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does: processes can talk from here on
+    shared = [str(config.run.dir or Path("runs") / task / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")]
+    broadcast_object_list(shared)
+    return Path(shared[0])
+
+
+_RUN_KEYS = ("seed", "rewind_epoch")  # of the `run` section, those that change what comes out
+
+
+def check_same_experiment(folder: Path, config: Config) -> None:
+    """`UserError` where the run in `folder` had other settings; where it writes and what it shows may differ."""
+    path = folder / "config.yaml"
     if not path.exists():
         return
     before = load_config(type(config), path).model_dump(mode="json")
-    now = config.model_dump(mode="json")
-    changed = [k for k in now if k != "run" and now[k] != before.get(k)]
-    for section in changed:
-        keys = [k for k in now[section] if now[section][k] != before[section].get(k)]
-        names = ", ".join(f"{section}.{k} ({before[section].get(k)} -> {now[section][k]})" for k in keys)
-        raise UserError(f"run.resume: the config differs from {path}: {names}; resume with the settings that the run had")
+    changed = [
+        f"{section}.{key} ({before[section].get(key)} -> {value})"
+        for section, values in config.model_dump(mode="json").items()
+        for key, value in values.items()
+        if value != before[section].get(key) and (section != "run" or key in _RUN_KEYS)
+    ]
+    if changed:
+        raise UserError(
+            f"run.dir: the run in {folder} had other settings: {', '.join(changed)}; "
+            f"continue it with the same, or choose another folder"
+        )
 
 
 def summary_table(title: str, rows: dict[str, str]) -> Table:

@@ -44,18 +44,20 @@ def _same_task(ticket: Ticket, task: Any, init: InitConfig) -> None:
     hint = "use transfer/transfer.py, which gives it a new head"
     if ticket.task != task.name:
         raise UserError(f"init.ticket: {init.ticket} is a {ticket.task} ticket, not a {task.name} one; {hint}")
-    theirs, ours = ticket.load_task().labels, task.labels
-    if len(theirs) != len(ours):
-        raise UserError(f"init.ticket: {init.ticket} knows {len(theirs)} labels, the data have {len(ours)}; {hint}")
+    if difference := ticket.other_labels(task.labels):
+        raise UserError(f"init.ticket: {init.ticket} {difference}; {hint}")
 
 
 def _body_of(source: Arch, target: Arch) -> Arch:
-    """The ticket's arch with a full head, at the target's stem stride (weights do not depend on it) and initialisation."""
+    """The ticket's arch with a full head, at the target's stem stride, BN momentum and initialisation.
+
+    The weights depend on none of them; BN's eps stays the ticket's, as they do depend on that.
+    """
 
     def body(numbers: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in numbers.items() if not name.startswith(HEAD)}
 
-    changes = {"stem_stride": target.stem_stride, "init": target.init}
+    changes = {"stem_stride": target.stem_stride, "bn_momentum": target.bn_momentum, "init": target.init}
     return source.model_copy(update=changes | {"units": body(source.units), "tokens_left": body(source.tokens_left)})
 
 

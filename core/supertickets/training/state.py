@@ -32,7 +32,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     ema: Ema
     penalty: Penalty
-    full: dict[str, float]  # the full supernet's `macs` and `params`, for budgets and reports
+    full: dict[str, float]  # the full supernet's `macs` and `params`, for reports
     mask: Mask = field(default_factory=dict)
     mask_held: bool = False  # False: pruned weights may come back until the next prune
     dormant: dict[str, Tensor] = field(default_factory=dict)  # values weights had when pruned
@@ -40,6 +40,7 @@ class TrainState:
     epoch: int = 0  # finished epochs
     step: int = 0  # updates made
     global_batch: int = 0  # images an update, over all processes; 0: not known yet
+    budget: dict[str, float] = field(default_factory=dict)  # MACs or parameters at the run's `start`, and its `target`
     scaler: dict[str, Any] = field(default_factory=dict)  # fp16's loss scale
 
 
@@ -84,6 +85,7 @@ def save_state(state: TrainState, path: Path) -> None:
         "penalty_z": state.penalty.z,
         "full": state.full,
         "global_batch": state.global_batch,
+        "budget": state.budget,
         "scaler": state.scaler,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +132,7 @@ def _restore(about: dict[str, Any], tensors: dict[str, Tensor], task: Any, confi
         epoch=about["epoch"],
         step=about["step"],
         global_batch=about["global_batch"],
+        budget=about["budget"],
         scaler=about["scaler"],
     )
 
