@@ -52,7 +52,7 @@ class KeypointData(Section):
     cache: bool | None = None  # keep decoded images in memory; unset: where they take less than 1 GB
     workers: int = Field(0, ge=0)  # processes that load persons
 
-    train_images: int = Field(1000, ge=1, le=1_000_000)  # scenes: pictures drawn for training
+    train_images: int = Field(2000, ge=1, le=1_000_000)  # scenes: pictures drawn for training
     val_images: int = Field(200, ge=1)  # scenes: pictures drawn for validation
     scene_px: int = Field(128, ge=32, le=512)  # scenes: side of a picture
     seed: int = Field(0, ge=0)  # scenes: of the drawn world
@@ -137,9 +137,9 @@ class KeypointConfig(Config):
 
     arch: ArchConfig = ArchConfig(preset="nano")
     # Later than for other tasks: joints are learned slowly, and what is pruned before they are known is missed afterwards.
-    search: SearchConfig = SearchConfig(target_macs=0.59, rho=1e-4, warmup=1, start=0.3, end=0.55, min_macs=0)
-    prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.3, end=0.55, reactivate="never")
-    train: TrainConfig = TrainConfig(epochs=28, batch_size=8, pct_start=0.2, evaluate_every=4)
+    search: SearchConfig = SearchConfig(target_macs=0.59, rho=1e-4, warmup=1, start=0.25, end=0.55, divisor=8, min_macs=0)
+    prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.25, end=0.55, reactivate="never")
+    train: TrainConfig = TrainConfig(epochs=16, batch_size=8, pct_start=0.2, evaluate_every=4)
     data: KeypointData = KeypointData()
     heatmap: KeypointHeatmap = KeypointHeatmap()
     loss: KeypointLoss = KeypointLoss()
