@@ -60,6 +60,13 @@ def image_size(path: Path) -> tuple[int, int]:
         raise UserError(f"{path}: not a readable image ({reason_of(error)})") from error
 
 
+def need_root(root: Path | None, name: str) -> Path:
+    """The folder of the data set `name`; a `UserError` that says how to give it where it is unset."""
+    if root is None:
+        raise UserError(f"data.root is unset: data set '{name}' needs the folder it lies in (--data.root FOLDER)")
+    return root
+
+
 def find_images(folder: Path) -> list[Path]:
     """All picture files below `folder`, sorted; hidden files and other kinds of file are passed over."""
     return sorted(Path(top, name) for top, _, names in os.walk(folder) for name in names if is_image_name(name))
@@ -105,6 +112,11 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     return tvf.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
+
+
+def packed(images: list[Tensor]) -> list[Tensor]:
+    """Views into one big tensor where all have one size: few objects, quick to hand to workers. Else as they are."""
+    return list(torch.stack(images).unbind()) if len({image.shape for image in images}) == 1 else images
 
 
 class Normalise:

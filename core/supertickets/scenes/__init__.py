@@ -27,11 +27,12 @@ from .person import (
 from .world import Extent, World
 
 __all__ = [
-    "ACTIVITIES", "CLASSES", "FLIP_PAIRS", "JOINTS", "PALETTE", "SKELETON", "Scene",
+    "ACTIVITIES", "CLASSES", "FLIP_PAIRS", "JOINTS", "PALETTE", "SKELETON", "VAL_START", "Scene",
     "draw_scene", "draw_scenes", "mirror",
 ]  # fmt: skip
 
 SIZES_PX = (32, 512)  # smallest, largest
+VAL_START = 1_000_000  # scenes to validate on are numbered from here, whatever number is trained on
 _PERSON = CLASSES.index("person")
 _SWAPPED = [0] + [joint for left, right in FLIP_PAIRS for joint in (right, left)]
 

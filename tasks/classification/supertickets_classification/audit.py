@@ -11,9 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from rich.table import Table
 
-from supertickets.errors import UserError
+from supertickets.errors import UserError, listed
 from supertickets.training.progress import console
-from supertickets_classification.classes import listed
 from supertickets_classification.data import ImageSet
 
 UNEVEN = 20  # largest class / smallest class from which it is worth a line

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supertickets.errors import UserError
+from supertickets.errors import UserError, listed
 from supertickets.names import read_names
 from supertickets_classification.config import ClassificationData
 from supertickets_classification.sources import Source, stored_folders
@@ -55,8 +55,3 @@ def check_folders(sources: dict[str, Source], data: ClassificationData) -> None:
             raise UserError(f"{where}: {split} {' and '.join(parts)}; all splits need the same class folders")
     if data.classes is not None and len(known) != len(data.classes):
         raise UserError(f"{where}: {len(known)} class folders, but data.classes names {len(data.classes)}")
-
-
-def listed(names: list[str]) -> str:
-    """The first ten, and how many more."""
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from supertickets.errors import UserError
+from supertickets.images import packed
 from supertickets_classification.config import ClassificationData
 from supertickets_classification.sources import Source
 from supertickets_classification.transforms import UNREADABLE
@@ -29,7 +30,7 @@ class ImageSet(Dataset):
         self._kept: list[Tensor] | None = None
         if cached(source, data):
             # Here, in the main process: workers live for an epoch and share what is kept before they start.
-            self._kept = _packed([self.read(i) for i in range(len(self))])
+            self._kept = packed([self.read(i) for i in range(len(self))])
 
     def __len__(self) -> int:
         return len(self.source.labels)
@@ -70,10 +71,3 @@ def cached(source: Source, data: ClassificationData) -> bool:
         except UserError:
             continue  # told when it is read
     return count * float(np.mean(sizes or [0])) < CACHE_BYTES
-
-
-def _packed(images: list[Tensor]) -> list[Tensor]:
-    """Views into one big tensor where all have one size: few objects, quick to hand to workers."""
-    if len({image.shape for image in images}) != 1:
-        return images
-    return list(torch.stack(images).unbind())

@@ -12,11 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.errors import UserError
-from supertickets.images import decode_image, is_image_name
+from supertickets.errors import UserError, and_more
+from supertickets.images import decode_image, is_image_name, need_root
 from supertickets_classification.config import ClassificationData
-
-VAL_SCENES_START = 1_000_000  # unseen scenes are numbered from here, whatever number is trained on
 
 
 class Source(Protocol):
@@ -39,7 +37,7 @@ class Files:
         self.where, self.folders = where, sorted(found)
         empty = [folder for folder in self.folders if not found[folder]]
         if empty:
-            raise UserError(f"{where}: class '{empty[0]}' holds no image{_and_more(empty)}; fill or remove its folder")
+            raise UserError(f"{where}: class '{empty[0]}' holds no image{and_more(empty)}; fill or remove its folder")
         self.labels = np.repeat(np.arange(len(found)), [len(found[folder]) for folder in self.folders])
         # One array, not a million objects that every worker would copy as it counts references.
         self._names = np.array([os.fsencode(name) for folder in self.folders for name in sorted(found[folder])])
@@ -127,9 +125,9 @@ class SceneSource:
     """The generated world: pictures drawn from their number alone; the person's activity is the class."""
 
     def __init__(self, data: ClassificationData, split: str) -> None:
-        from supertickets.scenes import ACTIVITIES, draw_scenes
+        from supertickets.scenes import ACTIVITIES, VAL_START, draw_scenes
 
-        start, count = (0, data.train_images) if split == "train" else (VAL_SCENES_START, data.val_images)
+        start, count = (0, data.train_images) if split == "train" else (VAL_START, data.val_images)
         size_px = max(data.size_px)
         if not 32 <= size_px <= 512:
             raise UserError(f"scenes are drawn from 32 to 512 pixels wide, not {size_px} (data.size_px)")
@@ -148,7 +146,7 @@ def open_source(data: ClassificationData, split: str) -> Source:
     """The images of `split` ("train" or "val"). `UserError` where they are not, or a class has none."""
     if data.name == "scenes":
         return SceneSource(data, split)
-    root, chosen = need_root(data), data.train_split if split == "train" else data.val_split
+    root, chosen = need_root(data.root, data.name), data.train_split if split == "train" else data.val_split
     if data.name == "lmdb":
         from supertickets_classification.lmdb import LmdbSource
 
@@ -164,7 +162,7 @@ def stored_folders(data: ClassificationData) -> list[str]:
         from supertickets.scenes import ACTIVITIES
 
         return list(ACTIVITIES)
-    folder = need_root(data) / data.train_split
+    folder = need_root(data.root, data.name) / data.train_split
     if data.name != "lmdb" and folder.is_dir() and (found := class_folders(folder)):
         return found
     return open_source(data, "train").folders
@@ -182,13 +180,6 @@ def open_files(root: Path, split: str) -> Files:
     raise UserError(f"{root}: holds neither a folder '{split}' of class folders nor '{tar.name}'")
 
 
-def need_root(data: ClassificationData) -> Path:
-    """The data folder, or a `UserError` that says how to give it."""
-    if data.root is None:
-        raise UserError(f"data.root is unset: data set '{data.name}' needs the folder it lies in (--data.root FOLDER)")
-    return data.root
-
-
 def _has_split(root: Path, split: str) -> bool:
     return (root / split).is_dir() or (root / f"{split}.tar").is_file()
 
@@ -196,7 +187,7 @@ def _has_split(root: Path, split: str) -> bool:
 def _open_cifar(data: ClassificationData, split: str) -> Arrays:
     from torchvision.datasets import CIFAR10, CIFAR100
 
-    root = need_root(data)
+    root = need_root(data.root, data.name)
     try:
         found = {"cifar10": CIFAR10, "cifar100": CIFAR100}[data.name](root, train=split == "train", download=data.download)
     except RuntimeError as error:
@@ -205,7 +196,3 @@ def _open_cifar(data: ClassificationData, split: str) -> Arrays:
             "undamaged; --data.download true fetches them"
         ) from error
     return Arrays(found.data, found.targets, list(found.classes), f"{data.name}_{split}")
-
-
-def _and_more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from supertickets.errors import UserError
+from supertickets.errors import UserError, and_more
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.joints import Joints
 from supertickets_keypoint.persons import clip_box
@@ -85,8 +85,7 @@ def _check_files(source: CocoSource) -> None:
     used = np.unique([person.image for person in source.persons])
     missing = [path for path in (source.file(int(i)) for i in used) if not path.is_file()]
     if missing:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise UserError(f"{missing[0]}: no such image{more}, {source.path} lists it")
+        raise UserError(f"{missing[0]}: no such image{and_more(missing)}, {source.path} lists it")
     for i in used[np.unique(np.linspace(0, len(used) - 1, min(len(used), FILES)).round().astype(int))]:
         image = source.truth["images"][i]
         check_size(source.file(int(i)), (image["width"], image["height"]))

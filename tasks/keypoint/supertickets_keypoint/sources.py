@@ -15,8 +15,6 @@ from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.joints import COCO_JOINTS
 from supertickets_keypoint.persons import Person, persons_detected, persons_in
 
-VAL_SCENES_START = 1_000_000  # unseen scenes are numbered from here, whatever number is trained on
-
 
 class Source(Protocol):
     """Pictures and the persons in them."""
@@ -70,11 +68,11 @@ class SceneSource:
     """The generated world: pictures drawn from their number alone, with their truth in COCO's layout."""
 
     def __init__(self, data: KeypointData, split: str) -> None:
-        from supertickets.scenes import CLASSES, draw_scene
+        from supertickets.scenes import CLASSES, VAL_START, draw_scene
 
         if data.boxes != "gt":
             raise UserError(f"data.boxes: {data.boxes} cannot be used, drawn scenes have their own boxes; use gt")
-        start, count = (0, data.train_images) if split == "train" else (VAL_SCENES_START, data.val_images)
+        start, count = (0, data.train_images) if split == "train" else (VAL_START, data.val_images)
         self.pictures: list[Image.Image] = []
         self.start, person = start, CLASSES.index("person")
         images, annotations = [], []

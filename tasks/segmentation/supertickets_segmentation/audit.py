@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from supertickets.errors import UserError
+from supertickets.errors import UserError, listed
 from supertickets_segmentation.config import SegmentationData
 from supertickets_segmentation.data import FileSource, size_mismatch
 
@@ -74,7 +74,7 @@ def doubts(audits: list[SplitAudit], data: SegmentationData) -> list[str]:
         seen = "" if audit.read == audit.images else f" in the {audit.read} of {audit.images} label maps read"
         absent = [name for name, pixels in zip(names, audit.pixels, strict=True) if not pixels]
         if absent and audit.split == "train":
-            lines.append(f"{audit.split}: never seen{seen}: {_listed(absent)}")
+            lines.append(f"{audit.split}: never seen{seen}: {listed(absent)}")
         if audit.void_share > MUCH_VOID:
             lines.append(f"{audit.split}: {audit.void_share:.0%} of the pixels are void{seen}")
         if audit.orphans:
@@ -82,7 +82,7 @@ def doubts(audits: list[SplitAudit], data: SegmentationData) -> list[str]:
     if len(audits) == 2:
         only_val = [n for n, t, v in zip(names, audits[0].pixels, audits[1].pixels, strict=True) if v and not t]
         if only_val:
-            lines.append(f"val: holds classes that train was not seen to hold: {_listed(only_val)}")
+            lines.append(f"val: holds classes that train was not seen to hold: {listed(only_val)}")
     if data.ignore_index is not None and data.ignore_index < len(names):
         lines.append(f"ignore_index {data.ignore_index} is also the class '{names[data.ignore_index]}': it is not scored")
     return lines
@@ -111,7 +111,3 @@ def _table(audits: list[SplitAudit], data: SegmentationData) -> Table:
         seen = f"{int((audit.pixels > 0).sum())} of {len(data.classes or ())}"
         table.add_row(audit.split, f"{audit.images}", f"{audit.read}", seen, f"{audit.void_share:.1%}")
     return table
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from supertickets.errors import UserError
+from supertickets.images import need_root
 from supertickets.names import read_names
 from supertickets_segmentation.config import SegmentationData
 
@@ -55,7 +56,7 @@ def with_classes(data: SegmentationData) -> SegmentationData:
 
         names, palette = names or list(CLASSES), palette or [tuple(colour) for colour in PALETTE]
     elif names is None:
-        path = data.classes_file or need_root(data) / "classes.json"
+        path = data.classes_file or need_root(data.root, data.name) / "classes.json"
         names, found_palette, found_ignore = read_classes(path)
         palette = palette or found_palette
         ignore_index = found_ignore if ignore_index is None else ignore_index
@@ -64,13 +65,6 @@ def with_classes(data: SegmentationData) -> SegmentationData:
         raise UserError(f"data.palette has {len(palette)} colours for {len(names)} classes")
     filled = {"classes": names, "palette": palette, "ignore_index": ignore_index}
     return type(data).model_validate(data.model_dump() | filled)
-
-
-def need_root(data: SegmentationData) -> Path:
-    """The data folder, or a `UserError` that says how to give it."""
-    if data.root is None:
-        raise UserError(f"data.root is unset: data set '{data.name}' needs the folder it lies in (--data.root FOLDER)")
-    return data.root
 
 
 def read_classes(path: Path) -> tuple[list[str], Palette | None, int | None]:

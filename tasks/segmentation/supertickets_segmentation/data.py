@@ -13,14 +13,13 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from supertickets.errors import UserError
-from supertickets.images import image_size, read_image, resize_image
+from supertickets.images import image_size, packed, read_image, resize_image
 from supertickets_segmentation.config import SegmentationData
 from supertickets_segmentation.layouts import Pair, find_pairs
 from supertickets_segmentation.reading import read_label_map
 from supertickets_segmentation.transforms import fitted, resize_mask
 
 CACHE_BYTES = 10**9
-VAL_SCENES_START = 1_000_000  # unseen scenes are numbered from here, whatever number is trained on
 
 
 class Source(Protocol):
@@ -64,8 +63,10 @@ class SceneSource:
     """The generated world: pictures drawn from their number alone."""
 
     def __init__(self, data: SegmentationData, split: str) -> None:
+        from supertickets.scenes import VAL_START
+
         self.data = data
-        self.start, self.count = (0, data.train_images) if split == "train" else (VAL_SCENES_START, data.val_images)
+        self.start, self.count = (0, data.train_images) if split == "train" else (VAL_START, data.val_images)
         self.size_px = max(data.resize or data.size_px)
         if not 32 <= self.size_px <= 512:
             raise UserError(f"scenes are drawn from 32 to 512 pixels wide, not {self.size_px} (data.size_px, data.resize)")
@@ -147,7 +148,8 @@ class SegmentationSet(Dataset):
         self._kept: list[tuple[Tensor, Tensor]] | None = None
         if cached(source):
             # Here, in the main process: workers live for an epoch and share what is kept before they start.
-            self._kept = _packed([self.read(i) for i in range(len(source))])
+            images, masks = zip(*(self.read(i) for i in range(len(source))), strict=True)
+            self._kept = list(zip(packed(list(images)), packed(list(masks)), strict=True))
 
     def __len__(self) -> int:
         return len(self.source)
@@ -187,14 +189,6 @@ def cached(source: FileSource | SceneSource) -> bool:
         return source.data.cache
     height, width = fitted(source.size(0), source.data)
     return len(source) * height * width * 4 < CACHE_BYTES
-
-
-def _packed(items: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """Views into two big tensors where all items have one size: few objects, quick to hand to workers."""
-    if len({(image.shape, mask.shape) for image, mask in items}) != 1:
-        return items
-    images, masks = torch.stack([image for image, _ in items]), torch.stack([mask for _, mask in items])
-    return list(zip(images.unbind(), masks.unbind(), strict=True))
 
 
 def size_mismatch(pair: Pair, image: tuple[int, ...], labels: tuple[int, ...]) -> str:

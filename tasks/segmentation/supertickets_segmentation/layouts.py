@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from supertickets.errors import UserError
-from supertickets.images import find_images
-from supertickets_segmentation.classes import need_root
+from supertickets.errors import UserError, and_more
+from supertickets.images import find_images, need_root
 from supertickets_segmentation.config import SegmentationData
 
 
@@ -28,7 +27,7 @@ class Pairs(NamedTuple):
 
 def find_pairs(data: SegmentationData, split: str) -> Pairs:
     """Find the pairs of `split` ("train" or "val"). Raises `UserError` where a folder or file is missing."""
-    root = need_root(data)
+    root = need_root(data.root, data.name)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder (data.root)")
     chosen = data.train_split if split == "train" else data.val_split
@@ -52,7 +51,7 @@ def _match(images: Path, labels: Path) -> Pairs:
     without = [path for name, path in by_name.items() if name not in maps]
     if without:
         first = (labels / without[0].relative_to(images)).with_suffix(".png")
-        raise UserError(f"{without[0]}: image without a label map, {first} is missing{_and_more(without)}")
+        raise UserError(f"{without[0]}: image without a label map, {first} is missing{and_more(without)}")
     orphans = [path for name, path in maps.items() if name not in by_name]
     return Pairs([Pair(name, path, maps[name]) for name, path in by_name.items()], orphans)
 
@@ -67,7 +66,7 @@ def _cityscapes(root: Path, split: str) -> Pairs:
     without = [pair.labels for pair in pairs if not pair.labels.is_file()]
     if without:
         raise UserError(
-            f"{without[0]}: no such label map{_and_more(without)}; "
+            f"{without[0]}: no such label map{and_more(without)}; "
             f"make them with: python -m supertickets_segmentation.cityscapes {root}"
         )
     known = {pair.labels for pair in pairs}
@@ -81,7 +80,3 @@ def _all_in(folder: Path, what: str, ending: str = "") -> list[Path]:
     if not files:
         raise UserError(f"{folder}: holds no {what}{f' (*{ending})' if ending else ''}")
     return files
-
-
-def _and_more(paths: list[Path]) -> str:
-    return f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
