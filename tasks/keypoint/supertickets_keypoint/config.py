@@ -28,6 +28,7 @@ class KeypointData(Section):
     train_folder: Path | None = None  # folder of the images, default root/images/SPLIT, root/SPLIT or root/images
     val_folder: Path | None = None
     category: str | None = None  # where the JSON has several categories with keypoints
+    category_id: int | str | None = None  # its id, which boxes and poses bear; taken from the data set unless given
 
     joints: list[str] | None = None  # names in order; this and the next four come from the data set unless given
     skeleton: list[NamePair] | None = None  # joints that a line connects in pictures

@@ -65,7 +65,7 @@ def persons_detected(
                 f"{where}: detection {i} is in image {found['image_id']}, which the annotations do not list "
                 f"(they list {len(number)} images); use the detections of this split"
             )
-        if found.get("category_id", category) != category or found["score"] < min_score:
+        if not counts(found, category=category, min_score=min_score):
             continue
         image = truth["images"][number[found["image_id"]]]
         box = clip_box(found["bbox"], image["width"], image["height"])
@@ -74,6 +74,11 @@ def persons_detected(
     if not persons:
         raise UserError(f"{where}: no detection of category {category} with a score of at least {min_score:g}")
     return persons
+
+
+def counts(found: Mapping[str, Any], *, category: Any, min_score: float) -> bool:
+    """Whether a detection is one of `category`, or bears none, with a score of at least `min_score`."""
+    return found.get("category_id", category) == category and found["score"] >= min_score
 
 
 def is_box(box: Any) -> bool:

@@ -19,7 +19,7 @@ from supertickets_keypoint.config import KeypointConfig
 from supertickets_keypoint.crop import crop, inverse, map_to_input, move
 from supertickets_keypoint.data import PersonSet
 from supertickets_keypoint.joints import Joints
-from supertickets_keypoint.persons import Person, clip_box
+from supertickets_keypoint.persons import Person, clip_box, counts
 from supertickets_keypoint.pictures import compose, draw_poses
 from supertickets_keypoint.results import results_of, write_results
 from supertickets_keypoint.transforms import PersonTransform
@@ -63,7 +63,8 @@ def predict_images(
     chosen = [boxes.of(path, size) for path, size in zip(images, sizes, strict=True)]
     if not any(found for _, found in chosen):
         raise UserError(
-            f"{config.predict.boxes}: no box with a score of at least {config.data.min_box_score:g} for these images"
+            f"{config.predict.boxes}: no box of category {config.data.category_id} with a score of at least "
+            f"{config.data.min_box_score:g} for these images"
         )
     written, everything, used = [], [], set[str]()
     for path, (number, persons) in zip(images, chosen, strict=True):
@@ -93,7 +94,7 @@ def _poses(
         persons,
         torch.cat(places).double().numpy(),
         torch.cat(heights).double().numpy(),
-        truth={"images": [{"id": number}], "categories": [{"id": 1}]},
+        truth={"images": [{"id": number}], "categories": [{"id": config.data.category_id}]},
         sigmas=joints.sigmas,
         padding=config.data.padding,
         evaluation=config.evaluation,
@@ -106,7 +107,10 @@ def _groups(persons: Sequence[Person]) -> Iterator[Sequence[Person]]:
 
 
 class _Boxes:
-    """Boxes of a file by image: its `file_name`, else its `image_id`, the number or text that is the image's name."""
+    """Boxes of a file by image: its `file_name`, else its `image_id`, the number or text that is the image's name.
+
+    Those of another category than the person's are passed over, as in evaluation.
+    """
 
     def __init__(self, config: KeypointConfig) -> None:
         self.config, self.file = config, config.predict.boxes
@@ -124,9 +128,9 @@ class _Boxes:
         if self.file is None:
             return number, [Person(0, np.array([0, 0, width, height], np.float32), empty)]
         entries = self.by_name.get(path.name) or self.by_name.get(str(number)) or []
-        persons = []
+        persons, data = [], self.config.data
         for entry in entries:
             box = clip_box(entry["bbox"], width, height)
-            if box is not None and entry["score"] >= self.config.data.min_box_score:
+            if box is not None and counts(entry, category=data.category_id, min_score=data.min_box_score):
                 persons.append(Person(0, box, empty, float(entry["score"])))
         return number, persons

@@ -32,13 +32,14 @@ def complete(data: KeypointData) -> tuple[KeypointData, list[str]]:
 
 
 def with_joints(data: KeypointData, category: dict[str, Any] | None, *, where: str) -> KeypointData:
-    """`data` with names, skeleton, flip pairs, lower body and OKS constants complete.
+    """`data` with names, category id, skeleton, flip pairs, lower body and OKS constants complete.
 
     What the settings leave open comes from a COCO category (1-based `skeleton` and `flip_pairs`), then from the names:
     left and right pair up, COCO's constants go by name, `default_sigma` for the rest. Raises `UserError` naming `where`.
     """
     names = data.joints or list((category or {}).get("keypoints", []))
-    found: dict[str, Any] = {"joints": names}
+    number = (category or {}).get("id", 1) if data.category_id is None else data.category_id  # 1 is COCO's person
+    found: dict[str, Any] = {"joints": names, "category_id": number}
     for key in ("skeleton", "flip_pairs"):
         given = getattr(data, key)
         if given is None and category is not None and key in category:

@@ -146,10 +146,23 @@ def test_scripts(coco_root: Path, tmp_path: Path, capsys):
     assert run(lambda a: cli.predict("keypoint", a), *arguments) == 0
     assert len(json.loads((tmp_path / "boxed/poses.json").read_text())) == 2
     assert Image.open(tmp_path / "boxed/000000000100_poses.png").size == (320, 240)
-    boxes.write_text(json.dumps([{"image_id": 7, "bbox": [4, 4, 30, 50], "score": 0.8}]))
+    boxes.write_text(json.dumps([{"image_id": 100, "bbox": [4, 4, 30, 50], "score": 0.8, "category_id": 1}]))
     capsys.readouterr()
     assert run(lambda a: cli.predict("keypoint", a), *arguments) == 2
-    assert "boxes.json: no box with a score of at least 0 for these images" in capsys.readouterr().err
+    assert "boxes.json: no box of category 7 with a score of at least 0 for these images" in capsys.readouterr().err
+
+
+def test_boxes_of_other_categories_are_no_persons(coco_root: Path, tmp_path: Path):
+    task, image = coco_task(coco_root), coco_root / "images/val2017/000000000100.jpg"
+    boxes = tmp_path / "boxes.json"
+    places = {1: [4, 4, 30, 50], 7: [45, 5, 30, 50], None: [20, 5, 30, 50]}  # 7 is the data set's only category
+    entries = [{"image_id": 100, "bbox": box, "score": 0.8, "category_id": kind} for kind, box in places.items()]
+    del entries[2]["category_id"]
+    boxes.write_text(json.dumps(entries))
+    settings = task.settings() | {"predict": {"boxes": boxes}, "evaluation": {"nms": 1}}
+    KeypointTask(settings).predict(net_of(task), [image], tmp_path / "out")
+    poses = json.loads((tmp_path / "out/poses.json").read_text())
+    assert len(poses) == 2 and {pose["category_id"] for pose in poses} == {7}
 
 
 def test_results_script_and_what_it_refuses(coco_root: Path, tmp_path: Path, capsys):
