@@ -51,6 +51,11 @@ def draw_sheet(tiles: Sequence[Tile], title: str = "") -> Image.Image:
     return sheet
 
 
+def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture (H, W, 3) as small as a sheet shows it; one that is smaller, as it is."""
+    return image if max(image.shape[:2]) <= TILE_PX else np.array(_fitted(Image.fromarray(image)))
+
+
 def _fitted(image: Image.Image) -> Image.Image:
     """The image with its longer side at `TILE_PX`; few pixels stay visible as such."""
     zoom = TILE_PX / max(image.size)

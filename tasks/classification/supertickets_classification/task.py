@@ -20,17 +20,19 @@ from supertickets.images import Normalise, expand_images, read_image, save_whole
 from supertickets.supernet.arch import Arch
 from supertickets.supernet.heads import ClassificationHead
 from supertickets.supernet.network import device_of
+from supertickets.training.progress import console
 from supertickets_classification.audit import audit
 from supertickets_classification.classes import check_folders, imagenet_names, with_classes
 from supertickets_classification.config import ClassificationConfig
 from supertickets_classification.data import ImageSet
 from supertickets_classification.metrics import ScoreKeeper
-from supertickets_classification.pictures import Tile, draw_confusion, draw_sheet
+from supertickets_classification.pictures import Tile, draw_confusion, draw_sheet, shrunk
 from supertickets_classification.sources import open_source
 from supertickets_classification.transforms import UNREADABLE, Collate, EvalTransform, TrainCollate, TrainTransform
 
 LOOKED_AT = 5000  # validation images, evenly spread, behind the pictures at the end of a run
 ON_A_SHEET = 32
+PREDICTED_ON_A_SHEET = 256  # of more images, the first are shown
 
 
 class ClassificationTask:
@@ -190,26 +192,29 @@ class ClassificationTask:
     def predict(self, model: nn.Module, paths: Iterable[str | Path], out_dir: Path | None) -> list[Path]:
         """Print the likeliest classes of each image; with `out_dir`, write predictions.json and predictions.png there.
 
-        `paths` are files, folders or patterns such as `street/*.jpg`. Raises `UserError` for one that is missing or
-        unreadable, before anything is printed or written.
+        `paths` are files, folders or patterns such as `street/*.jpg`; the picture shows the first 256 of them. Raises
+        `UserError` for one that is missing or unreadable, before anything is printed or written.
         """
         images = expand_images(paths)
         transform, normalise = EvalTransform(self.config.data), Normalise(self.config.data.mean, self.config.data.std)
         was_training = model.training
         model.eval()
         found: list[list[tuple[int, float]]] = []
+        tiles: list[Tile] = []
         for path in images:
-            pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1)  # (3, H, W)
+            picture = read_image(path)
+            pixels = torch.from_numpy(picture).permute(2, 0, 1)  # (3, H, W)
             shares = self._logits(model, normalise(transform(pixels))[None])[0].float().softmax(dim=0).cpu()
             top = shares.topk(self._k)
             found.append(list(zip(top.indices.tolist(), top.values.tolist(), strict=True)))
+            if out_dir is not None and len(tiles) < PREDICTED_ON_A_SHEET:
+                # Shrunk at once: many whole pictures would fill the memory.
+                tiles.append(Tile(shrunk(picture), self.labels[found[-1][0][0]], found[-1][0][1]))
         model.train(was_training)
         self._print(images, found)
-        return self._write(images, found, Path(out_dir)) if out_dir is not None else []
+        return self._write(images, found, tiles, Path(out_dir)) if out_dir is not None else []
 
     def _print(self, images: Sequence[Path], found: Sequence[Sequence[tuple[int, float]]]) -> None:
-        from supertickets.training.progress import console
-
         table = Table(title_justify="left")
         table.add_column("image", overflow="fold")
         table.add_column("class")
@@ -221,16 +226,20 @@ class ClassificationTask:
                 )
         console.print(table)
 
-    def _write(self, images: Sequence[Path], found: Sequence[Sequence[tuple[int, float]]], out_dir: Path) -> list[Path]:
+    def _write(
+        self, images: Sequence[Path], found: Sequence[Sequence[tuple[int, float]]], tiles: Sequence[Tile], out_dir: Path
+    ) -> list[Path]:
         from supertickets.training.run import write_text
 
         rows = [
             {"image": str(path), "top": [{"class": self.labels[i], "index": i, "share": share} for i, share in top]}
             for path, top in zip(images, found, strict=True)
         ]
-        tiles = [Tile(read_image(path), self.labels[top[0][0]], top[0][1]) for path, top in zip(images, found, strict=True)]
-        sheet = save_whole(draw_sheet(tiles), out_dir / "predictions.png")
+        part = f"the first {len(tiles)} of {len(images)} images; predictions.json has all" if len(tiles) < len(images) else ""
+        sheet = save_whole(draw_sheet(tiles, part), out_dir / "predictions.png")
         write_text(out_dir / "predictions.json", json.dumps(rows, indent=1) + "\n")
+        if part:
+            console.print(f"predictions.png shows {part}", highlight=False)
         return [out_dir / "predictions.json", sheet]
 
     # Within -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from supertickets_classification.pictures import RIGHT, TILE_PX, WRONG, Tile, confused, draw_confusion, draw_sheet
+from supertickets_classification.pictures import RIGHT, TILE_PX, WRONG, Tile, confused, draw_confusion, draw_sheet, shrunk
 
 
 def colours_in(sheet: Image.Image) -> set:
@@ -22,6 +22,14 @@ def test_right_and_wrong_are_told_apart():
     assert RIGHT in colours_in(draw_sheet([right])) and WRONG not in colours_in(draw_sheet([right]))
     assert WRONG in colours_in(draw_sheet([wrong])) and RIGHT not in colours_in(draw_sheet([wrong]))
     assert not {RIGHT, WRONG} & colours_in(draw_sheet([Tile(image, "cat", 0.9)]))
+
+
+def test_a_shrunk_picture_is_drawn_as_the_whole_one():
+    image = np.random.default_rng(0).integers(0, 256, (400, 300, 3)).astype(np.uint8)
+    small = shrunk(image)
+    assert small.shape == (TILE_PX, 120, 3) and shrunk(small) is small
+    whole = draw_sheet([Tile(image, "cat", 0.9)])
+    assert np.array_equal(draw_sheet([Tile(small, "cat", 0.9)]), whole)
 
 
 def test_nine_images_take_two_rows_and_long_names_are_cut():

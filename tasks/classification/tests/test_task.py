@@ -19,7 +19,9 @@ from supertickets.supernet.network import Supernet
 from supertickets.testing import scores_on_two_processes
 from supertickets.ticket.ticket import Ticket
 from supertickets_classification import ClassificationTask
+from supertickets_classification import task as task_module
 from supertickets_classification.config import ClassificationData
+from supertickets_classification.pictures import draw_sheet
 
 TINY = {
     "arch": {
@@ -143,6 +145,21 @@ def test_predictions_are_printed_and_written(tmp_path: Path, capsys, monkeypatch
         shares = [entry["share"] for entry in row["top"]]
         assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1 + 1e-6
         assert all(task.labels[entry["index"]] == entry["class"] for entry in row["top"])
+
+
+def test_of_many_predictions_the_first_are_shown(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(task_module, "PREDICTED_ON_A_SHEET", 2)
+    kept = []
+    monkeypatch.setattr(task_module, "draw_sheet", lambda tiles, title="": kept.extend(tiles) or draw_sheet(tiles, title))
+    images = [tmp_path / f"{i}.png" for i in range(3)]
+    for path in images:
+        Image.new("RGB", (640, 480)).save(path)
+    scenes_task().predict(network_of(scenes_task()), images, tmp_path / "out")
+    assert [tile.image.shape for tile in kept] == [(120, 160, 3)] * 2  # as small as they are shown
+    assert len(json.loads((tmp_path / "out/predictions.json").read_text())) == 3
+    assert "predictions.png shows the first 2 of 3 images; predictions.json has all" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 @pytest.mark.parametrize(
