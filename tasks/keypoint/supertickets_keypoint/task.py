@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -16,7 +17,6 @@ from supertickets.errors import UserError
 from supertickets.supernet.arch import Arch
 from supertickets.supernet.heads import DenseHead
 from supertickets.supernet.network import device_of
-from supertickets_keypoint.annotations import Truth
 from supertickets_keypoint.audit import audit
 from supertickets_keypoint.config import KeypointConfig
 from supertickets_keypoint.data import PersonSet
@@ -28,7 +28,7 @@ from supertickets_keypoint.prediction import Finder, draw_val, predict_images
 from supertickets_keypoint.results import results_of, write_results
 from supertickets_keypoint.scoring import ap_scores, pck_scores
 from supertickets_keypoint.skeletons import complete
-from supertickets_keypoint.sources import CocoSource, open_source
+from supertickets_keypoint.sources import CocoSource, SceneSource, open_source
 
 
 class KeypointTask:
@@ -209,12 +209,19 @@ class KeypointTask:
             audit(files, data, self.joints, assumed=self.assumed, show=int(os.environ.get("RANK", "0")) == 0)
         for split, source in sources.items():
             if split == "val":
-                self._can_score(source.truth)
+                self._can_score(source)
             self._sets[split] = PersonSet(source, data, self.joints, train=split == "train")
         return [self._sets[split] for split in splits]
 
-    def _can_score(self, truth: Truth) -> None:
-        if self.metric == "ap" and not all("area" in annotation for annotation in truth["annotations"]):
+    def _can_score(self, source: CocoSource | SceneSource) -> None:
+        if self.metric == "ap" and not all("area" in annotation for annotation in source.truth["annotations"]):
             raise UserError("the validation annotations have no areas, which OKS AP needs: set evaluation.metric to pck")
         if self.metric == "pck" and self.config.data.boxes != "gt":
             raise UserError("evaluation.metric: pck needs ground-truth boxes (data.boxes: gt)")
+        if self.metric == "pck":
+            truth = np.stack([person.joints[:, :2] for person in source.persons])
+            if pck_scores(source.persons, truth, self.joints, share=1.0, by=self._pck_by())["pck"] is None:
+                raise UserError(
+                    "evaluation.metric: pck by torso counts no validation person, as none has a shoulder and the opposite hip "
+                    "known: set evaluation.pck_by to box"
+                )

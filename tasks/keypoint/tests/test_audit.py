@@ -147,6 +147,21 @@ def test_without_areas_there_is_pck(coco_root: Path):
         open_task(coco_root)
 
 
+def test_pck_by_torso_needs_a_known_torso(coco_root: Path):
+    def check(**evaluation) -> None:
+        data = {"name": "coco", "root": coco_root, "size_px": (32, 32)}
+        KeypointTask({"arch": {"preset": "tiny"}, "data": data, "evaluation": {"metric": "pck", **evaluation}}).check_data()
+
+    names = ["head", "left_shoulder", "right_shoulder", "left_hip", "right_hip"]
+    for split in ("train2017", "val2017"):
+        change(coco_root, lambda c: c["categories"][0].update(keypoints=names), split)
+    check()
+    change(coco_root, lambda c: [a["keypoints"].__setitem__(slice(9, 15), [0] * 6) for a in c["annotations"]], "val2017")
+    check(pck_by="box")
+    with pytest.raises(UserError, match=r"pck by torso counts no validation person.*set evaluation\.pck_by to box"):
+        check()
+
+
 def detections(root: Path, **changes) -> Path:
     boxes = [{"image_id": 100, "category_id": 7, "bbox": [4, 4, 30, 50], "score": s} for s in (0.9, 0.3)]
     boxes[0] |= changes
