@@ -44,7 +44,7 @@ def pack(source: Files, out: Path, *, workers: int = 1, skip: bool = False) -> d
     names, out = [source.name(i) for i in range(len(source.labels))], out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     # Pages of 4 KiB, at least one an image; the file itself grows only as it is filled.
-    map_size = sum(source.size(i) // 4096 + 2 for i in range(len(names))) * 4096 + 2**28
+    map_size = sum(_size(source, i) // 4096 + 2 for i in range(len(names))) * 4096 + 2**28
     _close(out)
     env = _library().open(str(out), map_size=map_size)
     try:
@@ -86,16 +86,24 @@ def _start(env: Any, source: Files, names: list[str], out: Path) -> dict[str, An
     return about
 
 
+def _size(source: Files, index: int) -> int:
+    """Bytes of a file; 0 for one that cannot be read, which is told when it is its turn."""
+    try:
+        return source.size(index)
+    except UserError:
+        return 0
+
+
 def _record(source: Files, index: int, *, skip: bool) -> bytes | None:
     """The record of a file; None for one that cannot be read and may be skipped."""
-    content, name = source.read(index), os.fsencode(source.name(index))
     try:
-        decode_image(io.BytesIO(content), where=source.where / source.name(index))
+        content = source.read(index)
+        decode_image(io.BytesIO(content), where=source.path(index))
     except UserError:
         if skip:
             return None
         raise
-    digest = hashlib.md5(content, usedforsecurity=False).digest()
+    digest, name = hashlib.md5(content, usedforsecurity=False).digest(), os.fsencode(source.name(index))
     return HEADER.pack(int(source.labels[index]), len(name), digest) + name + content
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -45,15 +46,30 @@ class Files:
     def name(self, index: int) -> str:
         return os.fsdecode(self._names[index])
 
+    def path(self, index: int) -> Path:
+        return self.where / self.name(index)
+
     def read(self, index: int) -> bytes:
-        return (self.where / self.name(index)).read_bytes()
+        """The file's bytes. Raises `UserError` with its name where the system does not give them."""
+        with _naming(self.path(index)):
+            return self.path(index).read_bytes()
 
     def size(self, index: int) -> int:
-        """Bytes of the file."""
-        return (self.where / self.name(index)).stat().st_size
+        """Bytes of the file. Raises `UserError` as `read` does."""
+        with _naming(self.path(index)):
+            return self.path(index).stat().st_size
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        return decode_image(io.BytesIO(self.read(index)), where=self.where / self.name(index))
+        return decode_image(io.BytesIO(self.read(index)), where=self.path(index))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What the system says against reading (a dangling link, no permission) as a `UserError` with the file's name."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def open_folder(folder: Path) -> Files:
@@ -95,10 +111,11 @@ class TarFiles(Files):
         super().__init__(path, found)
 
     def read(self, index: int) -> bytes:
-        if self._file is None:
-            self._file = os.open(self.where, os.O_RDONLY)
         offset, size = self._places[self.name(index)]
-        return os.pread(self._file, size, offset)  # no shared position: safe in threads and forked workers
+        with _naming(self.path(index)):
+            if self._file is None:
+                self._file = os.open(self.where, os.O_RDONLY)
+            return os.pread(self._file, size, offset)  # no shared position: safe in threads and forked workers
 
     def size(self, index: int) -> int:
         return self._places[self.name(index)][1]

@@ -67,6 +67,17 @@ def test_unreadable_images_are_left_out_and_counted(folder_root: Path, cache: bo
     assert scores["per_class"] == {"ant": 1, "bee": 1, "cat": 1}
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_that_the_system_does_not_give_are_unreadable_too(folder_root: Path, workers: int):
+    link = folder_root / "train/bee/bee_1.png"
+    link.unlink()
+    link.symlink_to("nowhere.png")
+    task = task_on(folder_root, cache=False, workers=workers, audit_files=1, on_error="skip")
+    assert sum(int((labels != UNREADABLE).sum()) for _, labels in task.build_loaders(4)[0]) == 11
+    with pytest.raises(UserError, match=r"bee_1\.png: cannot be read \(No such file"):
+        list(task_on(folder_root, cache=False, workers=workers, audit_files=1).build_loaders(4)[0])
+
+
 def test_nothing_readable(folder_root: Path):
     for path in (folder_root / "val").rglob("*.png"):
         path.write_bytes(b"no picture")

@@ -97,6 +97,15 @@ def test_unreadable_images_stop_or_are_left_out(folder_root: Path, tmp_path: Pat
     assert packing.LmdbSource(tmp_path / "out/train").labels.tolist() == [0] * 4 + [1] * 3 + [2] * 4
 
 
+def test_dangling_links_stop_or_are_left_out(folder_root: Path, tmp_path: Path, capsys):
+    (folder_root / "train/bee/link.png").symlink_to("nowhere.png")
+    with pytest.raises(SystemExit):
+        pack_both(folder_root, tmp_path / "out")
+    assert capsys.readouterr().err.strip().endswith("link.png: cannot be read (No such file or directory)")
+    pack_both(folder_root, tmp_path / "out", "--on-error", "skip")
+    assert "12 of 13 images" in (told := capsys.readouterr().out) and "bee/link.png" in told
+
+
 @pytest.mark.parametrize("content", [b"", b"junk" * 4000])
 def test_what_is_no_lmdb_is_named(tmp_path: Path, content: bytes):
     (tmp_path / "train").mkdir()
