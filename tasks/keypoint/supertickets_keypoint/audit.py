@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from supertickets.errors import UserError, and_more
+from supertickets.errors import UserError, and_more, listed
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.joints import Joints
 from supertickets_keypoint.persons import clip_box
@@ -102,9 +102,15 @@ def doubts(audits: list[SplitAudit], data: KeypointData, joints: Joints, assumed
             lines.append(f"{audit.split}: never known: {', '.join(absent)}")
     if assumed:
         lines.append(f"OKS constant {data.default_sigma:g} assumed for {', '.join(assumed)}; set data.sigmas")
+    without_sides = all(i == other for i, other in enumerate(joints.swapped))
     single = [n for i, n in enumerate(joints.names) if joints.swapped[i] == i and mirror_name(n) != n]
     if single and data.flip:
         lines.append(f"no partner in a mirror for {', '.join(single)}; set data.flip_pairs")
+    elif without_sides and data.flip:
+        lines.append(
+            f"no flip pair found among {listed(joints.names)}: a mirrored left joint is trained on as a left one; "
+            "set data.flip_pairs, or data.flip to 0"
+        )
     if data.half_body and not 0 < len(joints.lower) < len(joints):
         lines.append("half-body crops are off: no joint is known as the lower body's; set data.lower_body")
     return lines

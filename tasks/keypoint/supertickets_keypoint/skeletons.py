@@ -15,20 +15,31 @@ LOWER = ("hip", "knee", "ankle", "heel", "foot", "toe")  # parts of names that t
 
 def complete(data: KeypointData) -> tuple[KeypointData, list[str]]:
     """Settings with the skeleton complete, and the joints whose OKS constant had to be assumed."""
-    from supertickets.scenes import JOINTS, SKELETON
-
-    category, where = None, "data"
-    if data.joints == COCO_JOINTS or (data.joints is None and data.name == "scenes"):
-        category = {"keypoints": list(JOINTS), "skeleton": [[a + 1, b + 1] for a, b in SKELETON]}
-    elif data.joints is None:
-        path = json_path(data, "train") if data.train_json or data.root else json_path(data, "val")
-        content = read_json(path)
-        categories = content.get("categories") if isinstance(content, dict) else None
-        if not isinstance(categories, list):
-            raise UserError(f"{path}: not a COCO annotation file: it has no list 'categories'")
-        category, where = choose_category(categories, data.category, path), str(path)
+    category, where = _category_of(data)
     names = data.joints or list((category or {}).get("keypoints", []))
     return with_joints(data, category, where=where), assumed_sigmas(names, data)
+
+
+def _category_of(data: KeypointData) -> tuple[dict[str, Any] | None, str]:
+    """The category that fills in what the settings leave open, and where it stands; None where names must do."""
+    from supertickets.scenes import JOINTS, SKELETON
+
+    if data.joints == COCO_JOINTS or (data.joints is None and data.name == "scenes"):
+        return {"keypoints": list(JOINTS), "skeleton": [[a + 1, b + 1] for a, b in SKELETON]}, "data"
+    if data.name == "scenes" or None not in (data.joints, data.skeleton, data.flip_pairs):
+        return None, "data"
+    try:
+        path = json_path(data, "train" if data.train_json or data.root else "val")
+        content = read_json(path)
+    except UserError:
+        if data.joints is None:
+            raise
+        return None, "data"  # a network is made without the data too; opening them says what is wrong
+    categories = content.get("categories") if isinstance(content, dict) else None
+    if not isinstance(categories, list):
+        raise UserError(f"{path}: not a COCO annotation file: it has no list 'categories'")
+    category = choose_category(categories, data.category, path)
+    return (category, str(path)) if data.joints in (None, category["keypoints"]) else (None, "data")
 
 
 def with_joints(data: KeypointData, category: dict[str, Any] | None, *, where: str) -> KeypointData:

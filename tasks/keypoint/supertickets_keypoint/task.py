@@ -34,7 +34,8 @@ from supertickets_keypoint.sources import CocoSource, SceneSource, open_source
 class KeypointTask:
     """Joints of persons in drawn scenes or in COCO's layout.
 
-    Constructing it reads at most the annotation file's category; with `config.data.joints` given, no file at all.
+    Constructing it reads at most the annotation file's category; where `config.data` has joints, skeleton and flip_pairs, as
+    a ticket's settings have, no file at all.
     """
 
     name = "keypoint"

@@ -96,6 +96,26 @@ def test_wrong_input_is_named(coco_root: Path, edit, complaint):
         open_task(coco_root)
 
 
+def test_given_joints_keep_the_skeleton_of_the_category(coco_root: Path):
+    change(coco_root, lambda c: c["categories"][0].update(flip_pairs=[[2, 5], [3, 4]]))
+    read, given = open_task(coco_root).joints, open_task(coco_root, joints=NAMES).joints
+    assert (given.skeleton, given.swapped) == (read.skeleton, read.swapped) and given.swapped == (0, 4, 3, 2, 1)
+    assert open_task(coco_root, joints=NAMES, skeleton=[("head", "left_foot")]).joints.skeleton == ((0, 3),)
+    with pytest.raises(UserError, match="are not those that the network is made for"):
+        open_task(coco_root, joints=NAMES[::-1])
+
+
+def test_joints_without_a_flip_pair_are_told(coco_root: Path, capsys):
+    names = ["head", "l_hand", "r_hand", "l_foot", "r_foot"]
+    for split in ("train2017", "val2017"):
+        change(coco_root, lambda c: c["categories"][0].update(keypoints=names), split)
+    for more, told in (({}, True), ({"flip": 0.0}, False), ({"flip_pairs": [("l_hand", "r_hand")]}, False)):
+        open_task(coco_root, **more)
+        shown = " ".join(capsys.readouterr().out.split())
+        assert ("no flip pair found among head, l_hand, r_hand, l_foot, r_foot" in shown) == told
+        assert ("set data.flip_pairs" in shown) == told
+
+
 def test_splits_that_disagree(coco_root: Path):
     change(coco_root, lambda c: c["categories"][0].update(keypoints=[*NAMES[:4], "tail"]), "val2017")
     with pytest.raises(UserError, match=r"val2017\.json: its joints .*tail.* are not those that the network is made for"):
