@@ -11,7 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from supertickets.errors import UserError
+from supertickets.errors import UserError, listed
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.persons import is_box
 
@@ -72,8 +72,8 @@ def read_json(path: Path) -> Any:
 def read_truth(path: Path, category: str | None = None) -> Truth:
     """Images, annotations and the one keypoint category of a person_keypoints JSON; all that is used of it is checked.
 
-    Annotations of other categories are left out, ids counted anew from 1 (COCOeval takes an id of 0 for no match), missing
-    `iscrowd` and `num_keypoints` filled in. Raises `UserError` naming the file and the entry.
+    Annotations of other listed categories are left out, ids counted anew from 1 (COCOeval takes an id of 0 for no match),
+    missing `iscrowd` and `num_keypoints` filled in. Raises `UserError` naming the file and the entry.
     """
     content = read_json(path)
     if not isinstance(content, dict) or any(
@@ -89,6 +89,7 @@ def read_truth(path: Path, category: str | None = None) -> Truth:
         twice = Counter(image["id"] for image in images).most_common(1)[0][0]
         raise UserError(f"{path}: the image id {twice} occurs more than once")
     count = len(chosen["keypoints"])
+    _need_listed(content, path)
     own = [a for a in content["annotations"] if not isinstance(a, dict) or a.get("category_id") == chosen["id"]]
     annotations = [_checked_annotation(a, i, known, count, path) for i, a in enumerate(own)]
     if not annotations:
@@ -96,6 +97,17 @@ def read_truth(path: Path, category: str | None = None) -> Truth:
     for number, annotation in enumerate(annotations, 1):
         annotation["source_id"], annotation["id"] = annotation.get("id", number), number
     return {"images": images, "annotations": annotations, "categories": [chosen]}
+
+
+def _need_listed(content: dict[str, Any], path: Path) -> None:
+    """Raise `UserError` for the first annotation whose category the file does not list: it would be lost in silence."""
+    known = [category["id"] for category in content["categories"] if isinstance(category, dict) and "id" in category]
+    for index, annotation in enumerate(content["annotations"]):
+        if isinstance(annotation, dict) and (number := annotation.get("category_id")) not in known:
+            raise UserError(
+                f"{path}: annotation {annotation.get('id', index)} has the category_id {number!r}, which is not listed; "
+                f"the categories are {listed([str(one) for one in known])}"
+            )
 
 
 def choose_category(categories: list[Any], name: str | None, path: Path) -> dict[str, Any]:

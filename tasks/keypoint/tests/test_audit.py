@@ -77,6 +77,11 @@ def test_doubts_are_told(coco_root: Path, capsys):
             lambda c: c["categories"].append({"id": 9, "name": "cat", "keypoints": ["x"]}),
             r"several .*robot, cat.*data\.category",
         ),
+        (
+            lambda c: c["annotations"][2].update(category_id=70),
+            r"train2017\.json: annotation 2 has the category_id 70, which is not listed; the categories are 7$",
+        ),
+        (lambda c: c["annotations"][2].pop("category_id"), r"annotation 2 has the category_id None, which is not listed"),
         (lambda c: c.pop("annotations"), r"needs the lists images, annotations and categories"),
         (lambda c: c["categories"][0].update(flip_pairs=[[2, 3], [3, 4]]), r"flip_pairs are not mutual: 'right_hand'"),
         (lambda c: c["categories"][0].update(flip_pairs=[[2, 99]]), r"flip_pairs: 99 is not a joint number of 1\.\.5"),
@@ -159,6 +164,15 @@ def test_crowds_and_empty_persons_are_left_out(coco_root: Path):
 
     change(coco_root, edit)
     assert len(open_task(coco_root)._sets["train"]) == 6
+
+
+def test_annotations_of_other_listed_categories_are_left_out(coco_root: Path):
+    def edit(content):
+        content["categories"].append({"id": 9, "name": "cat"})
+        content["annotations"][0] = {"id": 0, "image_id": 100, "category_id": 9}
+
+    change(coco_root, edit)
+    assert len(open_task(coco_root)._sets["train"]) == 8
 
 
 def test_without_areas_there_is_pck(coco_root: Path):
