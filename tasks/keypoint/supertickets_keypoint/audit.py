@@ -18,7 +18,7 @@ from supertickets.errors import UserError, and_more, listed
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.joints import Joints
 from supertickets_keypoint.persons import clip_box
-from supertickets_keypoint.skeletons import mirror_name
+from supertickets_keypoint.skeletons import assumption, mirror_name
 from supertickets_keypoint.sources import CocoSource, check_size
 
 FILES = 500  # images of a split whose size is compared, evenly spread
@@ -101,7 +101,7 @@ def doubts(audits: list[SplitAudit], data: KeypointData, joints: Joints, assumed
         if absent:
             lines.append(f"{audit.split}: never known: {', '.join(absent)}")
     if assumed:
-        lines.append(f"OKS constant {data.default_sigma:g} assumed for {', '.join(assumed)}; set data.sigmas")
+        lines.append(f"{assumption(assumed, data)}; set data.sigmas")
     without_sides = all(i == other for i, other in enumerate(joints.swapped))
     single = [n for i, n in enumerate(joints.names) if joints.swapped[i] == i and mirror_name(n) != n]
     if single and data.flip:

@@ -21,7 +21,7 @@ from supertickets_keypoint.annotations import json_path, read_results, read_trut
 from supertickets_keypoint.config import KeypointConfig
 from supertickets_keypoint.joints import joints_of
 from supertickets_keypoint.scoring import ap_scores
-from supertickets_keypoint.skeletons import complete
+from supertickets_keypoint.skeletons import assumption, complete
 from supertickets_keypoint.sources import open_source
 
 
@@ -54,7 +54,7 @@ def evaluate_results(argv: Sequence[str]) -> None:
 
 def score_results(results: Path, config: KeypointConfig) -> dict[str, Any]:
     """COCO's figures of a results file on the config's validation annotations. Raises `UserError`."""
-    data = complete(config.data)[0]
+    data, assumed = complete(config.data)
     joints = joints_of(data)
     truth = open_source(data, "val").truth if data.name == "scenes" else read_truth(json_path(data, "val"), data.category)
     poses = read_results(results, joints=len(joints))
@@ -69,4 +69,6 @@ def score_results(results: Path, config: KeypointConfig) -> dict[str, Any]:
     protocol = (
         f"OKS AP of {data.name}/{data.val_split or 'val'}; poses of {results.name}: boxes, flip test and input size are theirs"
     )
+    if assumed:
+        protocol += f"; {assumption(assumed, data)}"
     return scores | {"poses": len(poses), "protocol": protocol}

@@ -55,7 +55,7 @@ class Joints:
 
 
 def joints_of(data: KeypointData) -> Joints:
-    """The skeleton of settings that `with_joints` has completed."""
+    """The skeleton of settings that `skeletons.with_joints` has completed."""
     names = data.joints or []
     number = {name: i for i, name in enumerate(names)}
     swapped = list(range(len(names)))
@@ -66,5 +66,5 @@ def joints_of(data: KeypointData) -> Joints:
         skeleton=tuple((number[a], number[b]) for a, b in data.skeleton or ()),
         swapped=tuple(swapped),
         lower=tuple(number[name] for name in data.lower_body or ()),
-        sigmas=np.array([data.sigmas[name] for name in names]),
+        sigmas=np.array([data.sigmas.get(name, data.default_sigma) for name in names]),
     )

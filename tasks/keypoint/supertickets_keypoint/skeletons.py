@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from supertickets.errors import UserError
+from supertickets.errors import UserError, listed
 from supertickets_keypoint.annotations import choose_category, json_path, read_json
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.joints import COCO_JOINTS, COCO_SIGMAS
@@ -46,7 +46,7 @@ def with_joints(data: KeypointData, category: dict[str, Any] | None, *, where: s
     """`data` with names, category id, skeleton, flip pairs, lower body and OKS constants complete.
 
     What the settings leave open comes from a COCO category (1-based `skeleton` and `flip_pairs`), then from the names:
-    left and right pair up, COCO's constants go by name, `default_sigma` for the rest. Raises `UserError` naming `where`.
+    left and right pair up, COCO's constants go by name; the rest has `default_sigma`. Raises `UserError` naming `where`.
     """
     names = data.joints or list((category or {}).get("keypoints", []))
     number = (category or {}).get("id", 1) if data.category_id is None else data.category_id  # 1 is COCO's person
@@ -62,8 +62,8 @@ def with_joints(data: KeypointData, category: dict[str, Any] | None, *, where: s
     found["skeleton"] = found["skeleton"] or []
     lower = data.lower_body
     found["lower_body"] = [n for n in names if any(part in n.lower() for part in LOWER)] if lower is None else lower
-    known = COCO_SIGMAS | data.sigmas
-    found["sigmas"] = {name: known.get(name, data.default_sigma) for name in names} | data.sigmas
+    # Joints without one stay without: so a ticket tells for ever which were assumed.
+    found["sigmas"] = {name: COCO_SIGMAS[name] for name in names if name in COCO_SIGMAS} | data.sigmas
     try:
         return KeypointData.model_validate(data.model_dump() | found)
     except ValueError as error:  # pydantic's own
@@ -72,8 +72,13 @@ def with_joints(data: KeypointData, category: dict[str, Any] | None, *, where: s
 
 
 def assumed_sigmas(names: Sequence[str], data: KeypointData) -> list[str]:
-    """Joints whose OKS constant is neither COCO's nor given, before `with_joints`."""
+    """Joints whose OKS constant is neither COCO's nor given."""
     return [name for name in names if name not in COCO_SIGMAS and name not in data.sigmas]
+
+
+def assumption(assumed: Sequence[str], data: KeypointData) -> str:
+    """What was assumed of OKS constants, in words; empty where nothing was. It belongs beside every AP."""
+    return f"OKS constant {data.default_sigma:g} assumed for {listed(assumed)}" if assumed else ""
 
 
 def mirror_name(name: str) -> str:

@@ -27,7 +27,7 @@ from supertickets_keypoint.loss import heatmap_loss
 from supertickets_keypoint.prediction import Finder, draw_val, predict_images
 from supertickets_keypoint.results import results_of, write_results
 from supertickets_keypoint.scoring import ap_scores, pck_scores
-from supertickets_keypoint.skeletons import complete
+from supertickets_keypoint.skeletons import assumption, complete
 from supertickets_keypoint.sources import CocoSource, SceneSource, open_source
 
 
@@ -127,10 +127,11 @@ class KeypointTask:
             "ground-truth boxes" if data.boxes == "gt" else f"boxes of {Path(data.boxes).name}, score >= {data.min_box_score:g}"
         )
         nms = f"{'soft ' if evaluation.soft_nms else ''}OKS-NMS {evaluation.nms:g}" if evaluation.nms < 1 else "no OKS-NMS"
+        assumed = f"; {assumption(self.assumed, data)}" if self.assumed else ""
         pck = f"; PCK@{evaluation.pck:g} of the {self._pck_by()}" if data.boxes == "gt" else ""
         return (
             f"OKS AP of {data.name}/{data.val_split or 'val'}; {boxes}, {'flip test' if evaluation.flip else 'no flip test'}, "
-            f"input {data.size_px[0]}x{data.size_px[1]}, {evaluation.decode} decoding, {nms}{pck}"
+            f"input {data.size_px[0]}x{data.size_px[1]}, {evaluation.decode} decoding, {nms}{assumed}{pck}"
         )
 
     # What people look at ------------------------------------------------------------------------------------------

@@ -118,6 +118,18 @@ def test_settings_carry_the_skeleton(coco_root: Path):
     assert np.array_equal(again.joints.sigmas, task.joints.sigmas) and again.joints.skeleton == task.joints.skeleton
 
 
+def test_assumed_oks_constants_stand_beside_every_ap(coco_root: Path, tmp_path: Path):
+    task = coco_task(coco_root, data={"sigmas": {"head": 0.03}, "default_sigma": 0.05})
+    told = "OKS constant 0.05 assumed for left_hand, right_hand, left_foot, right_foot"
+    again = KeypointTask(json.loads(json.dumps(task.settings())))  # as a ticket keeps them
+    assert told in task.protocol() and again.protocol() == task.protocol()
+    assert again.joints.sigmas.tolist() == task.joints.sigmas.tolist() == [0.03, 0.05, 0.05, 0.05, 0.05]
+    truth = json.loads((coco_root / "annotations/person_keypoints_val2017.json").read_text())["annotations"]
+    poses = [{"image_id": a["image_id"], "keypoints": a["keypoints"], "score": 0.5} for a in truth]
+    assert told in evaluation.score_results(write_results(poses, tmp_path / "r.json"), task.config)["protocol"]
+    assert "assumed" not in coco_task(coco_root).protocol()
+
+
 def ticket_of(task: KeypointTask, folder: Path) -> Path:
     return Ticket.from_net(net_of(task), task, metrics={}).save(folder)
 
