@@ -117,8 +117,9 @@ class KeypointTask:
         }
 
     def settings(self) -> dict[str, Any]:
-        """All that rebuilds this task without its data, JSON-able."""
-        return self.config.model_dump(mode="json", include={"data", "heatmap", "evaluation", "head"})
+        """All that rebuilds this task without its data, JSON-able; not where poses were written while it was trained."""
+        included = {"data", "heatmap", "loss", "evaluation", "head"}
+        return self.config.model_dump(mode="json", include=included, exclude={"evaluation": {"results"}})
 
     def protocol(self) -> str:
         """How `evaluate` measures, in words."""

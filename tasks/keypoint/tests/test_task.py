@@ -130,6 +130,12 @@ def test_assumed_oks_constants_stand_beside_every_ap(coco_root: Path, tmp_path: 
     assert "assumed" not in coco_task(coco_root).protocol()
 
 
+def test_settings_carry_the_loss_but_not_where_poses_go(coco_root: Path, tmp_path: Path):
+    task = coco_task(coco_root, loss={"scale": 7.0}, evaluation={"results": tmp_path / "r.json", "nms": 0.5})
+    again = KeypointTask(json.loads(json.dumps(task.settings()))).config
+    assert again.loss.scale == 7 and again.evaluation.nms == 0.5 and again.evaluation.results is None
+
+
 def ticket_of(task: KeypointTask, folder: Path) -> Path:
     return Ticket.from_net(net_of(task), task, metrics={}).save(folder)
 
