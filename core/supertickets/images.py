@@ -5,8 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import struct
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import numpy as np
@@ -95,6 +95,48 @@ def expand_images(paths: Iterable[str | Path]) -> list[Path]:
     if not found:
         raise UserError("no image given")
     return found
+
+
+def match_names(names: Iterable[str], files: Iterable[Path], *, where: object) -> dict[str, Path]:
+    """The file, absolute, that each name means: the one whose path has the longest end in common with it, in whole parts.
+
+    The file's own name is the least. A name without a file is left out, and so is one that fits in part a file which another
+    name fits better (`cam2/1.jpg` is not `cam1/1.jpg`). Raises `UserError`, naming `where`, for what could be either of two.
+    """
+    by_end: dict[tuple[str, ...], list[Path]] = {}
+    for file in dict.fromkeys(Path(path).absolute() for path in files):
+        for end in _ends(file.parts):
+            by_end.setdefault(end, []).append(file)
+    fits: dict[Path, dict[str, tuple[int, bool]]] = {}  # parts in common, and whether the whole name is
+    for name in names:
+        parts = PurePosixPath(name).parts
+        common = next((end for end in _ends(parts) if end in by_end), None)
+        if common is None:
+            continue
+        found = by_end[common]
+        if len(found) > 1:
+            raise UserError(f"{where}: '{name}' may be {found[0]} or {found[1]}; more of the path would tell")
+        fits.setdefault(found[0], {})[name] = len(common), len(common) == len(parts)
+    matched: dict[str, Path] = {}
+    for file, candidates in fits.items():
+        longest = max(length for length, _ in candidates.values())
+        best = [name for name, (length, _) in candidates.items() if length == longest]
+        if len(best) > 1 and not all(candidates[name][1] for name in best):
+            raise UserError(f"{where}: {file} may be '{best[0]}' or '{best[1]}'; more of the path would tell")
+        matched |= {name: file for name, (length, whole) in candidates.items() if whole or length == longest}
+    return matched
+
+
+def _ends(parts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """All of a path's parts, then all but the first, down to the last alone."""
+    return (parts[start:] for start in range(len(parts)))
+
+
+def names_below(paths: Sequence[Path]) -> list[str]:
+    """The paths below the folder that they have in common, with `/`: bare names where all lie in one folder."""
+    whole = [path.absolute() for path in paths]
+    folder = os.path.commonpath([path.parent for path in whole])
+    return [path.relative_to(folder).as_posix() for path in whole]
 
 
 def unused_name(stem: str, used: set[str]) -> str:

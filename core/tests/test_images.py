@@ -4,10 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from supertickets.errors import UserError
-from supertickets.images import expand_images, image_size, read_image, save_whole, unused_name
+from supertickets.images import (
+    expand_images,
+    image_size,
+    match_names,
+    names_below,
+    packed,
+    read_image,
+    save_whole,
+    unused_name,
+)
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
 
@@ -63,3 +73,35 @@ def test_a_picture_is_whole_or_absent(tmp_path: Path, monkeypatch):
 def test_names_are_used_once():
     used: set[str] = set()
     assert [unused_name("a", used) for _ in range(3)] == ["a", "a_2", "a_3"]
+
+
+@pytest.mark.parametrize(
+    ("names", "files", "expected"),
+    [
+        (["1.jpg"], ["/a/1.jpg", "/a/11.jpg"], {"1.jpg": "/a/1.jpg"}),
+        (["cam2/1.jpg"], ["/cam1/1.jpg", "/cam2/1.jpg"], {"cam2/1.jpg": "/cam2/1.jpg"}),
+        (["cam1/1.jpg", "cam2/1.jpg", "2.jpg"], ["/cam1/1.jpg"], {"cam1/1.jpg": "/cam1/1.jpg"}),
+        (["x/cam1/1.jpg", "1.jpg"], ["/cam1/1.jpg"], {"x/cam1/1.jpg": "/cam1/1.jpg", "1.jpg": "/cam1/1.jpg"}),
+        (["1.jpg"], ["/cam1/1.jpg", "/cam2/1.jpg"], "'1.jpg' may be /cam1/1.jpg or /cam2/1.jpg"),
+        (["cam1/1.jpg", "cam2/1.jpg"], ["/x/1.jpg"], "/x/1.jpg may be 'cam1/1.jpg' or 'cam2/1.jpg'"),
+    ],
+)
+def test_a_name_means_the_file_with_the_longest_common_end(names, files, expected):
+    if isinstance(expected, dict):
+        assert match_names(names, map(Path, files), where="w") == {name: Path(file) for name, file in expected.items()}
+    else:
+        with pytest.raises(UserError, match=f"w: {expected}"):
+            match_names(names, map(Path, files), where="w")
+
+
+def test_names_below_their_common_folder_differ():
+    assert names_below([Path("/a/b/1.jpg"), Path("/a/c/1.jpg")]) == ["b/1.jpg", "c/1.jpg"]
+    assert names_below([Path("/a/b/1.jpg")]) == ["1.jpg"]
+
+
+def test_packed_tensors_are_the_same_and_share_memory():
+    images = [torch.full((3, 2, 2), i) for i in range(3)]
+    together = packed(images)
+    assert all(map(torch.equal, together, images)) and len({t.untyped_storage().data_ptr() for t in together}) == 1
+    mixed = [*images, torch.zeros(3, 1, 1)]
+    assert packed(mixed) is mixed

@@ -3,7 +3,8 @@
 python -m supertickets_keypoint.plot RESULTS.json --images DIR --out DIR [--annotations FILE.json] [--min-score 0.2]
 
 RESULTS.json has COCO's result layout. Images go by `file_name` in it, else by the annotations' list, else by the number in
-their name (000000000785.jpg is image 785). The skeleton is that of the annotations' category, without them COCO's 17 joints.
+their name (000000000785.jpg is image 785); of several files with a name, the folders in `file_name` tell which is meant. The
+skeleton is that of the annotations' category, without them COCO's 17 joints.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from supertickets.errors import UserError
 from supertickets.images import find_images, read_image, save_whole, unused_name
 from supertickets_keypoint.annotations import read_results, read_truth
 from supertickets_keypoint.config import KeypointData
+from supertickets_keypoint.files import ImageFiles
 from supertickets_keypoint.joints import COCO_JOINTS, Joints, joints_of
 from supertickets_keypoint.pictures import draw_poses
 from supertickets_keypoint.skeletons import complete, with_joints
@@ -47,10 +49,15 @@ def plot(results: Path, images: Path, out_dir: Path, annotations: Path | None = 
     joints = _skeleton(len(entries[0]["keypoints"]) // 3 if entries else 0, truth, results)
     read_results(results, joints=len(joints))
     names = {image["id"]: image["file_name"] for image in truth["images"]} if truth else {}
+    if not images.is_dir():
+        raise UserError(f"{images}: no such folder (--images)")
+    files = ImageFiles(find_images(images), entries, where=results, names=names)
     poses: dict[Path, list[Any]] = defaultdict(list)
-    files = _Files(images)
     for entry in entries:
-        path = files.of(entry, names)
+        path = files.of(entry)
+        if path is None:
+            hint = "" if files.name(entry) else "; name files with --annotations"
+            raise UserError(f"{images}: no image for image_id {entry['image_id']}{hint}")
         if entry["score"] >= min_score:
             poses[path].append(np.reshape(entry["keypoints"], (-1, 3)))
     if not poses:
@@ -69,27 +76,6 @@ def _skeleton(count: int, truth: dict[str, Any] | None, results: Path) -> Joints
     if count not in (0, len(COCO_JOINTS)):
         raise UserError(f"{results}: has {count} joints, not COCO's {len(COCO_JOINTS)}; give their skeleton with --annotations")
     return joints_of(complete(KeypointData(joints=COCO_JOINTS))[0])
-
-
-class _Files:
-    """Images of a folder by name and by number."""
-
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder (--images)")
-        self.folder = folder
-        found = find_images(folder)
-        self.by_name = {path.name: path for path in found}
-        self.by_number = {int(path.stem): path for path in found if path.stem.isdecimal()}
-        self.by_stem = {path.stem: path for path in found}
-
-    def of(self, entry: dict[str, Any], names: dict[Any, str]) -> Path:
-        name, number = entry.get("file_name", names.get(entry["image_id"])), entry["image_id"]
-        path = self.by_name.get(Path(name).name) if isinstance(name, str) else None
-        path = path or self.by_number.get(number) or self.by_stem.get(str(number))
-        if path is None:
-            raise UserError(f"{self.folder}: no image for image_id {number}{'' if name else '; name files with --annotations'}")
-        return path
 
 
 if __name__ == "__main__":

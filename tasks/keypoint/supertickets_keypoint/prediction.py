@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from supertickets.errors import UserError
-from supertickets.images import expand_images, read_image, save_whole, unused_name
+from supertickets.images import expand_images, names_below, read_image, save_whole, unused_name
 from supertickets_keypoint.annotations import read_detections
 from supertickets_keypoint.config import KeypointConfig
 from supertickets_keypoint.crop import crop, inverse, map_to_input, move
 from supertickets_keypoint.data import PersonSet
+from supertickets_keypoint.files import ImageFiles, image_id
 from supertickets_keypoint.joints import Joints
 from supertickets_keypoint.persons import Person, clip_box, counts
 from supertickets_keypoint.pictures import compose, draw_poses
@@ -58,23 +60,30 @@ def predict_images(
     is written; raises `UserError` for one that is missing or unreadable.
     """
     images = expand_images(paths)
-    boxes = _Boxes(config)
-    sizes = [read_image(path).shape[:2] for path in images]
-    chosen = [boxes.of(path, size) for path, size in zip(images, sizes, strict=True)]
-    if not any(found for _, found in chosen):
+    boxes = _Boxes(config, images)
+    chosen = [boxes.of(path, read_image(path).shape[:2]) for path in images]
+    if not any(chosen):
         raise UserError(
             f"{config.predict.boxes}: no box of category {config.data.category_id} with a score of at least "
             f"{config.data.min_box_score:g} for these images"
         )
     written, everything, used = [], [], set[str]()
-    for path, (number, persons) in zip(images, chosen, strict=True):
+    for path, (name, number), persons in zip(images, _named(images), chosen, strict=True):
         pixels = read_image(path)
         results = _poses(find, pixels, persons, number, config, joints)
         poses = [np.reshape(result["keypoints"], (-1, 3)) for result in results]
         picture = draw_poses(pixels, poses, joints, min_score=config.predict.min_joint_score)
         written.append(save_whole(picture, Path(out_dir) / f"{unused_name(path.stem, used)}_poses.png"))
-        everything += [result | {"file_name": path.name} for result in results]
+        everything += [result | {"file_name": name} for result in results]
     return [*written, write_results(everything, Path(out_dir) / "poses.json")]
+
+
+def _named(images: Sequence[Path]) -> list[tuple[str, int | str]]:
+    """Name and id of each image: the name below the folder of all; the name's number where no other has it, else the name."""
+    names = names_below(images)
+    of_number = Counter(image_id(Path(name).stem) for name in set(names))
+    numbers = [image_id(Path(name).stem) for name in names]
+    return [(name, number if of_number[number] == 1 else name) for name, number in zip(names, numbers, strict=True)]
 
 
 def _poses(
@@ -107,30 +116,29 @@ def _groups(persons: Sequence[Person]) -> Iterator[Sequence[Person]]:
 
 
 class _Boxes:
-    """Boxes of a file by image: its `file_name`, else its `image_id`, the number or text that is the image's name.
+    """The persons of each image: the boxes of a file (see `ImageFiles`), or the whole image where there is no file.
 
-    Those of another category than the person's are passed over, as in evaluation.
+    Boxes of another category than the person's are passed over, as in evaluation.
     """
 
-    def __init__(self, config: KeypointConfig) -> None:
-        self.config, self.file = config, config.predict.boxes
-        self.by_name: dict[str, list[dict[str, Any]]] = {}
-        for entry in read_detections(self.file) if self.file else ():
-            name = entry.get("file_name")
-            key = Path(name).name if isinstance(name, str) else str(entry["image_id"])
-            self.by_name.setdefault(key, []).append(entry)
+    def __init__(self, config: KeypointConfig, images: Sequence[Path]) -> None:
+        self.data, self.file = config.data, config.predict.boxes
+        self._of_image: dict[Path | None, list[dict[str, Any]]] = {}
+        if self.file is not None:
+            entries = read_detections(self.file)
+            files = ImageFiles(images, entries, where=self.file)
+            for entry in entries:
+                self._of_image.setdefault(files.of(entry), []).append(entry)
 
-    def of(self, path: Path, size: tuple[int, int]) -> tuple[Any, list[Person]]:
-        """The image's id and its persons; `size` is (H, W)."""
+    def of(self, path: Path, size: tuple[int, int]) -> list[Person]:
+        """The persons of an image of `size` (H, W)."""
         height, width = size
-        number: Any = int(path.stem) if path.stem.isdecimal() else path.stem
-        empty = np.zeros((len(self.config.data.joints or ()), 3), np.float32)
+        data, empty = self.data, np.zeros((len(self.data.joints or ()), 3), np.float32)
         if self.file is None:
-            return number, [Person(0, np.array([0, 0, width, height], np.float32), empty)]
-        entries = self.by_name.get(path.name) or self.by_name.get(str(number)) or []
-        persons, data = [], self.config.data
-        for entry in entries:
+            return [Person(0, np.array([0, 0, width, height], np.float32), empty)]
+        persons = []
+        for entry in self._of_image.get(path.absolute(), ()):
             box = clip_box(entry["bbox"], width, height)
             if box is not None and counts(entry, category=data.category_id, min_score=data.min_box_score):
                 persons.append(Person(0, box, empty, float(entry["score"])))
-        return number, persons
+        return persons

@@ -223,6 +223,33 @@ def test_plot_draws_a_results_file(coco_root: Path, tmp_path: Path, capsys):
     assert "no image for image_id 101" in capsys.readouterr().err
 
 
+def test_images_of_one_name_in_two_folders_do_not_mix(coco_root: Path, tmp_path: Path, capsys):
+    """Boxes, poses and pictures of cam1/000001.jpg stay its own, though cam2 has a 000001.jpg too."""
+    for camera, colour in (("cam1", "red"), ("cam2", "blue")):
+        (tmp_path / "in" / camera).mkdir(parents=True)
+        Image.new("RGB", (80, 60), colour).save(tmp_path / "in" / camera / "000001.png")
+    boxes, out = tmp_path / "boxes.json", tmp_path / "out"
+    ticket = ticket_of(coco_task(coco_root), tmp_path / "ticket")
+
+    def predict(entries: list[dict]) -> int:
+        boxes.write_text(json.dumps([{"image_id": 1, "bbox": [4, 4, 30, 50], "score": 0.8} | entry for entry in entries]))
+        arguments = [ticket, tmp_path / "in", "--out", out, "--predict.boxes", boxes, "--predict.min_joint_score", "0"]
+        return run(lambda a: cli.predict("keypoint", a), *arguments)
+
+    assert predict([{"file_name": "some/cam2/000001.png"}]) == 0
+    (pose,) = json.loads((out / "poses.json").read_text())
+    assert pose["file_name"] == pose["image_id"] == "cam2/000001.png"
+    annotations = coco_root / "annotations/person_keypoints_val2017.json"
+    arguments = ["--images", tmp_path / "in", "--annotations", annotations, "--min-score", "0"]
+    assert run(plot.main, out / "poses.json", *arguments, "--out", tmp_path / "plot") == 0
+    (drawn,) = (tmp_path / "plot").iterdir()
+    assert np.array_equal(np.asarray(Image.open(drawn)), np.asarray(Image.open(out / "000001_2_poses.png")))
+    for entries in ([{"file_name": "000001.png"}], [{}]):
+        capsys.readouterr()
+        assert predict(entries) == 2
+        assert "boxes.json: " in (told := capsys.readouterr().err) and "may be " in told and "cam2/000001.png" in told
+
+
 def test_examples_show_prediction_and_truth(coco_root: Path, tmp_path: Path):
     task = coco_task(coco_root)
     pictures = task.draw_examples(net_of(task), tmp_path, 3)

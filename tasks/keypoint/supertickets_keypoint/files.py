@@ -1,0 +1,54 @@
+"""Which image file an entry of COCO's result layout means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from supertickets.errors import UserError
+from supertickets.images import match_names
+
+
+class ImageFiles:
+    """Image files by what entries say: `file_name`, else the name that `names` has for its `image_id`, else the number or
+    text that is the file's name.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        entries: Iterable[Mapping[str, Any]],
+        *,
+        where: Path,
+        names: Mapping[Any, str] | None = None,
+    ) -> None:
+        """`where` is the entries' own file. Raises `UserError` for a name that may be one file or another."""
+        self.where, self.names = where, names or {}
+        given = dict.fromkeys(name for entry in entries if (name := self.name(entry)) is not None)
+        self._by_name = match_names(given, files, where=where)
+        self._by_id: dict[int | str, list[Path]] = {}
+        for file in dict.fromkeys(path.absolute() for path in files):
+            self._by_id.setdefault(image_id(file.stem), []).append(file)
+
+    def name(self, entry: Mapping[str, Any]) -> str | None:
+        """The entry's file name, as far as it has one."""
+        name = entry.get("file_name", self.names.get(entry["image_id"]))
+        return name if isinstance(name, str) else None
+
+    def of(self, entry: Mapping[str, Any]) -> Path | None:
+        """The entry's file, absolute, or None. Raises `UserError` where its number alone may be several."""
+        name = self.name(entry)
+        if name is not None:
+            return self._by_name.get(name)
+        found = self._by_id.get(image_id(str(entry["image_id"])), [])
+        if len(found) > 1:
+            raise UserError(
+                f"{self.where}: image_id {entry['image_id']} may be {found[0]} or {found[1]}; a file_name would tell"
+            )
+        return found[0] if found else None
+
+
+def image_id(name: str) -> int | str:
+    """The id that a file's name (without suffix) gives: 000000000785 is image 785; any other text is itself."""
+    return int(name) if name.isdecimal() else name
