@@ -6,11 +6,12 @@ import io
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
+from accelerate import PartialState
 from numpy.typing import NDArray
 
 from supertickets.errors import UserError, and_more
@@ -204,9 +205,14 @@ def _has_split(root: Path, split: str) -> bool:
 def _open_cifar(data: ClassificationData, split: str) -> Arrays:
     from torchvision.datasets import CIFAR10, CIFAR100
 
-    root = need_root(data.root, data.name)
+    root, cifar = need_root(data.root, data.name), {"cifar10": CIFAR10, "cifar100": CIFAR100}[data.name]
     try:
-        found = {"cifar10": CIFAR10, "cifar100": CIFAR100}[data.name](root, train=split == "train", download=data.download)
+        # One process fetches it while the others wait: together they would write the same file.
+        with PartialState().main_process_first() if data.download else nullcontext():
+            found = cifar(root, train=split == "train", download=data.download)
+    except OSError as error:
+        fetched = "cannot be fetched" if data.download else "cannot be read"
+        raise UserError(f"{root}: {data.name} {fetched} ({getattr(error, 'reason', error)})") from error
     except RuntimeError as error:
         raise UserError(
             f"{root}: holds neither a folder '{data.train_split}' of class folders nor the files of {data.name} as published, "

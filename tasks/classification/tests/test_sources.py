@@ -7,6 +7,7 @@ import pickle
 import shutil
 import tarfile
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -120,14 +121,25 @@ def test_cifar_without_its_files_says_how_to_get_them(tmp_path: Path):
         ClassificationTask({"data": {"name": "cifar10", "root": tmp_path}})
 
 
-def test_cifars_own_files(tmp_path: Path, monkeypatch):
+def test_cifar_that_cannot_be_fetched_is_one_line(tmp_path: Path, monkeypatch):
+    def offline(*args, **more):
+        raise URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    with pytest.raises(UserError, match=r"new: cifar10 cannot be fetched \(no network\)$"):
+        ClassificationTask({"data": {"name": "cifar10", "root": tmp_path / "new", "download": True}})
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_cifars_own_files(tmp_path: Path, monkeypatch, download: bool):
     class Published:  # what torchvision gives: its reading is torchvision's to test
         def __init__(self, root: Path, *, train: bool, download: bool) -> None:
             self.data, self.classes = np.full((4, 32, 32, 3), 7 if train else 8, np.uint8), ["car", "cat"]
             self.targets = [1, 0, 1, 1]
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", Published)
-    train, val = (open_source(ClassificationData(name="cifar10", root=tmp_path), split) for split in ("train", "val"))
+    data = ClassificationData(name="cifar10", root=tmp_path, download=download)
+    train, val = (open_source(data, split) for split in ("train", "val"))
     assert train.labels.tolist() == [1, 0, 1, 1] and train.folders == ["car", "cat"] and val.name(3) == "cifar10_val_00003"
     assert (train.image(0) == 7).all() and (val.image(0) == 8).all()
 
