@@ -46,7 +46,7 @@ def pack(source: Files, out: Path, *, workers: int = 1, skip: bool = False) -> d
     # Pages of 4 KiB, at least one an image; the file itself grows only as it is filled.
     map_size = sum(_size(source, i) // 4096 + 2 for i in range(len(names))) * 4096 + 2**28
     _close(out)
-    env = _library().open(str(out), map_size=map_size)
+    env = _open_to_write(out, map_size)
     try:
         about = _start(env, source, names, out)
         chunks = range(about["done"], len(names), TOGETHER)
@@ -70,6 +70,20 @@ def pack(source: Files, out: Path, *, workers: int = 1, skip: bool = False) -> d
     finally:
         env.close()
     return about
+
+
+def _open_to_write(out: Path, map_size: int) -> Any:
+    """The LMDB in `out`, made if it is not there, that has what `_start` reads. `UserError` for a damaged one."""
+    env = None
+    try:
+        env = _library().open(str(out), map_size=map_size)
+        with env.begin() as txn:
+            txn.get(ABOUT)
+    except _library().Error as error:
+        if env is not None:
+            env.close()
+        raise UserError(f"{out / 'data.mdb'}: not usable as an LMDB ({error}); delete it and pack again") from error
+    return env
 
 
 def _start(env: Any, source: Files, names: list[str], out: Path) -> dict[str, Any]:

@@ -116,6 +116,15 @@ def test_what_is_no_lmdb_is_named(tmp_path: Path, content: bytes):
         task_on("lmdb", tmp_path)
 
 
+def test_packing_over_a_damaged_file_says_what_to_do(folder_root: Path, tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/data.mdb").write_bytes(b"junk" * 4000)
+    with pytest.raises(UserError, match=r"out/data\.mdb: not usable as an LMDB \(.*\); delete it and pack again"):
+        packing.pack(open_files(folder_root, "val"), tmp_path / "out")
+    (tmp_path / "out/data.mdb").unlink()
+    assert packing.pack(open_files(folder_root, "val"), tmp_path / "out")["images"] == 6
+
+
 def test_damage_is_found_when_all_is_read_back(folder_root: Path, tmp_path: Path, monkeypatch):
     damaged = packing._record
     monkeypatch.setattr(packing, "_record", lambda *args, **more: damaged(*args, **more)[:-1] + b"?")
