@@ -105,6 +105,7 @@ def _poses(
         torch.cat(heights).double().numpy(),
         truth={"images": [{"id": number}], "categories": [{"id": config.data.category_id}]},
         sigmas=joints.sigmas,
+        size_px=config.data.size_px,
         padding=config.data.padding,
         evaluation=config.evaluation,
     )

@@ -18,6 +18,7 @@ from supertickets.errors import UserError
 from supertickets.training.run import write_text
 from supertickets_keypoint.annotations import Truth
 from supertickets_keypoint.config import KeypointEvaluation
+from supertickets_keypoint.crop import Size, zoom_of
 from supertickets_keypoint.oks import oks_nms, soft_oks_nms
 from supertickets_keypoint.persons import Person
 
@@ -37,20 +38,22 @@ def results_of(
     *,
     truth: Truth,
     sigmas: Floats,
+    size_px: Size,
     padding: float,
     evaluation: KeypointEvaluation,
 ) -> list[dict[str, Any]]:
     """Results of all persons: `places` (N, J, 2) in image pixels, `heights` (N, J) of the peaks.
 
-    Poses that repeat a better one go (or lose score, `soft_nms`). The area of a pose is that of its padded box. Raises
-    `UserError` where the network gave numbers that are not finite.
+    Poses that repeat a better one go (or lose score, `soft_nms`). The area of a pose is that of its crop: its box padded and
+    brought to the aspect of the input `size_px` (H, W), as HRNet's evaluation has it. Raises `UserError` where the network
+    gave numbers that are not finite.
     """
     if not (np.isfinite(places).all() and np.isfinite(heights).all()):
         person = int(np.flatnonzero(~(np.isfinite(places).all((1, 2)) & np.isfinite(heights).all(1)))[0])
         image = truth["images"][persons[person].image]["id"]
         raise UserError(f"the network gives numbers that are not finite for a person in image {image}: its weights are broken")
     scores = pose_scores(np.array([p.score for p in persons]), heights, evaluation.joint_score)
-    areas = np.array([float(p.box[2]) * float(p.box[3]) for p in persons]) * padding**2
+    areas = np.array([zoom_of(p.box, size_px, padding) ** 2 * size_px[0] * size_px[1] for p in persons])
     of_image: dict[int, list[int]] = defaultdict(list)
     for i, person in enumerate(persons):
         of_image[person.image].append(i)

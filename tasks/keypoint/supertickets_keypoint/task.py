@@ -185,6 +185,7 @@ class KeypointTask:
             heights,
             truth=truth,
             sigmas=self.joints.sigmas,
+            size_px=data.size_px,
             padding=data.padding,
             evaluation=evaluation,
         )

@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from supertickets.errors import UserError
 from supertickets_keypoint import KeypointTask
+from supertickets_keypoint import results as results_module
 from supertickets_keypoint.annotations import read_detections, read_truth
 from supertickets_keypoint.config import KeypointData, KeypointEvaluation
 from supertickets_keypoint.joints import joints_of
@@ -92,7 +93,9 @@ def exact(truth: dict, persons: list[Person], noise_px: float = 0.0, **evaluatio
     places += rng.normal(0, 1, places.shape) * noise_px
     heights = rng.uniform(0.3, 1, places.shape[:2]) if noise_px else np.ones(places.shape[:2])
     settings = KeypointEvaluation(**evaluation)
-    return results_of(persons, places, heights, truth=truth, sigmas=COCO17.sigmas, padding=1.25, evaluation=settings)
+    return results_of(
+        persons, places, heights, truth=truth, sigmas=COCO17.sigmas, size_px=(64, 48), padding=1.25, evaluation=settings
+    )
 
 
 def test_ground_truth_scores_one(pack):
@@ -129,10 +132,21 @@ def test_detections_give_poses_of_118_boxes(pack):
         gap = [np.abs(p.box - box.box).sum() for p in near]
         places.append(near[int(np.argmin(gap))].joints[:, :2])
     heights, evaluation = np.ones((118, 17)), KeypointEvaluation(nms=0.9)
-    arguments = {"truth": truth, "sigmas": COCO17.sigmas, "padding": 1.25, "evaluation": evaluation}
+    arguments = {"truth": truth, "sigmas": COCO17.sigmas, "size_px": (64, 48), "padding": 1.25, "evaluation": evaluation}
     results = results_of(found, np.stack(places).astype(float), heights, **arguments)
     assert len(results) == len({tuple(r["keypoints"]) for r in results}) <= len(persons)
     assert ap_scores(truth, results, COCO17.sigmas)["ap"] > 0.85
+
+
+def test_nms_takes_the_area_of_the_crop(monkeypatch):
+    """As HRNet's evaluation: a narrow box is widened to the input's aspect before its area counts."""
+    seen = []
+    monkeypatch.setattr(results_module, "oks_nms", lambda poses, scores, areas, *rest: seen.append(areas) or np.array([0]))
+    boxes = [Person(0, np.array([0, 0, w, h], np.float32), np.zeros((17, 3), np.float32)) for w, h in ((10, 64), (96, 64))]
+    truth, places = {"images": [{"id": 1}], "categories": [{"id": 1}]}, np.zeros((2, 17, 2))
+    settings = {"sigmas": COCO17.sigmas, "size_px": (256, 192), "padding": 1.25, "evaluation": KeypointEvaluation()}
+    results_of(boxes, places, np.ones((2, 17)), truth=truth, **settings)
+    assert seen[0].tolist() == pytest.approx([80 * 60, 120 * 160])
 
 
 def test_annotation_number_zero_counts():
