@@ -34,6 +34,7 @@ class SplitAudit:
     persons: int  # used
     left_out: int  # crowds, persons without a known joint, boxes without area
     known: np.ndarray[Any, Any]  # (joints,) how often each joint is known
+    boxes_outside: list[int]  # numbers of detections left out
     found: Counter[str] = field(default_factory=Counter)  # kind of doubt -> how many
     first: dict[str, Any] = field(default_factory=dict)  # kind of doubt -> first annotation's id
 
@@ -46,7 +47,7 @@ class SplitAudit:
 def audit_split(source: CocoSource, split: str, joints: Joints) -> SplitAudit:
     """Look at all annotations of a split, and at the images of those used. Raises `UserError` at the first wrong one."""
     images = {image["id"]: image for image in source.truth["images"]}
-    result = SplitAudit(split, len(images), len(source.persons), 0, np.zeros(len(joints), int))
+    result = SplitAudit(split, len(images), len(source.persons), 0, np.zeros(len(joints), int), source.boxes_outside)
     total = outside = 0
     for annotation in source.truth["annotations"]:
         if annotation["iscrowd"] or not annotation["num_keypoints"]:
@@ -97,6 +98,10 @@ def doubts(audits: list[SplitAudit], data: KeypointData, joints: Joints, assumed
     for audit in audits:
         for kind, count in audit.found.items():
             lines.append(f"{audit.split}: {count} {kind}, first in annotation {audit.first[kind]}")
+        if outside := audit.boxes_outside:
+            lines.append(
+                f"{audit.split}: {len(outside)} detections lie outside their image (left out), first detection {outside[0]}"
+            )
         absent = [name for name, count in zip(joints.names, audit.known, strict=True) if not count]
         if absent:
             lines.append(f"{audit.split}: never known: {', '.join(absent)}")

@@ -52,13 +52,14 @@ def persons_in(truth: Mapping[str, Any], *, joints: int) -> list[Person]:
 
 def persons_detected(
     detections: list[dict[str, Any]], truth: Mapping[str, Any], *, joints: int, min_score: float, where: str
-) -> list[Person]:
-    """Detections (COCO result layout) of the truth's category as persons with no joint known.
+) -> tuple[list[Person], list[int]]:
+    """Detections (COCO result layout) of the truth's category as persons with no joint known, and the numbers of those that
+    are left out as they lie outside their image.
 
     Raises `UserError` naming the entry for images that the truth does not know.
     """
     number = {image["id"]: i for i, image in enumerate(truth["images"])}
-    category, persons = truth["categories"][0]["id"], []
+    category, persons, outside = truth["categories"][0]["id"], [], []
     for i, found in enumerate(detections):
         if found["image_id"] not in number:
             raise UserError(
@@ -69,11 +70,14 @@ def persons_detected(
             continue
         image = truth["images"][number[found["image_id"]]]
         box = clip_box(found["bbox"], image["width"], image["height"])
-        if box is not None:
+        if box is None:
+            outside.append(i)
+        else:
             persons.append(Person(number[found["image_id"]], box, np.zeros((joints, 3), np.float32), float(found["score"])))
     if not persons:
-        raise UserError(f"{where}: no detection of category {category} with a score of at least {min_score:g}")
-    return persons
+        rest = f" lies within its image ({len(outside)} lie outside)" if outside else ""
+        raise UserError(f"{where}: no detection of category {category} with a score of at least {min_score:g}{rest}")
+    return persons, outside
 
 
 def counts(found: Mapping[str, Any], *, category: Any, min_score: float) -> bool:

@@ -39,8 +39,9 @@ class CocoSource:
                 f"{self.path}: its joints ({', '.join(names)}) are not those that the network is made for "
                 f"({', '.join(data.joints or ())})"
             )
+        self.boxes_outside: list[int] = []  # numbers of detections that lie outside their image
         if split == "val" and data.boxes != "gt":
-            self.persons = persons_detected(
+            self.persons, self.boxes_outside = persons_detected(
                 read_detections(Path(data.boxes)),
                 self.truth,
                 joints=len(names),

@@ -211,6 +211,15 @@ def test_detections_are_the_boxes_and_the_protocol_says_so(coco_root: Path):
     assert "ground-truth boxes" in open_task(coco_root).protocol()
 
 
+def test_detections_outside_their_image_are_counted(coco_root: Path, capsys):
+    task = open_task(coco_root, boxes=detections(coco_root, bbox=[500, 4, 30, 50]))
+    assert len(task._sets["val"]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "val: 1 detections lie outside their image (left out), first detection 0" in shown
+    with pytest.raises(UserError, match=r"score of at least 0\.5 lies within its image \(1 lie outside\)"):
+        open_task(coco_root, boxes=detections(coco_root, bbox=[500, 4, 30, 50]), min_box_score=0.5)
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
