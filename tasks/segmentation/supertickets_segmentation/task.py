@@ -19,7 +19,7 @@ from supertickets.supernet.arch import Arch
 from supertickets.supernet.heads import DenseHead
 from supertickets.supernet.network import device_of
 from supertickets_segmentation.audit import audit
-from supertickets_segmentation.classes import ADE20K_CLASSES, CITYSCAPES, with_classes
+from supertickets_segmentation.classes import ADE20K_CLASSES, CITYSCAPES, ade20k_classes, with_classes
 from supertickets_segmentation.config import SegmentationConfig
 from supertickets_segmentation.data import FileSource, SegmentationSet, cached, open_source
 from supertickets_segmentation.inference import enlarge, predict_logits
@@ -112,15 +112,18 @@ class SegmentationTask:
 
     @classmethod
     def settings_for(cls, *, outputs: int, head_channels: int) -> dict[str, Any]:
-        """Settings of a network known by its tensors alone: 19 outputs are Cityscapes, 150 ADE20K, else classes are
-        numbered.
+        """Settings of a network known by its tensors alone: 19 outputs are Cityscapes, 150 ADE20K (with the protocol of
+        configs/ade20k.yaml), else classes are numbered.
         """
-        known = {len(CITYSCAPES): ("cityscapes", [512, 1024]), ADE20K_CLASSES: ("ade20k", [512, 512])}
-        name, size_px = known.get(outputs, ("pairs", [512, 512]))
-        classes = list(CITYSCAPES) if name == "cityscapes" else [f"class_{i}" for i in range(outputs)]
-        palette = list(CITYSCAPES.values()) if name == "cityscapes" else None
-        data = {"name": name, "classes": classes, "palette": palette, "size_px": size_px}
-        return {"data": data, "head": {"channels": head_channels}}
+        head = {"head": {"channels": head_channels}}
+        if outputs == len(CITYSCAPES):
+            classes, palette = list(CITYSCAPES), list(CITYSCAPES.values())
+            return {"data": {"name": "cityscapes", "classes": classes, "palette": palette, "size_px": [512, 1024]}, **head}
+        if outputs == ADE20K_CLASSES:
+            data = {"name": "ade20k", "classes": ade20k_classes(None), "size_px": [512, 512]}
+            fit = {"resize": [512, 2048], "resize_mode": "fit"}  # short side 512, long side at most 2048
+            return {"data": data | fit, "evaluation": {"original_size": True}, **head}
+        return {"data": {"name": "pairs", "classes": [f"class_{i}" for i in range(outputs)], "size_px": [512, 512]}, **head}
 
     def settings(self) -> dict[str, Any]:
         """All that rebuilds this task without its data, JSON-able."""

@@ -79,3 +79,13 @@ def test_recipes_are_the_papers(monkeypatch, name, epochs, batch):
     assert (search.rho, search.warmup, search.threshold, search.min_macs) == (1.4e-4, 25, 1e-3, 1e6)
     assert (config.prune.criterion, config.prune.schedule, config.prune.step) == ("magnitude", "progressive", 0.1)
     assert config.arch.build().bn_momentum == 0.01
+
+
+@pytest.mark.parametrize(("name", "outputs"), [("cityscapes", 19), ("ade20k", 150)])
+def test_imported_networks_are_scored_as_the_recipe_says(monkeypatch, name, outputs):
+    monkeypatch.setenv(name.upper(), "data")
+    recipe = SegmentationTask(load_config(SegmentationConfig, CONFIGS / f"{name}.yaml"))
+    known = SegmentationTask(SegmentationTask.settings_for(outputs=outputs, head_channels=90))
+    assert known.protocol() == recipe.protocol() and known.config.evaluation == recipe.config.evaluation
+    assert (known.labels, known.input_shape) == (recipe.labels, recipe.input_shape)
+    assert known.config.data.resize_mode == recipe.config.data.resize_mode
