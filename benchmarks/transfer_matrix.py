@@ -45,9 +45,10 @@ def move(source: Path, target: str, control: str, seed: int, folder: Path, overr
     cls = task_class(target)
     config = load_config(transfer_schema(cls), None, [*overrides, "--run.seed", str(seed)])
     config = config.model_copy(update={"transfer": config.transfer.model_copy(update=CONTROLS[control])})
-    ticket = stage(cls(config), transfer_config(source, config), folder)
+    task = cls(config)
+    ticket = stage(task, transfer_config(source, config), folder)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    score = {"score": round(ticket.metrics[cls.metric], 4), "metric": cls.metric, "epochs": len(records)}
+    score = {"score": round(ticket.metrics[task.metric], 4), "metric": task.metric, "epochs": len(records)}
     return score | {"seconds": round(sum(record["seconds"] for record in records))}
 
 
