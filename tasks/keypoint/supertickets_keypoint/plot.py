@@ -9,7 +9,6 @@ skeleton is that of the annotations' category, without them COCO's 17 joints.
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from supertickets.cli import friendly
+from supertickets.cli import Parser, friendly
 from supertickets.errors import UserError
 from supertickets.images import find_images, read_image, save_whole, unused_name
 from supertickets_keypoint.annotations import read_results, read_truth
@@ -31,7 +30,7 @@ from supertickets_keypoint.skeletons import complete, with_joints
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m supertickets_keypoint.plot", description="Draw poses of a results file.")
+    parser = Parser("python -m supertickets_keypoint.plot", description="Draw poses of a results file.")
     parser.add_argument("results", type=Path, help="poses in COCO's result layout")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")

@@ -8,23 +8,22 @@ polygons are looked at first: those that cannot be drawn are left out, doubtful 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from rich.console import Console
 from rich.progress import track
 
+from supertickets.cli import Parser, friendly
 from supertickets.errors import UserError
 from supertickets.images import save_whole
+from supertickets.training.progress import console
 
 POLYGONS, TRAIN_IDS = "_gtFine_polygons.json", "_gtFine_labelTrainIds.png"
 LEFT_OUT = ("fewer than 3 points", "a point that is not a number")  # what cannot be drawn
@@ -136,7 +135,7 @@ def _try_convert(source: Path, *, overwrite: bool) -> Conversion | None:
         return Conversion(source, error=f"{source}: cannot be converted ({type(error).__name__}: {error})")
 
 
-def convert_all(root: Path, *, workers: int, overwrite: bool, console: Console) -> list[Conversion]:
+def convert_all(root: Path, *, workers: int, overwrite: bool) -> list[Conversion]:
     """Convert all polygon files below `root` with a progress bar; report; `UserError` if one could not be converted."""
     sources, results = find_polygons(root), []
     work = partial(_try_convert, overwrite=overwrite)
@@ -151,14 +150,14 @@ def convert_all(root: Path, *, workers: int, overwrite: bool, console: Console) 
     console.print(
         f"{len(made) - len(failed)} label maps written, {len(sources) - len(made)} were there already", highlight=False
     )
-    _report(made, console)
+    _report(made)
     if failed:
         more = f" ({len(failed)} of {len(sources)} files could not be converted)" if len(failed) > 1 else ""
         raise UserError(f"{failed[0].error}{more}")
     return made
 
 
-def _report(made: list[Conversion], console: Console) -> None:
+def _report(made: list[Conversion]) -> None:
     """A line for each kind of doubtful polygon, with the first files that have it."""
     for kind in sorted({kind for result in made for kind in result.problems}):
         having = [result for result in made if result.problems[kind]]
@@ -168,27 +167,18 @@ def _report(made: list[Conversion], console: Console) -> None:
         console.print(f"note: polygons, {kind}: {count} in {len(having)} files, {fate} ({files})", highlight=False)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see --help)")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code: 0, or 2 for an error of the user's, printed as one line."""
-    parser = _Parser(prog="python -m supertickets_segmentation.cityscapes", description="Make Cityscapes label maps.")
+@friendly
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m supertickets_segmentation.cityscapes DIR`"""
+    parser = Parser("python -m supertickets_segmentation.cityscapes", description="Make Cityscapes label maps.")
     parser.add_argument("dir", type=Path, help="Cityscapes folder, which holds gtFine")
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--overwrite", action="store_true", help="also make label maps that exist")
-    try:
-        options = parser.parse_args(argv)
-        if options.workers < 1:
-            raise UserError(f"--workers must be at least 1, not {options.workers}")
-        convert_all(options.dir, workers=options.workers, overwrite=options.overwrite, console=Console(soft_wrap=True))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    options = parser.parse_args(argv)
+    if options.workers < 1:
+        raise UserError(f"--workers must be at least 1, not {options.workers}")
+    convert_all(options.dir, workers=options.workers, overwrite=options.overwrite)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
