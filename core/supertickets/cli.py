@@ -111,8 +111,12 @@ def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("ticket", type=Path, help="ticket folder")
     parser.add_argument("images", nargs="+", type=Path, help="image files")
     parser.add_argument("--out", type=Path, help="folder for the pictures and data")
-    options, overrides = split_overrides(parser, argv)
     cls = task_class(task_name)
+    short = getattr(cls, "predict_options", {})
+    for name, text in short.items():
+        parser.add_argument(f"--{name}", metavar="VALUE", help=f"{text}; short for --predict.{name}")
+    options, overrides = split_overrides(parser, argv)
+    overrides += [f"--predict.{name}={value}" for name in short if (value := getattr(options, name)) is not None]
     if options.out is None and not getattr(cls, "predicts_in_words", False):
         parser.error("--out: name the folder for the pictures")
     ticket = _load_ticket(options.ticket, task_name)

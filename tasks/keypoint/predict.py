@@ -1,8 +1,6 @@
 """Poses of images with a ticket: python predict.py TICKET IMAGE... --out DIR [--boxes FILE.json]; no boxes = whole images."""
 
-import sys
-
 from supertickets import cli
 
 if __name__ == "__main__":
-    cli.predict("keypoint", [word.replace("--boxes", "--predict.boxes", 1) for word in sys.argv[1:]])
+    cli.predict("keypoint")

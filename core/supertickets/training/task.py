@@ -70,7 +70,8 @@ class Task(Protocol):
     def predict(self, model: nn.Module, paths: list[Path], out_dir: Path) -> list[Path]:
         """Predictions for image files as pictures and data; returns what was written.
 
-        A task with `predicts_in_words = True` prints them; its `out_dir` is None where nothing is to be written.
+        A task with `predicts_in_words = True` prints them; its `out_dir` is None where nothing is to be written. Its
+        `predict_options` are keys of its config's section `predict`, each with a line of help, that the script knows by name.
         """
         ...
 

@@ -40,6 +40,7 @@ class KeypointTask:
 
     name = "keypoint"
     Config = KeypointConfig
+    predict_options = {"boxes": "JSON file of persons' boxes in COCO's result layout (default: the whole image is the box)"}
 
     def __init__(self, config: KeypointConfig | Mapping[str, Any] | None = None) -> None:
         given = config if isinstance(config, KeypointConfig) else KeypointConfig.model_validate(config or {})

@@ -160,7 +160,7 @@ def test_scripts(coco_root: Path, tmp_path: Path, capsys):
     assert pose["image_id"] == 100 and pose["file_name"] == image.name and len(pose["keypoints"]) == 15
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps([{"image_id": 100, "bbox": b, "score": 0.8} for b in ([4, 4, 30, 50], [45, 5, 30, 50])]))
-    arguments = (ticket, image, "--out", tmp_path / "boxed", "--predict.boxes", boxes, "--evaluation.nms", "1")
+    arguments = (ticket, image, "--out", tmp_path / "boxed", "--boxes", boxes, "--evaluation.nms", "1")
     assert run(lambda a: cli.predict("keypoint", a), *arguments) == 0
     assert len(json.loads((tmp_path / "boxed/poses.json").read_text())) == 2
     assert Image.open(tmp_path / "boxed/000000000100_poses.png").size == (320, 240)
@@ -168,6 +168,12 @@ def test_scripts(coco_root: Path, tmp_path: Path, capsys):
     capsys.readouterr()
     assert run(lambda a: cli.predict("keypoint", a), *arguments) == 2
     assert "boxes.json: no box of category 7 with a score of at least 0 for these images" in capsys.readouterr().err
+
+
+def test_help_knows_the_boxes(capsys):
+    assert run(lambda a: cli.predict("keypoint", a), "--help") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--boxes VALUE" in told and "short for --predict.boxes" in told and "[--predict.boxes" not in told
 
 
 def test_boxes_of_other_categories_are_no_persons(coco_root: Path, tmp_path: Path):
@@ -216,6 +222,8 @@ def test_plot_draws_a_results_file(coco_root: Path, tmp_path: Path, capsys):
     drawn = np.asarray(Image.open(tmp_path / "out/000000000100_poses.png").convert("RGB")).reshape(-1, 3)
     assert {(255, 140, 0), (0, 150, 255)} <= {tuple(p) for p in drawn.tolist()}
     capsys.readouterr()
+    assert run(plot.main, file) == 2
+    assert (told := capsys.readouterr().err).startswith("error: the following arguments") and told.count("\n") == 1
     assert run(plot.main, *arguments) == 2
     assert "has 5 joints, not COCO's 17; give their skeleton with --annotations" in capsys.readouterr().err
     (images / "000000000101.jpg").unlink()
