@@ -74,6 +74,7 @@ class ClassificationEvaluation(Section):
 
     flip: bool = False  # average with the mirrored image
     top_k: PositiveInt = 5  # the wider score, and classes named for each image
+    confusion: Path | None = None  # draw the confusion matrix of each evaluation here (PNG)
 
 
 class ClassificationLoss(Section):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 TILE_PX, TEXT_PX, GAP_PX, COLUMNS = 160, 14, 8, 8
 PAPER, INK, RIGHT, WRONG = (255, 255, 255), (25, 25, 25), (20, 120, 40), (190, 30, 30)
 NUMBERED, NAMED = 16, 60  # classes up to which a confusion matrix bears numbers, and names
+CHARS_AN_INCH = 13  # of its title
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def _cut(text: str, font: Any) -> str:
 
 def draw_confusion(confusion: Tensor, names: Sequence[str], path: Path, title: str) -> Path:
     """Write the confusion matrix (classes, classes), rows = truth, as shares of each row; beside many classes, what is
-    confused most often.
+    confused most often. The title is broken into lines of the picture's width.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -85,7 +87,8 @@ def draw_confusion(confusion: Tensor, names: Sequence[str], path: Path, title: s
     axis = figure.subplots()
     drawn = axis.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
     figure.colorbar(drawn, ax=axis, shrink=0.7, label="share of the true class")
-    axis.set(title=title, xlabel="predicted", ylabel="true")
+    axis.set(xlabel="predicted", ylabel="true")
+    figure.suptitle("\n".join(wrap(title, round(CHARS_AN_INCH * figure.get_figwidth()))), fontsize=9)
     if classes <= NAMED:
         axis.set_xticks(range(classes), names, rotation=90)
         axis.set_yticks(range(classes), names)

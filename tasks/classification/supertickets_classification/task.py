@@ -25,7 +25,7 @@ from supertickets_classification.audit import audit
 from supertickets_classification.classes import check_folders, imagenet_names, with_classes
 from supertickets_classification.config import ClassificationConfig
 from supertickets_classification.data import ImageSet
-from supertickets_classification.metrics import ScoreKeeper
+from supertickets_classification.metrics import ScoreKeeper, Scores
 from supertickets_classification.pictures import Tile, draw_confusion, draw_sheet, shrunk
 from supertickets_classification.sources import open_source
 from supertickets_classification.transforms import UNREADABLE, Collate, EvalTransform, TrainCollate, TrainTransform
@@ -115,7 +115,9 @@ class ClassificationTask:
         model.train(was_training)
         if not keeper.images:
             raise UserError("no image of the validation set can be read: there is nothing to score")
-        scores = keeper.scores()
+        scores, picture = keeper.scores(), self.config.evaluation.confusion
+        if picture is not None and (accelerator is None or accelerator.is_main_process):
+            self._draw_confusion(scores, picture, images=f"{keeper.images} images")
         found = {
             "top1": scores.top1,
             f"top{self._k}": scores.topk,
@@ -136,8 +138,9 @@ class ClassificationTask:
         return {"data": data, "head": {"channels": head_channels}}
 
     def settings(self) -> dict[str, Any]:
-        """All that rebuilds this task without its data, JSON-able."""
-        return self.config.model_dump(mode="json", include={"data", "evaluation", "loss", "head"})
+        """All that rebuilds this task without its data, JSON-able; not where a picture went while it was trained."""
+        included = {"data", "evaluation", "loss", "head"}
+        return self.config.model_dump(mode="json", include=included, exclude={"evaluation": {"confusion"}})
 
     def protocol(self) -> str:
         """How `evaluate` measures, in words."""
@@ -181,8 +184,8 @@ class ClassificationTask:
             rows = [int(seen[i]) for i in _spread(len(seen), ON_A_SHEET)]
             written.append(save_whole(draw_sheet([tile(row) for row in rows]), out_dir / "examples.png"))
         if limit > 1:
-            title = f"{self.config.data.val_split}: {len(seen)} images, top-1 {scores.top1:.3f}"
-            written.append(draw_confusion(scores.confusion, self.labels, out_dir / "confusion.png", title))
+            path = out_dir / "confusion.png"
+            written.append(self._draw_confusion(scores, path, images=f"{len(seen)} of {len(val)} images"))
         if limit > 2 and surest:
             title = f"the surest of {len(wrong)} mistakes in {len(seen)} images"
             written.append(save_whole(draw_sheet([tile(row) for row in surest], title), out_dir / "mistakes.png"))
@@ -241,6 +244,9 @@ class ClassificationTask:
         if part:
             console.print(f"predictions.png shows {part}", highlight=False)
         return [out_dir / "predictions.json", sheet]
+
+    def _draw_confusion(self, scores: Scores, path: Path, *, images: str) -> Path:
+        return draw_confusion(scores.confusion, self.labels, path, f"{self.protocol()}; {images}: {scores.top1:.3f}")
 
     # Within -------------------------------------------------------------------------------------------------------
 

@@ -124,6 +124,17 @@ def test_pictures_of_the_end_of_a_run(tmp_path: Path):
     assert task.draw_examples(net, tmp_path / "none", 0) == [] and not (tmp_path / "none").exists()
 
 
+def test_confusion_matrices_say_how_they_were_measured(tmp_path: Path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(task_module, "draw_confusion", lambda counts, names, path, title: titles.append(title) or path)
+    task = scenes_task(evaluation={"confusion": tmp_path / "c.png"})
+    net = network_of(task)
+    top1 = task.evaluate(net, task.build_loaders(2)[1])["top1"]
+    task.draw_examples(net, tmp_path, 2)
+    assert titles == [f"{task.protocol()}; {count} images: {top1:.3f}" for count in ("5", "5 of 5")]
+    assert "confusion" not in task.settings()["evaluation"]
+
+
 def write_images(folder: Path) -> list[Path]:
     paths = [folder / "a.jpg", folder / "b.png"]
     folder.mkdir()
