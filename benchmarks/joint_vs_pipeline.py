@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from supertickets.pruning.criteria import CRITERIA
 from supertickets.stages import search_then_prune, stage
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.dialect import load_config
+from supertickets.training.run import read_records
 from supertickets.training.task import task_class
 
 FIELDS = ("method", "criterion", "sparsity", "score", "metric", "macs", "sparse_macs", "params", "epochs", "minutes", "seed")
@@ -46,7 +46,7 @@ def drawings(options: argparse.Namespace, config: Any) -> Iterator[tuple[str, st
 def row_of(ticket: Ticket, folders: Sequence[Path], task: Any, **known: Any) -> dict[str, Any]:
     """A CSV row: what was measured last, and what all epochs together took."""
     logs = [log for folder in folders for log in sorted(folder.rglob("metrics.jsonl"))]
-    records = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    records = [record for log in logs for record in read_records(log)]
     return known | {
         "score": round(ticket.metrics[task.metric], 4),
         "metric": task.metric,
@@ -83,6 +83,7 @@ def draw_bars(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
+    """Draw every row that is not there yet, write the CSV and the picture."""
     parser = Parser("joint_vs_pipeline.py", description="Joint drawing against search -> prune -> retrain.")
     parser.add_argument("task", help="classification, ...")
     parser.add_argument("config", nargs="?", type=Path, help="YAML recipe; none = the embedded data set")

@@ -10,7 +10,6 @@ and the given settings; seeds are the target run's. Finished runs below --runs a
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 from supertickets.cli import Parser, friendly, split_overrides
 from supertickets.stages import stage
 from supertickets.training.dialect import load_config
+from supertickets.training.run import read_records
 from supertickets.training.task import task_class
 from supertickets_transfer.transfer import transfer_config, transfer_schema
 
@@ -47,7 +47,7 @@ def move(source: Path, target: str, control: str, seed: int, folder: Path, overr
     config = config.model_copy(update={"transfer": config.transfer.model_copy(update=CONTROLS[control])})
     task = cls(config)
     ticket = stage(task, transfer_config(source, config), folder)
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    records = read_records(folder / "metrics.jsonl")
     score = {"score": round(ticket.metrics[task.metric], 4), "metric": task.metric, "epochs": len(records)}
     return score | {"seconds": round(sum(record["seconds"] for record in records))}
 
@@ -100,6 +100,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
 
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
+    """Draw or take the sources, train every cell, write the CSV and the heat map."""
     parser = Parser("transfer_matrix.py", description="Transfers between all tasks, against their controls.")
     parser.add_argument("--tasks", nargs="+", default=["classification", "keypoint", "segmentation"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

@@ -83,12 +83,17 @@ class Run:
 
     def records(self) -> list[dict[str, Any]]:
         """All epochs' records so far."""
-        return [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines()]
+        return read_records(self.metrics_file)
 
     def say(self, message: str) -> None:
         """Print on the main process."""
         if self.main:
             console.print(message, highlight=False)
+
+
+def read_records(metrics_file: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`, one an epoch."""
+    return [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
 
 
 def _epoch_of(line: str, broken: int) -> int:

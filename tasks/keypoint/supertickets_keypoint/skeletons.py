@@ -77,8 +77,8 @@ def assumed_sigmas(names: Sequence[str], data: KeypointData) -> list[str]:
 
 
 def assumption(assumed: Sequence[str], data: KeypointData) -> str:
-    """What was assumed of OKS constants, in words; empty where nothing was. It belongs beside every AP."""
-    return f"OKS constant {data.default_sigma:g} assumed for {listed(assumed)}" if assumed else ""
+    """What was assumed of OKS constants (for at least one joint), in words. It belongs beside every AP."""
+    return f"OKS constant {data.default_sigma:g} assumed for {listed(assumed)}"
 
 
 def mirror_name(name: str) -> str:
