@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 from supertickets.errors import UserError
@@ -67,6 +68,9 @@ def predict_images(
             f"{config.predict.boxes}: no box of category {config.data.category_id} with a score of at least "
             f"{config.data.min_box_score:g} for these images"
         )
+    if boxes.outside:
+        told = "1 box lies outside its image" if boxes.outside == 1 else f"{boxes.outside} boxes lie outside their image"
+        Console().print(f"[yellow]note[/yellow] {config.predict.boxes}: {told} (left out)", highlight=False)
     written, everything, used = [], [], set[str]()
     for path, (name, number), persons in zip(images, _named(images), chosen, strict=True):
         pixels = read_image(path)
@@ -119,11 +123,12 @@ def _groups(persons: Sequence[Person]) -> Iterator[Sequence[Person]]:
 class _Boxes:
     """The persons of each image: the boxes of a file (see `ImageFiles`), or the whole image where there is no file.
 
-    Boxes of another category than the person's are passed over, as in evaluation.
+    Boxes of another category than the person's are passed over, as in evaluation, and those outside their image, which
+    `outside` counts.
     """
 
     def __init__(self, config: KeypointConfig, images: Sequence[Path]) -> None:
-        self.data, self.file = config.data, config.predict.boxes
+        self.data, self.file, self.outside = config.data, config.predict.boxes, 0
         self._of_image: dict[Path | None, list[dict[str, Any]]] = {}
         if self.file is not None:
             entries = read_detections(self.file)
@@ -139,7 +144,11 @@ class _Boxes:
             return [Person(0, np.array([0, 0, width, height], np.float32), empty)]
         persons = []
         for entry in self._of_image.get(path.absolute(), ()):
+            if not counts(entry, category=data.category_id, min_score=data.min_box_score):
+                continue
             box = clip_box(entry["bbox"], width, height)
-            if box is not None and counts(entry, category=data.category_id, min_score=data.min_box_score):
+            if box is None:
+                self.outside += 1
+            else:
                 persons.append(Person(0, box, empty, float(entry["score"])))
         return persons

@@ -221,6 +221,8 @@ class KeypointTask:
     def _can_score(self, source: CocoSource | SceneSource) -> None:
         if self.metric == "ap" and not all("area" in annotation for annotation in source.truth["annotations"]):
             raise UserError("the validation annotations have no areas, which OKS AP needs: set evaluation.metric to pck")
+        if self.metric == "ap" and not any(a["num_keypoints"] and not a["iscrowd"] for a in source.truth["annotations"]):
+            raise UserError("no validation annotation has a known joint, so that OKS AP is of nothing: check data.root")
         if self.metric == "pck" and self.config.data.boxes != "gt":
             raise UserError("evaluation.metric: pck needs ground-truth boxes (data.boxes: gt)")
         if self.metric == "pck":

@@ -189,6 +189,27 @@ def test_boxes_of_other_categories_are_no_persons(coco_root: Path, tmp_path: Pat
     assert len(poses) == 2 and {pose["category_id"] for pose in poses} == {7}
 
 
+def test_boxes_outside_their_image_are_told(coco_root: Path, tmp_path: Path, capsys):
+    task, image = coco_task(coco_root), coco_root / "images/val2017/000000000100.jpg"
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps([{"image_id": 100, "bbox": b, "score": 0.8} for b in ([4, 4, 30, 50], [900, 900, 30, 50])]))
+    task = KeypointTask(task.settings() | {"predict": {"boxes": boxes}})
+    task.predict(net_of(task), [image], tmp_path / "out")
+    assert "1 box lies outside its image (left out)" in " ".join(capsys.readouterr().out.split())
+    assert len(json.loads((tmp_path / "out/poses.json").read_text())) == 1
+
+
+def test_no_known_joint_to_score(coco_root: Path, tmp_path: Path):
+    path, detections = coco_root / "annotations/person_keypoints_val2017.json", tmp_path / "detections.json"
+    truth = json.loads(path.read_text())
+    detections.write_text(json.dumps([{"image_id": 100, "bbox": [4, 4, 30, 50], "score": 0.8}]))
+    for annotation in truth["annotations"]:
+        annotation |= {"keypoints": [0] * 15, "num_keypoints": 0}
+    path.write_text(json.dumps(truth))
+    with pytest.raises(UserError, match="no validation annotation has a known joint"):
+        coco_task(coco_root, data={"boxes": str(detections)}).build_val_loader(2)
+
+
 def test_results_script_and_what_it_refuses(coco_root: Path, tmp_path: Path, capsys):
     config = tmp_path / "c.yaml"
     config.write_text(f"data: {{name: coco, root: {coco_root}}}\n")
