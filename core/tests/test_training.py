@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -255,6 +256,18 @@ def test_adamw_reloaded_in_another_layout_goes_on_as_the_plain_kernel():
     assert opts[0].param_groups[0]["fused"]
     for ours, plain in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize("beta2", [0.9, 0.999])
+def test_adamw_forgets_squares_at_beta2(beta2):
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    opt = build_optimizer(layer, TrainConfig(lr=0.1, beta2=beta2, weight_decay=0))
+    for gradient in (1.0, 0.0):
+        layer.weight.grad = torch.full((1, 1), gradient)
+        opt.step()
+    second = (0.09 / 0.19) / math.sqrt(beta2 / (1 + beta2))  # mean of gradients over the root of that of squares, unbiased
+    assert layer.weight.item() == pytest.approx(-0.1 * (1 + second), rel=1e-5)
 
 
 def test_onecycle_equals_pytorchs():

@@ -121,7 +121,9 @@ class TrainConfig(Section):
     milestones: list[float] = []  # step: at these epochs
     weight_decay: float = Field(1e-5, ge=0)  # on conv and linear weights only
     momentum: float = Field(0.9, ge=0, lt=1)
-    alpha: float = Field(0.9, gt=0, lt=1)  # rmsprop: smoothing
+    alpha: float = Field(0.9, gt=0, lt=1)  # rmsprop: smoothing of squared gradients
+    # adamw: the same. Squares are remembered for about 1 / (1 - beta2) updates: let that be well below those of a short run.
+    beta2: float = Field(0.999, ge=0, lt=1)
     eps: PositiveFloat = 1e-8  # adamw, rmsprop (there inside the root)
     clip_grad: float = Field(0.0, ge=0)  # largest gradient norm, 0 = off
     precision: Literal["no", "bf16", "fp16"] = "no"

@@ -63,7 +63,8 @@ def build_optimizer(net: nn.Module, train: TrainConfig) -> torch.optim.Optimizer
     ]
     if train.optimizer == "adamw":
         on_cpu = all(param.device.type == "cpu" for param in net.parameters())  # elsewhere PyTorch chooses a fast kernel itself
-        return torch.optim.AdamW(groups, lr=train.lr, eps=train.eps, fused=on_cpu or None)
+        betas = (0.9, train.beta2)
+        return torch.optim.AdamW(groups, lr=train.lr, betas=betas, eps=train.eps, fused=on_cpu or None)
     if train.optimizer == "rmsprop":
         return RMSpropInside(groups, lr=train.lr, alpha=train.alpha, momentum=train.momentum, eps=train.eps)
     return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum)
