@@ -39,6 +39,7 @@ EAGER, RUNTIMES = "eager", ("onnx", "openvino")
 
 @friendly
 def main() -> None:
+    """Time the ticket's forms side by side, print the table and write the CSV, where one is asked for."""
     parser = argparse.ArgumentParser(description="Latency of a ticket's forms, and where the speed-up comes from.")
     parser.add_argument("ticket", type=Path)
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: the task's")

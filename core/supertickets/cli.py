@@ -171,6 +171,7 @@ def _add_compact(commands: Any) -> None:
     _add_size(parser, "for MACs and latency")
 
     def run(options: argparse.Namespace) -> None:
+        """Write the compact ticket, and say what it saves and how far its outputs differ."""
         from supertickets.ticket.compact import compact, compact_table, compare
         from supertickets.ticket.share import ticket_folder
         from supertickets.ticket.ticket import FILES, Ticket
@@ -206,6 +207,7 @@ def _add_export(commands: Any) -> None:
     _add_size(parser, "of the exported network")
 
     def run(options: argparse.Namespace) -> None:
+        """Write the file, and say how far its outputs differ from the ticket's."""
         from supertickets.images import expand_images
         from supertickets.ticket.export import export, export_table
         from supertickets.ticket.ticket import Ticket

@@ -16,6 +16,7 @@ from PIL import Image
 
 
 def main() -> None:
+    """Read the file's own facts, run it on the picture and show what its task gives."""
     parser = argparse.ArgumentParser(description="Predict with an exported ticket.")
     parser.add_argument("network", type=Path, help=".onnx file")
     parser.add_argument("image", type=Path)

@@ -38,6 +38,7 @@ class Fusion(nn.Module):
         return range(max(0, i - 1), min(self.in_branches, i + 2))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Each branch summed with its neighbours at its own size, finest first; in a transition one coarser branch more."""
         fused = []
         for i in range(self.in_branches):
             total: Tensor | None = None

@@ -223,6 +223,7 @@ def _convert(tensors: Tensors, net: Supernet, path: Path) -> tuple[Tensors, Tens
     """Our state dict and mask, each taken from the original's tensors."""
 
     def state_of(read: Callable[[str], Tensor]) -> Tensors:
+        """Our names for what `read` gives under the original's: its weights, or their masks."""
         state = {
             "stem.0.weight": read("downsamples.0.0.weight"),
             "stem.3.weight": read("downsamples.1.0.weight"),

@@ -27,6 +27,7 @@ class RMSpropInside(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient; gives what `closure` gives."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
             params = [param for param in group["params"] if param.grad is not None]
@@ -63,8 +64,7 @@ def build_optimizer(net: nn.Module, train: TrainConfig) -> torch.optim.Optimizer
     ]
     if train.optimizer == "adamw":
         on_cpu = all(param.device.type == "cpu" for param in net.parameters())  # elsewhere PyTorch chooses a fast kernel itself
-        betas = (0.9, train.beta2)
-        return torch.optim.AdamW(groups, lr=train.lr, betas=betas, eps=train.eps, fused=on_cpu or None)
+        return torch.optim.AdamW(groups, lr=train.lr, betas=(0.9, train.beta2), eps=train.eps, fused=on_cpu or None)
     if train.optimizer == "rmsprop":
         return RMSpropInside(groups, lr=train.lr, alpha=train.alpha, momentum=train.momentum, eps=train.eps)
     return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum)

@@ -20,6 +20,11 @@ from supertickets_keypoint.persons import Person
 STATS = ("ap", "ap50", "ap75", "apm", "apl", "ar", "ar50", "ar75", "arm", "arl")  # in COCOeval's order
 
 
+def has_known_joints(truth: Truth) -> bool:
+    """Whether there is anyone for OKS AP to score: a person, not a crowd, with a known joint."""
+    return any(a["num_keypoints"] and not a["iscrowd"] for a in truth["annotations"])
+
+
 def ap_scores(truth: Truth, results: Sequence[dict[str, Any]], sigmas: NDArray[np.float64]) -> dict[str, float | None]:
     """COCO's ten keypoint figures over all images of `truth`, in 0..1; None where no ground truth falls in their range.
 
@@ -35,7 +40,7 @@ def ap_scores(truth: Truth, results: Sequence[dict[str, Any]], sigmas: NDArray[n
         if not np.isfinite(result["keypoints"]).all() or not np.isfinite(result["score"]):
             raise UserError(f"result {i} (image {result['image_id']}) holds a number that is not finite")
     if not results:  # pycocotools cannot load none
-        return {name: 0.0 if any(a["num_keypoints"] for a in truth["annotations"]) else None for name in STATS}
+        return {name: 0.0 if has_known_joints(truth) else None for name in STATS}
     category = truth["categories"][0]["id"]
     poses = [{k: r[k] for k in ("image_id", "keypoints", "score")} | {"category_id": category} for r in results]
     with contextlib.redirect_stdout(io.StringIO()):

@@ -26,7 +26,7 @@ from supertickets_keypoint.joints import COCO_JOINTS, joints_of
 from supertickets_keypoint.loss import heatmap_loss
 from supertickets_keypoint.prediction import Finder, draw_val, predict_images
 from supertickets_keypoint.results import results_of, write_results
-from supertickets_keypoint.scoring import ap_scores, pck_scores
+from supertickets_keypoint.scoring import ap_scores, has_known_joints, pck_scores
 from supertickets_keypoint.skeletons import assumption, complete
 from supertickets_keypoint.sources import CocoSource, SceneSource, open_source
 
@@ -221,7 +221,7 @@ class KeypointTask:
     def _can_score(self, source: CocoSource | SceneSource) -> None:
         if self.metric == "ap" and not all("area" in annotation for annotation in source.truth["annotations"]):
             raise UserError("the validation annotations have no areas, which OKS AP needs: set evaluation.metric to pck")
-        if self.metric == "ap" and not any(a["num_keypoints"] and not a["iscrowd"] for a in source.truth["annotations"]):
+        if self.metric == "ap" and not has_known_joints(source.truth):
             raise UserError("no validation annotation has a known joint, so that OKS AP is of nothing: check data.root")
         if self.metric == "pck" and self.config.data.boxes != "gt":
             raise UserError("evaluation.metric: pck needs ground-truth boxes (data.boxes: gt)")

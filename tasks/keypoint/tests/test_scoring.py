@@ -163,6 +163,8 @@ def test_annotation_number_zero_counts():
     pose = {"image_id": 5, "category_id": 1, "keypoints": [5, 5, 1, 20, 20, 1], "score": 0.9}
     assert ap_scores(truth, [pose], np.array([0.08, 0.08]))["ap"] == pytest.approx(1)
     assert ap_scores(truth, [], np.array([0.08, 0.08]))["ap"] == 0
+    crowd = truth | {"annotations": [annotation | {"iscrowd": 1} for annotation in truth["annotations"]]}
+    assert ap_scores(crowd, [], np.array([0.08, 0.08]))["ap"] is None  # no one to score
     for key in ("keypoints", "score"):
         bad = copy.deepcopy(pose) | {key: [float("nan")] * 6 if key == "keypoints" else float("nan")}
         with pytest.raises(UserError, match=r"result 0 \(image 5\) holds a number that is not finite"):
