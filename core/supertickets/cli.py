@@ -13,15 +13,20 @@ from typing import Any, NoReturn
 import torch
 
 from supertickets.errors import UserError
+from supertickets.processes import leave_process_group
 
 
 def friendly(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors of the user's making end as one line and exit code 2; Ctrl-C ends quietly with 130."""
+    """Errors of the user's making end as one line and exit code 2; Ctrl-C ends quietly with 130.
+
+    A command that has come to its end leaves its process group.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
+            leave_process_group()
         except UserError as error:
             # A loader's worker hands on its error with its traceback as text: the message is what stands last.
             print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,6 +145,20 @@ def data_pack(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"SUPERTICKETS_DATA holds no {name}")
     return folder
+
+
+def run_on_two_processes(script: str, folder: Path, *arguments: str) -> None:
+    """Run a script's text on two CPU processes of one thread; an assertion shows what was said if one fails."""
+    worker, start = folder / "worker.py", folder / "start.py"
+    worker.write_text(script)
+    leave = (
+        "from supertickets.processes import leave_process_group\nleave_process_group()"  # once nothing of the script is left
+    )
+    start.write_text(f"import runpy\nrunpy.run_path({str(worker)!r})\n{leave}\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(start), *arguments]
+    env = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def scores_on_two_processes(build: Callable[[], tuple[Any, nn.Module, Any]], folder: Path) -> list[dict[str, Any]]:

@@ -105,3 +105,14 @@ def test_ctrl_c_ends_quietly():
     code = "from supertickets.cli import friendly\n@friendly\ndef f(): raise KeyboardInterrupt\nf()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 130 and "--run.resume" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_command_leaves_its_process_group():
+    dist = torch.distributed
+
+    @cli.friendly
+    def command():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+    command()
+    assert not dist.is_initialized()

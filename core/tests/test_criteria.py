@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,7 +13,7 @@ from supertickets.pruning.mask import sparsity
 from supertickets.pruning.prune import emptied, prune
 from supertickets.pruning.regrow import regrow, regrow_share
 from supertickets.supernet.network import prunable
-from supertickets.testing import micro_net
+from supertickets.testing import micro_net, run_on_two_processes
 
 
 def weighing() -> nn.Module:
@@ -146,12 +143,7 @@ Path(sys.argv[1], f"rank{rank}.json").write_text(json.dumps([run.accelerator.num
 
 @pytest.mark.slow
 def test_two_processes_choose_one_mask_by_every_criterion(tmp_path):
-    script = tmp_path / "worker.py"
-    script.write_text(_WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    env = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, str(tmp_path / "run")], capture_output=True, text=True, env=env, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on_two_processes(_WORKER, tmp_path, str(tmp_path / "run"))
     ranks = [json.loads((tmp_path / "run" / f"rank{r}.json").read_text()) for r in range(2)]
     assert ranks[0] == ranks[1] and ranks[0][0] == 2
     assert len({digest for digest, _ in ranks[0][1].values()}) == len(CRITERIA)

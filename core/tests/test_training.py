@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
 from supertickets.pruning.mask import mask_digest, zero_sparsity
 from supertickets.supernet.network import prunable
-from supertickets.testing import ToyTask, micro_net, randomise_norms, toy_config
+from supertickets.testing import ToyTask, micro_net, randomise_norms, run_on_two_processes, toy_config
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.batchnorm import recalibrate
 from supertickets.training.config import TrainConfig
@@ -345,18 +344,30 @@ Path(sys.argv[1], f"rank{rank}.json").write_text(json.dumps([count, mask_digest(
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_two_processes_draw_one_ticket(tmp_path, precision):
     """Shrinks, prunes and re-wraps under DDP: both processes end with the same mask."""
-    script = tmp_path / "worker.py"
-    script.write_text(_WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    env = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(script), str(tmp_path / "run"), precision], capture_output=True, text=True, env=env, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on_two_processes(_WORKER, tmp_path, str(tmp_path / "run"), precision)
     ranks = [json.loads((tmp_path / "run" / f"rank{r}.json").read_text()) for r in range(2)]
     assert ranks[0] == ranks[1] and ranks[0][0] == 2
     records = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(records) == 5 and json.loads(records[-1])["sparsity"] == pytest.approx(0.8, abs=1e-3)
+
+
+_STAGES = """
+import sys
+from pathlib import Path
+import supertickets.training.task as tasks
+from supertickets.stages import search_then_prune
+from supertickets.testing import ToyTask, toy_config
+tasks.task_class = lambda name: ToyTask
+train = {"batch_size": 4, "epochs": 6}
+config = toy_config(Path(sys.argv[1]), train=train, run={"tensorboard": True}, pipeline={"enabled": True})
+search_then_prune(ToyTask(config), config)
+"""
+
+
+def test_two_processes_draw_stage_after_stage(tmp_path):
+    """The trackers of a stage end with it; the process group does not."""
+    run_on_two_processes(_STAGES, tmp_path, str(tmp_path / "run"))
+    assert (tmp_path / "run" / "retrain" / "ticket" / "ticket.json").exists()
 
 
 def test_live_network_is_not_the_averaged_one(tmp_path):

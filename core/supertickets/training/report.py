@@ -47,8 +47,8 @@ def finish(run: Run, task: Any, ticket: Ticket, net: nn.Module, *, early: Mappin
             f"pictures: {pictures} (curves.png and {len(examples)} examples); log: {run.metrics_file}", highlight=False
         )
     run.accelerator.wait_for_everyone()
-    if run.config.run.tensorboard:
-        run.accelerator.end_training()
+    for tracker in run.accelerator.trackers:  # not `end_training`: the process group is needed where another stage follows
+        tracker.finish()
 
 
 def summary(ticket: Any, metric: str, folder: Path) -> dict[str, str]:
