@@ -151,10 +151,9 @@ def run_on_two_processes(script: str, folder: Path, *arguments: str) -> None:
     """Run a script's text on two CPU processes of one thread; an assertion shows what was said if one fails."""
     worker, start = folder / "worker.py", folder / "start.py"
     worker.write_text(script)
-    leave = (
-        "from supertickets.processes import leave_process_group\nleave_process_group()"  # once nothing of the script is left
-    )
-    start.write_text(f"import runpy\nrunpy.run_path({str(worker)!r})\n{leave}\n")
+    # Left once nothing of the script is in use any more.
+    leave = "from supertickets.processes import leave_process_group\nleave_process_group()\n"
+    start.write_text(f"import runpy\nrunpy.run_path({str(worker)!r})\n{leave}")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(start), *arguments]
     env = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
