@@ -22,11 +22,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from supertickets.cli import friendly
-from supertickets.supernet.blocks import mixed_blocks
-from supertickets.ticket.compact import compact, compare
-from supertickets.ticket.samples import sample_inputs
+from supertickets.deploy.compact import compact, compare
+from supertickets.deploy.samples import sample_inputs
+from supertickets.networks.blocks import mixed_blocks
+from supertickets.terminal import console
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.progress import console
 
 COSTS = ("units", "macs", "sparse_macs", "params", "file_bytes", "latency_ms")
 

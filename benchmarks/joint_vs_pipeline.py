@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from supertickets.baselines import search_then_prune, stage
 from supertickets.cli import Parser, friendly, split_overrides
+from supertickets.config.reader import load_config
 from supertickets.pruning.criteria import CRITERIA
-from supertickets.stages import search_then_prune, stage
+from supertickets.task import task_class
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.dialect import load_config
 from supertickets.training.run import read_records
-from supertickets.training.task import task_class
 
 FIELDS = ("method", "criterion", "sparsity", "score", "metric", "macs", "sparse_macs", "params", "epochs", "minutes", "seed")
 

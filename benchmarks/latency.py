@@ -23,16 +23,15 @@ from rich import box
 from rich.table import Table
 
 from supertickets.cli import friendly
-from supertickets.supernet.network import Supernet
-from supertickets.ticket.compact import compact
-from supertickets.ticket.export import FORMATS, export, open_exported
-from supertickets.ticket.info import describe
-from supertickets.ticket.latency import latencies_ms, quartiles_ms
-from supertickets.ticket.plain import LAYOUTS, fold
-from supertickets.ticket.samples import sample_inputs
+from supertickets.deploy.compact import compact
+from supertickets.deploy.export import FORMATS, export, open_exported
+from supertickets.deploy.latency import latencies_ms, quartiles_ms
+from supertickets.deploy.plain import LAYOUTS, fold
+from supertickets.deploy.samples import sample_inputs
+from supertickets.networks.build import build_net
+from supertickets.terminal import console, human
+from supertickets.ticket.facts import describe
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.progress import console
-from supertickets.training.run import human
 
 EAGER, RUNTIMES = "eager", ("onnx", "openvino")
 
@@ -78,7 +77,7 @@ def supernet_of(ticket: Ticket, size: tuple[int, int]) -> Ticket:
     """The full supernet of the ticket's arch, untrained; BN statistics of one batch, so that its outputs are of usual size."""
     arch = ticket.arch.model_copy(update={"units": {}, "tokens_left": {}})
     torch.manual_seed(0)
-    net = Supernet(arch, ticket.load_task().build_head(arch)).train()
+    net = build_net(arch, ticket.load_task()).train()
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None

@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from supertickets.baselines import stage
 from supertickets.cli import Parser, friendly, split_overrides
-from supertickets.stages import stage
-from supertickets.training.dialect import load_config
+from supertickets.config.reader import load_config
+from supertickets.task import task_class
 from supertickets.training.run import read_records
-from supertickets.training.task import task_class
 from supertickets_transfer.transfer import transfer_config, transfer_schema
 
 CONTROLS = {

@@ -53,10 +53,10 @@ class Parser(argparse.ArgumentParser):
 @friendly
 def train(task_name: str, argv: Sequence[str] | None = None) -> None:
     """`train.py [CONFIG.yaml] [--dotted.key value ...]`: draw a ticket; no config = the embedded data set."""
+    from supertickets.baselines import draw_by_rounds, search_then_prune
+    from supertickets.config.reader import load_config
     from supertickets.draw import draw_ticket
-    from supertickets.stages import draw_by_rounds, search_then_prune
-    from supertickets.training.dialect import load_config
-    from supertickets.training.task import task_class
+    from supertickets.task import task_class
 
     parser = Parser("train.py", description=f"Draw a {task_name} ticket.", epilog="--section.key value sets any config key.")
     parser.add_argument("config", nargs="?", type=Path, help="YAML recipe; none = the embedded data set")
@@ -72,11 +72,11 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     """`evaluate.py TICKET [CONFIG.yaml] [--dotted.key value ...] [--out metrics.json]`"""
     from accelerate import Accelerator
 
+    from supertickets.config.reader import load_config
+    from supertickets.task import task_class
+    from supertickets.terminal import console, watch
     from supertickets.training.cpu import prepare_cpu
-    from supertickets.training.dialect import load_config
-    from supertickets.training.progress import console, watch
     from supertickets.training.run import write_text
-    from supertickets.training.task import task_class
 
     parser = Parser("evaluate.py", description=f"Score a {task_name} ticket on its validation data.")
     parser.add_argument("ticket", type=Path, help="ticket folder")
@@ -108,9 +108,9 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
 @friendly
 def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
     """`predict.py TICKET IMAGE... --out DIR [--dotted.key value ...]`; a task whose predictions are words needs no DIR."""
-    from supertickets.training.dialect import load_config
-    from supertickets.training.progress import console
-    from supertickets.training.task import task_class
+    from supertickets.config.reader import load_config
+    from supertickets.task import task_class
+    from supertickets.terminal import console
 
     parser = Parser("predict.py", description=f"Predict with a {task_name} ticket.")
     parser.add_argument("ticket", type=Path, help="ticket folder")
@@ -154,9 +154,10 @@ def _add_info(commands: Any) -> None:
     _add_size(parser, "for the MACs")
 
     def run(options: argparse.Namespace) -> None:
-        from supertickets.ticket.info import describe, info_tables
+        from supertickets.report.tables import info_tables
+        from supertickets.terminal import console
+        from supertickets.ticket.facts import describe
         from supertickets.ticket.ticket import Ticket
-        from supertickets.training.progress import console
 
         facts = describe(Ticket.load(options.ticket), _size(options))
         if options.json:
@@ -177,10 +178,10 @@ def _add_compact(commands: Any) -> None:
 
     def run(options: argparse.Namespace) -> None:
         """Write the compact ticket, and say what it saves and how far its outputs differ."""
-        from supertickets.ticket.compact import compact, compact_table, compare
-        from supertickets.ticket.share import ticket_folder
+        from supertickets.deploy.compact import compact, compact_table, compare
+        from supertickets.terminal import console
+        from supertickets.ticket.hub import ticket_folder
         from supertickets.ticket.ticket import FILES, Ticket
-        from supertickets.training.progress import console
 
         source = ticket_folder(options.ticket)
         ticket = Ticket.load(source)
@@ -200,7 +201,7 @@ def _add_compact(commands: Any) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    from supertickets.ticket.plain import LAYOUTS
+    from supertickets.deploy.plain import LAYOUTS
 
     parser = commands.add_parser("export", help="write a ticket for ONNX Runtime, OpenVINO or PyTorch alone")
     parser.add_argument("ticket", type=Path)
@@ -213,10 +214,10 @@ def _add_export(commands: Any) -> None:
 
     def run(options: argparse.Namespace) -> None:
         """Write the file, and say how far its outputs differ from the ticket's."""
+        from supertickets.deploy.export import export, export_table
         from supertickets.images import expand_images
-        from supertickets.ticket.export import export, export_table
+        from supertickets.terminal import console
         from supertickets.ticket.ticket import Ticket
-        from supertickets.training.progress import console
 
         facts = export(
             Ticket.load(options.ticket),
@@ -290,7 +291,7 @@ def _load_ticket(folder: Path, task_name: str) -> Any:
 
 
 def score_table(title: str, scores: dict[str, Any]) -> Any:
-    from supertickets.training.run import summary_table
+    from supertickets.terminal import summary_table
 
     def text(value: Any) -> str:
         if isinstance(value, float):

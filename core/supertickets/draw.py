@@ -1,7 +1,7 @@
 """The whole experiment: train a supernet while searching its architecture and pruning its weights; what is left is a ticket.
 
-SuperTickets (arXiv 2207.03677). An epoch is: prune if due, train, evaluate, shrink if due. The verbs are in `training.loop` and
-`training.events`.
+SuperTickets (arXiv 2207.03677). An epoch is: prune if due, train, evaluate, shrink if due. The verbs are in `training.trainer`,
+`training.pruning` and `training.shrinking`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from supertickets.config.sections import Config
 from supertickets.pruning.mask import density_by_kind
 from supertickets.pruning.schedule import plan_prunes, plan_shrinks
+from supertickets.report.closing import epoch_line, finish
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.config import Config
-from supertickets.training.events import prune_event, shrink_event
-from supertickets.training.loop import Loop
-from supertickets.training.report import epoch_line, finish
+from supertickets.training.pruning import prune_event
 from supertickets.training.run import open_run
+from supertickets.training.shrinking import shrink_event
+from supertickets.training.trainer import Loop
 
 
 def draw_ticket(task: Any, config: Config) -> Ticket:

@@ -17,11 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from supertickets.errors import UserError
-from supertickets.supernet.arch import Arch, ArchConfig
-from supertickets.supernet.heads import DenseHead
-from supertickets.supernet.network import Supernet
-from supertickets.training.config import (
+from supertickets.config.sections import (
+    ArchConfig,
     Config,
     ImpConfig,
     InitConfig,
@@ -31,6 +28,10 @@ from supertickets.training.config import (
     SearchConfig,
     TrainConfig,
 )
+from supertickets.errors import UserError
+from supertickets.networks.arch import Arch
+from supertickets.networks.heads import DenseHead
+from supertickets.networks.supernet import Supernet
 
 STAGES = [
     {"blocks": [1], "widths": [4]},

@@ -16,7 +16,7 @@ def _one_thread() -> None:
 @pytest.fixture
 def toy_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `load_task('toy')` find the toy task, as an installed package's entry point would."""
-    import supertickets.training.task as tasks
+    import supertickets.task as tasks
 
     found = tasks.task_class
     monkeypatch.setattr(tasks, "task_class", lambda name: ToyTask if name == "toy" else found(name))

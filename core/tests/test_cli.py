@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from supertickets import cli
+from supertickets.config.sections import Config
 from supertickets.errors import UserError
 from supertickets.testing import ToyTask, micro_net
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.config import Config
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from supertickets import cli
+from supertickets.config.sections import Config
+from supertickets.deploy.compact import compact, compact_net, constant_outputs
+from supertickets.networks.blocks import mixed_blocks
+from supertickets.networks.supernet import prunable
 from supertickets.pruning.prune import choose_mask, hold, prune
-from supertickets.supernet.blocks import mixed_blocks
-from supertickets.supernet.network import prunable
 from supertickets.testing import ToyTask, micro_net, randomise_norms
-from supertickets.ticket.compact import compact, compact_net, constant_outputs
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.config import Config
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 BLOCK = "stages.1.branches.0.0"

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import CRITERIA, Evidence, gradients, grasp, random, snip, synflow
 from supertickets.pruning.mask import sparsity
 from supertickets.pruning.prune import emptied, prune
 from supertickets.pruning.regrow import regrow, regrow_share
-from supertickets.supernet.network import prunable
 from supertickets.testing import micro_net, run_on_two_processes
 
 

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
+from supertickets.config.reader import config_to_yaml, load_config
+from supertickets.config.section import Section
 from supertickets.errors import UserError
-from supertickets.training.dialect import Section, config_to_yaml, load_config
 
 
 class Optimizer(Section):

@@ -13,17 +13,17 @@ import torch
 from PIL import Image
 
 from supertickets import cli
+from supertickets.config.sections import Config
+from supertickets.deploy.export import FORMATS, export, metadata, open_exported
+from supertickets.deploy.plain import LAYOUTS, fold
 from supertickets.errors import UserError
+from supertickets.networks.blocks import mixed_blocks
+from supertickets.networks.heads import ClassificationHead
+from supertickets.networks.supernet import Supernet
 from supertickets.search.shrink import shrink
-from supertickets.supernet.blocks import mixed_blocks
-from supertickets.supernet.heads import ClassificationHead
-from supertickets.supernet.network import Supernet
 from supertickets.testing import ToyTask, micro_arch, micro_net, randomise_norms
-from supertickets.ticket import export as module
-from supertickets.ticket.export import FORMATS, export, metadata, open_exported
-from supertickets.ticket.plain import LAYOUTS, fold
+from supertickets.deploy import export as module
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.config import Config
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 STAGES = [

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from supertickets.config.sections import PruneConfig, SearchConfig, TrainConfig
 from supertickets.errors import UserError
+from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import lamp, magnitude
 from supertickets.pruning.mask import density_by_kind, mask_gradients, sparsity, zero_sparsity
 from supertickets.pruning.prune import choose_mask, count_revived, hold, prune, revive
 from supertickets.pruning.schedule import plan_prunes, plan_shrinks, sparsity_at
-from supertickets.supernet.network import prunable
 from supertickets.testing import micro_net
-from supertickets.training.config import PruneConfig, SearchConfig, TrainConfig
 from supertickets.training.ema import start_ema, update_ema
 from supertickets.training.optim import build_optimizer
 

@@ -7,15 +7,15 @@ import copy
 import pytest
 import torch
 
+from supertickets.config.sections import TrainConfig
 from supertickets.errors import UserError
+from supertickets.networks.blocks import mixed_blocks
+from supertickets.networks.macs import count_layers, mixer_macs, unit_costs
+from supertickets.networks.supernet import Supernet, prunable
 from supertickets.search.budget import budget_at, measure, resolve_target, units_over_budget
 from supertickets.search.importance import build_penalty, dead_units, gammas, group_units, rho_at
 from supertickets.search.shrink import shrink
-from supertickets.supernet.blocks import mixed_blocks
-from supertickets.supernet.macs import count_layers, mixer_macs, unit_costs
-from supertickets.supernet.network import Supernet, prunable
 from supertickets.testing import micro_net, randomise_norms
-from supertickets.training.config import TrainConfig
 from supertickets.training.ema import start_ema
 from supertickets.training.optim import build_optimizer
 

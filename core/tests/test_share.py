@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from supertickets import cli
+from supertickets.config.sections import Config, RunConfig
 from supertickets.errors import UserError
 from supertickets.pruning.prune import hold, prune
 from supertickets.testing import ToyTask, micro_net
 from supertickets.ticket.card import model_card
-from supertickets.ticket.share import ticket_folder
+from supertickets.ticket.hub import ticket_folder
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.config import Config, RunConfig
 
 hub = pytest.importorskip("huggingface_hub", reason="needs the extra `hub`")
 pytestmark = pytest.mark.usefixtures("toy_installed")

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-import supertickets.training.task as tasks
+import supertickets.task as tasks
+from supertickets.baselines import draw_by_rounds, search_then_prune
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
-from supertickets.stages import draw_by_rounds, search_then_prune
-from supertickets.supernet.arch import Arch
-from supertickets.supernet.heads import DenseHead
-from supertickets.supernet.network import prunable
+from supertickets.networks.arch import Arch
+from supertickets.networks.heads import DenseHead
+from supertickets.networks.supernet import prunable
 from supertickets.testing import ToyTask, toy_config
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.loop import Loop
 from supertickets.training.run import open_run
 from supertickets.training.start import start_net
+from supertickets.training.trainer import Loop
 
 SHORT = {"epochs": 2}
 

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from supertickets.config.sections import ArchConfig
 from supertickets.errors import UserError
-from supertickets.supernet.arch import Arch, ArchConfig
-from supertickets.supernet.blocks import MixedBlock, mixed_blocks
-from supertickets.supernet.heads import ClassificationHead, DenseHead
-from supertickets.supernet.macs import count_layers, count_params, dense_macs, sparse_layer_macs, unit_costs
-from supertickets.supernet.network import Supernet, prunable
+from supertickets.networks.arch import Arch, resolve_arch
+from supertickets.networks.blocks import MixedBlock, mixed_blocks
+from supertickets.networks.heads import ClassificationHead, DenseHead
+from supertickets.networks.macs import count_layers, count_params, dense_macs, sparse_layer_macs, unit_costs
+from supertickets.networks.supernet import Supernet, prunable
 from supertickets.testing import micro_arch, micro_net, randomise_norms
 
 
@@ -29,7 +30,7 @@ from supertickets.testing import micro_arch, micro_net, randomise_norms
     ],
 )
 def test_full_supernet_has_the_published_counts(head, outputs, size, weights, params, macs):
-    arch = ArchConfig(preset="paper").build()
+    arch = resolve_arch(ArchConfig(preset="paper"))
     with torch.device("meta"):
         net = Supernet(arch, DenseHead(arch, channels=head, outputs=outputs))
     blocks = mixed_blocks(net)
@@ -41,7 +42,7 @@ def test_full_supernet_has_the_published_counts(head, outputs, size, weights, pa
 
 
 def test_full_classification_supernet_has_the_published_counts():
-    arch = ArchConfig(preset="paper").build()
+    arch = resolve_arch(ArchConfig(preset="paper"))
     with torch.device("meta"):
         net = Supernet(arch, ClassificationHead(arch, classes=1000))
     blocks = mixed_blocks(net)
@@ -161,7 +162,7 @@ def test_unit_costs_are_exact():
 
 
 def test_initial_scale_counts_the_expansion_per_kernel():
-    net = Supernet(ArchConfig(preset="small", init="fan_out").build())
+    net = Supernet(resolve_arch(ArchConfig(preset="small", init="fan_out")))
     block = net.stages[2].branches[2][0]
     assert float(block.expand.weight.detach().std()) == pytest.approx((2 / (4 * 64)) ** 0.5, rel=0.05)
     assert float(block.depthwise["7"].weight.detach().std()) == pytest.approx((2 / 49) ** 0.5, rel=0.05)
@@ -180,7 +181,7 @@ def test_reduced_init_is_smaller_where_a_norm_follows():
     stds = {}
     for init in ("small_head", "reduced"):
         torch.manual_seed(0)
-        net = Supernet(ArchConfig(preset="small", init=init).build())
+        net = Supernet(resolve_arch(ArchConfig(preset="small", init=init)))
         stds[init] = {name: float(weight.detach().std()) for name, weight in prunable(net).items()}
     for name, std in stds["reduced"].items():
         free = any(part in name for part in ("expand", "project", "depthwise"))
@@ -188,7 +189,7 @@ def test_reduced_init_is_smaller_where_a_norm_follows():
 
 
 def test_small_normal_init():
-    net = Supernet(ArchConfig(preset="tiny", init="small_normal").build())
+    net = Supernet(resolve_arch(ArchConfig(preset="tiny", init="small_normal")))
     assert float(net.stages[2].branches[2][0].project.weight.std()) == pytest.approx(1e-3, rel=0.1)
 
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from supertickets.config.reader import load_config
+from supertickets.config.sections import Config
 from supertickets.errors import UserError
-from supertickets.supernet.macs import count_layers
-from supertickets.supernet.network import Supernet
+from supertickets.networks.arch import resolve_arch
+from supertickets.networks.build import build_net
+from supertickets.networks.macs import count_layers
+from supertickets.task import Task, load_task, task_class
 from supertickets.testing import STAGES, ToyTask
-from supertickets.training.config import Config
-from supertickets.training.dialect import load_config
-from supertickets.training.task import Task, load_task, task_class
 
 INSTALLED = sorted(point.name for point in entry_points(group="supertickets.tasks"))
 
@@ -33,8 +34,12 @@ def test_task_contract(name, tmp_path):
     assert isinstance(task, Task) and task.name == name and len(task.input_shape) == 3
     task.check_data()
     train, val = task.build_loaders(2)
-    arch = task.config.arch.build() if name != "toy" else Config.model_validate({"arch": {"preset": "tiny"}}).arch.build()
-    net = Supernet(arch, task.build_head(arch))
+    arch = (
+        resolve_arch(task.config.arch)
+        if name != "toy"
+        else resolve_arch(Config.model_validate({"arch": {"preset": "tiny"}}).arch)
+    )
+    net = build_net(arch, task)
     assert count_layers(net, task.input_shape)  # the network takes what the task says it gives
     loss = task.loss(net, next(iter(train)))
     loss.backward()
@@ -53,7 +58,7 @@ def test_settings_rebuild_the_task_without_its_data(name):
     task = make(name)
     again = load_task(name, json.loads(json.dumps(task.settings())))
     assert again.labels == task.labels and again.input_shape == task.input_shape
-    arch = task.config.arch.build()
+    arch = resolve_arch(task.config.arch)
     shapes = [[tuple(p.shape) for p in t.build_head(arch).parameters()] for t in (task, again)]
     assert shapes[0] == shapes[1]
 

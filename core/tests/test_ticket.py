@@ -7,16 +7,16 @@ import json
 import pytest
 import torch
 
+from supertickets.config.sections import ArchConfig, Config
 from supertickets.errors import UserError
+from supertickets.networks.arch import resolve_arch
+from supertickets.networks.heads import DenseHead
+from supertickets.networks.supernet import Supernet, prunable
 from supertickets.pruning.prune import hold, prune
 from supertickets.search.shrink import shrink
-from supertickets.supernet.arch import ArchConfig
-from supertickets.supernet.heads import DenseHead
-from supertickets.supernet.network import Supernet, prunable
 from supertickets.testing import ToyTask, micro_net, randomise_norms
-from supertickets.ticket.info import describe
+from supertickets.ticket.facts import describe
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.config import Config
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 
@@ -45,7 +45,7 @@ def test_save_load_gives_the_same_logits_bit_for_bit(tmp_path, share, tokens):
 
 @pytest.mark.parametrize("preset", ["paper", "small", "tiny", "nano"])
 def test_file_shrinks_with_sparsity(tmp_path, preset):
-    arch = ArchConfig(preset=preset).build()
+    arch = resolve_arch(ArchConfig(preset=preset))
     net = Supernet(arch, DenseHead(arch, channels=8, outputs=3))
     sizes = []
     for share in (0.0, 0.9):

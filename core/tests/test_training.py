@@ -13,21 +13,21 @@ import pytest
 import torch
 from torch import nn
 
+from supertickets.config.sections import TrainConfig
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
+from supertickets.networks.supernet import prunable
 from supertickets.pruning.mask import mask_digest, zero_sparsity
-from supertickets.supernet.network import prunable
 from supertickets.testing import ToyTask, micro_net, randomise_norms, run_on_two_processes, toy_config
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.batchnorm import recalibrate
-from supertickets.training.config import TrainConfig
 from supertickets.training.cpu import set_threads
 from supertickets.training.ema import decay_at, start_ema, update_ema
-from supertickets.training.events import prune_event
-from supertickets.training.loop import Loop, wrap
 from supertickets.training.optim import RMSpropInside, build_optimizer, load_named_state, lr_at, named_state, peak_lr
 from supertickets.training.run import open_run, start_accelerator
+from supertickets.training.pruning import prune_event
 from supertickets.training.state import load_state, new_state, save_state
+from supertickets.training.trainer import Loop, wrap
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 
@@ -119,7 +119,7 @@ def test_a_killed_run_resumes_to_the_same_end(tmp_path):
     whole, records = draw(tmp_path / "whole", prune={"every": 2, "start": 0.0})
     folder = tmp_path / "killed"
     code = (
-        "import sys; from pathlib import Path; import supertickets.training.task as t\n"
+        "import sys; from pathlib import Path; import supertickets.task as t\n"
         "from supertickets.testing import ToyTask, toy_config; from supertickets.draw import draw_ticket; import torch, os\n"
         "torch.set_num_threads(1); t.task_class = lambda name: ToyTask\n"
         "class Dying(ToyTask):\n"
@@ -326,7 +326,7 @@ def test_diverging_training_says_so(tmp_path):
 _WORKER = """
 import torch, sys, json
 from pathlib import Path
-import supertickets.training.task as tasks
+import supertickets.task as tasks
 from supertickets.testing import ToyTask, toy_config
 from supertickets.draw import draw_ticket
 from supertickets.pruning.mask import mask_digest
@@ -354,8 +354,8 @@ def test_two_processes_draw_one_ticket(tmp_path, precision):
 _STAGES = """
 import sys
 from pathlib import Path
-import supertickets.training.task as tasks
-from supertickets.stages import search_then_prune
+import supertickets.task as tasks
+from supertickets.baselines import search_then_prune
 from supertickets.testing import ToyTask, toy_config
 tasks.task_class = lambda name: ToyTask
 train = {"batch_size": 4, "epochs": 6}

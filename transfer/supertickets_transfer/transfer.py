@@ -13,12 +13,13 @@ from typing import Any, Literal
 from pydantic import create_model
 
 from supertickets.cli import Parser, friendly, split_overrides
+from supertickets.config.reader import load_config
+from supertickets.config.section import Section
+from supertickets.config.sections import Config
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
+from supertickets.task import task_class
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.config import Config
-from supertickets.training.dialect import Section, load_config
-from supertickets.training.task import task_class
 
 
 class TransferConfig(Section):

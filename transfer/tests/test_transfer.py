@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from supertickets import cli
+from supertickets.config.reader import load_config
+from supertickets.networks.arch import resolve_arch
+from supertickets.task import task_class
 from supertickets.testing import STAGES
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.dialect import load_config
-from supertickets.training.task import task_class
 from supertickets_transfer.transfer import main, transfer_schema
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -47,7 +48,7 @@ def test_every_pair_by_one_command(sources, tmp_path, source, target):
     body = {name: units for name, units in before.arch.units.items() if not name.startswith("head.")}
     assert {name: after.arch.units[name] for name in body} == body
     # The stem's stride is the target's, whatever the source was drawn at.
-    assert after.arch.stem_stride == load_config(task_class(target).Config).arch.build().stem_stride
+    assert after.arch.stem_stride == resolve_arch(load_config(task_class(target).Config).arch).stem_stride
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from supertickets.supernet.network import prunable
+from supertickets.networks.supernet import prunable
 
 Scores = dict[str, Tensor]
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from supertickets.supernet.network import prunable
+from supertickets.networks.supernet import prunable
 
 Mask: TypeAlias = dict[str, Tensor]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from supertickets.errors import UserError
+from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import CRITERIA, ROUNDS, Evidence, Scores
 from supertickets.pruning.mask import Mask, apply_mask, mask_optimizer
-from supertickets.supernet.network import prunable
 
 Scope = Literal["global", "layer", "erk"]
 

@@ -5,8 +5,8 @@ Epochs count from 0; a prune comes before its epoch, a shrink after one.
 
 from __future__ import annotations
 
+from supertickets.config.sections import PruneConfig, SearchConfig
 from supertickets.errors import UserError
-from supertickets.training.config import PruneConfig, SearchConfig
 
 
 def sparsity_at(epoch: int, epochs: int, prune: PruneConfig) -> float:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from supertickets.errors import UserError
+from supertickets.networks.blocks import mixed_blocks
+from supertickets.networks.macs import count_layers, count_params, dense_macs, mixer_macs, unit_costs
+from supertickets.networks.supernet import Supernet
 from supertickets.search.importance import Penalty, gammas, group_units
 from supertickets.search.shrink import shrink
-from supertickets.supernet.blocks import mixed_blocks
-from supertickets.supernet.macs import count_layers, count_params, dense_macs, mixer_macs, unit_costs
-from supertickets.supernet.network import Supernet
 
 Resource = Literal["macs", "params"]
 

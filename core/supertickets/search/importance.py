@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from supertickets.supernet.blocks import mixed_blocks
-from supertickets.supernet.macs import count_layers, mixer_macs, unit_costs
-from supertickets.supernet.transformer import DIM
+from supertickets.networks.blocks import mixed_blocks
+from supertickets.networks.macs import count_layers, mixer_macs, unit_costs
+from supertickets.networks.transformer import DIM
 
 
 def gammas(net: nn.Module, part: str = "") -> dict[str, nn.Parameter]:

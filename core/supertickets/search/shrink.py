@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from supertickets.networks.blocks import MixedBlock, mixed_blocks
+from supertickets.networks.supernet import Supernet
 from supertickets.search.importance import Penalty, adjust_token_weights
-from supertickets.supernet.blocks import MixedBlock, mixed_blocks
-from supertickets.supernet.network import Supernet
 
 Plan: TypeAlias = dict[str, tuple[int, Tensor] | None]
 

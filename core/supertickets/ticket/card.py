@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from supertickets.ticket.info import describe
-from supertickets.ticket.samples import preprocessing
+from supertickets.terminal import human
+from supertickets.ticket.facts import describe, preprocessing
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.run import human
 
 _COSTS = {"macs", "sparse_macs", "params", "sparsity", "units", "protocol"}  # among the metrics, but told elsewhere
 

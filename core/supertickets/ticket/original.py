@@ -19,12 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from supertickets.config.sections import ArchConfig
 from supertickets.errors import UserError
-from supertickets.supernet.arch import Arch, ArchConfig
-from supertickets.supernet.blocks import mixed_blocks
-from supertickets.supernet.network import Supernet, prunable
+from supertickets.networks.arch import Arch
+from supertickets.networks.blocks import mixed_blocks
+from supertickets.networks.build import build_net
+from supertickets.networks.supernet import Supernet, prunable
+from supertickets.task import load_task, task_class
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.task import load_task, task_class
 
 Tensors = dict[str, Tensor]
 _BN = ("weight", "bias", "running_mean", "running_var")
@@ -48,7 +50,7 @@ def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
         except UserError as error:  # the head of one task has settings that another's does not know
             raise UserError(f"{weights}: not a checkpoint of the original {task} network ({error})") from error
         arch = _read_arch(tensors, kwargs, norms=instance.config.arch)
-        net = Supernet(arch, instance.build_head(arch))
+        net = build_net(arch, instance)
         _check_searched(net, _block_names(arch, tensors), searched, network, weights)
         state, mask = _convert(tensors, net, weights)
     except KeyError as error:

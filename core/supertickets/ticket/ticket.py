@@ -25,12 +25,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from supertickets.config.sections import Config
 from supertickets.errors import UserError
+from supertickets.networks.arch import Arch
+from supertickets.networks.build import build_net
+from supertickets.networks.supernet import Supernet, prunable
 from supertickets.pruning.mask import Mask, apply_mask, sparsity
-from supertickets.supernet.arch import Arch
-from supertickets.supernet.network import Supernet, prunable
-from supertickets.training.config import Config
-from supertickets.training.task import load_task
+from supertickets.task import load_task
 
 FORMAT = 1
 FILES = ("ticket.json", "ticket.safetensors")
@@ -106,7 +107,7 @@ class Ticket:
 
     def build(self) -> Supernet:
         """The network, dense, with the ticket's weights, in eval mode: a plain module, ready to run."""
-        net = Supernet(self.arch, self.load_task().build_head(self.arch))
+        net = build_net(self.arch, self.load_task())
         net.load_state_dict(self.tensors, strict=False)
         return net.eval()
 
@@ -145,7 +146,7 @@ class Ticket:
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Upload the ticket with a model card to `owner/name`; returns the commit's URL. See `ticket.share`."""
-        from supertickets.ticket.share import push
+        from supertickets.ticket.hub import push
 
         return push(self, repo_id, private=private, token=token)
 
@@ -155,7 +156,7 @@ class Ticket:
 
         A `UserError` names the file and what is wrong in it.
         """
-        from supertickets.ticket.share import ticket_folder
+        from supertickets.ticket.hub import ticket_folder
 
         folder = ticket_folder(folder)
         json_file, tensor_file = (folder / name for name in FILES)
@@ -179,7 +180,7 @@ class Ticket:
             provenance=about["provenance"],
         )
         with torch.device("meta"):
-            net = Supernet(ticket.arch, ticket.load_task().build_head(ticket.arch))
+            net = build_net(ticket.arch, ticket.load_task())
         ticket.tensors, ticket.mask = _unpack(packed, net, about["masked"], tensor_file)
         return ticket
 

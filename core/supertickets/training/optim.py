@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from supertickets.supernet.network import decayed
-from supertickets.training.config import TrainConfig
+from supertickets.config.sections import TrainConfig
+from supertickets.networks.supernet import decayed
 
 
 class RMSpropInside(torch.optim.Optimizer):

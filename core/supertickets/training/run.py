@@ -17,13 +17,12 @@ from accelerate.utils import (
     parse_flag_from_env,
     set_seed,
 )
-from rich.table import Table
 
+from supertickets.config.reader import config_to_yaml, load_config
+from supertickets.config.sections import Config
 from supertickets.errors import UserError
-from supertickets.training.config import Config
+from supertickets.terminal import console
 from supertickets.training.cpu import prepare_cpu
-from supertickets.training.dialect import config_to_yaml, load_config
-from supertickets.training.progress import console
 from supertickets.training.state import TrainState, load_state, new_state, save_state
 
 
@@ -183,24 +182,3 @@ def check_same_experiment(folder: Path, config: Config) -> None:
             f"run.dir: the run in {folder} had other settings: {', '.join(changed)}; "
             f"continue it with the same, or choose another folder"
         )
-
-
-def summary_table(title: str, rows: dict[str, str]) -> Table:
-    """The closing table: a figure a row."""
-    table = Table(title=title, show_header=False, title_justify="left")
-    for key, value in rows.items():
-        table.add_row(key, value)
-    return table
-
-
-def standing(scores: dict[str, Any], metric: str) -> str:
-    """An evaluation in a few words: metric, MACs, sparsity."""
-    return f"{metric} {scores[metric]:.4f}  MACs {human(scores['macs'])}  sparsity {scores['sparsity']:.3f}"
-
-
-def human(count: float) -> str:
-    """1234567 -> '1.235 M'"""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(count) >= size:
-            return f"{count / size:.3f} {unit}"
-    return f"{count:.0f}"

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
+from supertickets.config.sections import Config, InitConfig
 from supertickets.errors import UserError
+from supertickets.networks.arch import Arch, resolve_arch
+from supertickets.networks.build import build_net
+from supertickets.networks.supernet import Supernet, prunable
 from supertickets.pruning.mask import Mask, apply_mask
-from supertickets.supernet.arch import Arch
-from supertickets.supernet.network import Supernet, prunable
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.config import Config, InitConfig
 
 HEAD = "head."
 REWIND = "rewind"  # folder of the early weights within a ticket's, itself a ticket
@@ -23,14 +24,14 @@ def start_net(task: Any, config: Config) -> tuple[Supernet, Mask, dict[str, floa
     Raises `UserError` for a ticket that does not fit the task.
     """
     if config.init.ticket is None:
-        arch = config.arch.build()
-        return Supernet(arch, task.build_head(arch)), {}, {}
+        arch = resolve_arch(config.arch)
+        return build_net(arch, task), {}, {}
     init, ticket = config.init, Ticket.load(config.init.ticket)
     whole = init.part == "all"
     if whole:
         _same_task(ticket, task, init)
-    arch = ticket.arch if whole else _body_of(ticket.arch, config.arch.build())
-    net = Supernet(arch, task.build_head(arch))
+    arch = ticket.arch if whole else _body_of(ticket.arch, resolve_arch(config.arch))
+    net = build_net(arch, task)
     if init.weights != "fresh":
         source = ticket if init.weights == "keep" else _rewound(ticket, init)
         tensors = {name: tensor for name, tensor in source.tensors.items() if whole or not name.startswith(HEAD)}

@@ -13,12 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from supertickets.config.sections import Config
 from supertickets.errors import UserError
+from supertickets.networks.arch import Arch
+from supertickets.networks.build import build_net
+from supertickets.networks.supernet import Supernet
 from supertickets.pruning.mask import Mask
 from supertickets.search.importance import Penalty, build_penalty
-from supertickets.supernet.arch import Arch
-from supertickets.supernet.network import Supernet
-from supertickets.training.config import Config
 from supertickets.training.ema import Ema, averaged, start_ema
 from supertickets.training.optim import build_optimizer, load_named_state, named_state
 from supertickets.training.start import start_net
@@ -111,7 +112,7 @@ def _restore(about: dict[str, Any], tensors: dict[str, Tensor], task: Any, confi
         return {key.removeprefix(f"{name}/"): t.to(device) for key, t in tensors.items() if key.startswith(f"{name}/")}
 
     arch = Arch.from_dict(about["arch"])
-    net = Supernet(arch, task.build_head(arch))
+    net = build_net(arch, task)
     net.load_state_dict(group("net"))
     net = place(net, config, device)
     optimizer = build_optimizer(net, config.train)

@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from supertickets.errors import UserError, listed
-from supertickets.training.progress import console
+from supertickets.terminal import console
 from supertickets_classification.data import ImageSet
 
 UNEVEN = 20  # largest class / smallest class from which it is worth a line

@@ -7,9 +7,8 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from supertickets.supernet.arch import ArchConfig
-from supertickets.training.config import Config, PruneConfig, SearchConfig, TrainConfig
-from supertickets.training.dialect import Section
+from supertickets.config.section import Section
+from supertickets.config.sections import ArchConfig, Config, PruneConfig, SearchConfig, TrainConfig
 
 Size = tuple[PositiveInt, PositiveInt]  # (height, width) in pixels
 

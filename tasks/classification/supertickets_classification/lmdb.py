@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from supertickets.cli import Parser, friendly
 from supertickets.errors import UserError
 from supertickets.images import decode_image
-from supertickets.training.progress import console, watch
+from supertickets.terminal import console, watch
 from supertickets_classification.sources import Files, open_files
 
 COMMAND = "python -m supertickets_classification.lmdb FOLDER OUT"

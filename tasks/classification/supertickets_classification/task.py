@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Subset
 
 from supertickets.errors import UserError
 from supertickets.images import Normalise, expand_images, read_image, save_whole
-from supertickets.supernet.arch import Arch
-from supertickets.supernet.heads import ClassificationHead
-from supertickets.supernet.network import device_of
-from supertickets.training.progress import console
+from supertickets.networks.arch import Arch
+from supertickets.networks.heads import ClassificationHead
+from supertickets.networks.supernet import device_of
+from supertickets.terminal import console
 from supertickets_classification.audit import audit
 from supertickets_classification.classes import check_folders, imagenet_names, with_classes
 from supertickets_classification.config import ClassificationConfig

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from supertickets.errors import UserError
-from supertickets.supernet.blocks import MixedBlock, mixed_blocks
-from supertickets.supernet.heads import ClassificationHead
-from supertickets.supernet.network import Supernet, prunable
+from supertickets.networks.blocks import MixedBlock, mixed_blocks
+from supertickets.networks.heads import ClassificationHead
+from supertickets.networks.supernet import Supernet, prunable
 from supertickets.testing import micro_arch, randomise_norms
 from supertickets.ticket.original import import_original
 from supertickets.ticket.ticket import Ticket

@@ -10,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from supertickets.config.reader import load_config
 from supertickets.draw import draw_ticket
-from supertickets.supernet.blocks import mixed_blocks
-from supertickets.supernet.macs import count_layers, count_params, dense_macs
-from supertickets.supernet.network import Supernet, prunable
+from supertickets.networks.arch import resolve_arch
+from supertickets.networks.blocks import mixed_blocks
+from supertickets.networks.build import build_net
+from supertickets.networks.macs import count_layers, count_params, dense_macs
+from supertickets.networks.supernet import prunable
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.dialect import load_config
 from supertickets.training.optim import build_optimizer, lr_at, peak_lr, set_lr
 from supertickets_classification import ClassificationConfig, ClassificationTask
 from supertickets_classification.classes import imagenet_names
@@ -86,7 +88,7 @@ def test_recipe_is_the_papers(name: str):
     prune = config.prune
     assert (prune.criterion, prune.schedule, prune.step, prune.every) == ("magnitude", "progressive", 0.1, 25)
     assert (data.scale, data.size_px, data.crop_padding, config.loss.label_smoothing) == ((0.08, 1), (224, 224), 32, 0.1)
-    assert data.name == ("lmdb" if name.endswith("lmdb") else "folder") and config.arch.build().bn_momentum == 0.01
+    assert data.name == ("lmdb" if name.endswith("lmdb") else "folder") and resolve_arch(config.arch).bn_momentum == 0.01
 
 
 def test_learning_rate_of_the_paper():
@@ -100,9 +102,9 @@ def test_learning_rate_of_the_paper():
 
 def test_supernet_has_the_published_counts():
     task = ClassificationTask(imagenet("imagenet", "--data.classes", CLASSES))
-    arch = task.config.arch.build()
+    arch = resolve_arch(task.config.arch)
     with torch.device("meta"):
-        net = Supernet(arch, task.build_head(arch))
+        net = build_net(arch, task)
     blocks = mixed_blocks(net)
     assert len(blocks) == 67 and sum(sum(block.units.values()) for block in blocks.values()) == 47_952
     assert sum(weight.numel() for weight in prunable(net).values()) == 11_438_360 and count_params(net) == 13_243_868
@@ -118,8 +120,8 @@ def test_one_step_of_the_unchanged_recipe(tmp_path: Path):
     task = ClassificationTask(config)
     train, val = task.build_loaders(2)
     torch.manual_seed(0)
-    arch = config.arch.build()
-    net = Supernet(arch, task.build_head(arch)).to(memory_format=torch.channels_last)
+    arch = resolve_arch(config.arch)
+    net = build_net(arch, task).to(memory_format=torch.channels_last)
     optimizer, batch = build_optimizer(net, config.train), next(iter(train))
     assert batch[0].shape == (2, 3, 224, 224)
     task.loss(net, batch).backward()

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from supertickets import cli
 from supertickets.errors import UserError
-from supertickets.supernet.network import Supernet
+from supertickets.networks.arch import resolve_arch
+from supertickets.networks.build import build_net
 from supertickets.testing import scores_on_two_processes
 from supertickets.ticket.ticket import Ticket
 from supertickets_classification import ClassificationTask
@@ -40,8 +41,8 @@ def scenes_task(**changes) -> ClassificationTask:
 
 def network_of(task: ClassificationTask) -> nn.Module:
     torch.manual_seed(0)
-    arch = task.config.arch.build()
-    return Supernet(arch, task.build_head(arch))
+    arch = resolve_arch(task.config.arch)
+    return build_net(arch, task)
 
 
 def test_batches_and_loss():

@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from supertickets.supernet.arch import ArchConfig
-from supertickets.training.config import Config, PruneConfig, SearchConfig, TrainConfig
-from supertickets.training.dialect import Section
+from supertickets.config.section import Section
+from supertickets.config.sections import ArchConfig, Config, PruneConfig, SearchConfig, TrainConfig
 
 Length = Annotated[int, Field(ge=16, multiple_of=4)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -13,9 +13,9 @@ from typing import Any
 
 from supertickets import cli
 from supertickets.cli import Parser, friendly, score_table, split_overrides
+from supertickets.config.reader import load_config
 from supertickets.errors import UserError
-from supertickets.training.dialect import load_config
-from supertickets.training.progress import console
+from supertickets.terminal import console
 from supertickets.training.run import write_text
 from supertickets_keypoint.annotations import json_path, read_results, read_truth
 from supertickets_keypoint.config import KeypointConfig

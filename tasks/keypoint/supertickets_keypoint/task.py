@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from supertickets.errors import UserError
-from supertickets.supernet.arch import Arch
-from supertickets.supernet.heads import DenseHead
-from supertickets.supernet.network import device_of
+from supertickets.networks.arch import Arch
+from supertickets.networks.heads import DenseHead
+from supertickets.networks.supernet import device_of
 from supertickets_keypoint.audit import audit
 from supertickets_keypoint.config import KeypointConfig
 from supertickets_keypoint.data import PersonSet

@@ -9,14 +9,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from supertickets.config.reader import load_config
+from supertickets.config.sections import Config
 from supertickets.draw import draw_ticket
+from supertickets.networks.arch import resolve_arch
+from supertickets.networks.blocks import mixed_blocks
+from supertickets.networks.build import build_net
+from supertickets.networks.macs import count_layers, count_params, dense_macs
+from supertickets.networks.supernet import prunable
 from supertickets.search.importance import gammas
-from supertickets.supernet.blocks import mixed_blocks
-from supertickets.supernet.macs import count_layers, count_params, dense_macs
-from supertickets.supernet.network import Supernet, prunable
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.config import Config
-from supertickets.training.dialect import load_config
 from supertickets.training.optim import build_optimizer
 from supertickets_keypoint import KeypointConfig, KeypointTask
 from supertickets_keypoint.joints import COCO_JOINTS
@@ -55,7 +57,7 @@ def test_recipe_draws_a_ticket_at_small_size(coco_root, tmp_path, monkeypatch, n
 def test_coco_recipe_is_the_papers(monkeypatch):
     monkeypatch.setenv("COCO", "data")
     config = load_config(KeypointConfig, CONFIGS / "coco.yaml")
-    train, search, prune, data, arch = config.train, config.search, config.prune, config.data, config.arch.build()
+    train, search, prune, data, arch = config.train, config.search, config.prune, config.data, resolve_arch(config.arch)
     assert (train.epochs, train.batch_size * 8, train.optimizer, train.lr) == (210, 384, "adamw", 1e-3)
     assert (train.schedule, train.milestones, train.decay, train.weight_decay) == ("step", [170, 200], 0.1, 1e-8)
     assert (search.rho, search.warmup, search.threshold, search.min_macs, search.target_macs) == (1e-6, 25, 1e-3, 1e6, None)
@@ -79,8 +81,8 @@ def test_coco_recipe_is_the_papers(monkeypatch):
 def test_coco_supernet_meets_the_check_values(monkeypatch):
     monkeypatch.setenv("COCO", "data")
     config = load_config(KeypointConfig, CONFIGS / "coco.yaml", base={"data": {"joints": COCO_JOINTS}})
-    task, arch = KeypointTask(config), config.arch.build()
-    net = Supernet(arch, task.build_head(arch))
+    task, arch = KeypointTask(config), resolve_arch(config.arch)
+    net = build_net(arch, task)
     layers = count_layers(net, task.input_shape)
     assert task.input_shape == (3, 256, 192) and len(mixed_blocks(net)) == 61
     assert sum(len(gamma) for gamma in gammas(net).values()) == 44_928
@@ -94,8 +96,8 @@ def test_unchanged_coco_recipe_steps_and_evaluates_on_the_pack(pack, monkeypatch
     monkeypatch.setenv("COCO", str(pack("kp_coco_mini")))
     config = load_config(KeypointConfig, CONFIGS / "coco.yaml", ["--data.workers", "0"])
     torch.manual_seed(0)
-    task, arch = KeypointTask(config), config.arch.build()
-    net = Supernet(arch, task.build_head(arch)).to(memory_format=torch.channels_last)
+    task, arch = KeypointTask(config), resolve_arch(config.arch)
+    net = build_net(arch, task).to(memory_format=torch.channels_last)
     train, val = task.build_loaders(2)
     optimizer = build_optimizer(net, config.train)
     before = net.head.classifier.weight.detach().clone()

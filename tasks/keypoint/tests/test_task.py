@@ -15,7 +15,9 @@ from torch import nn
 
 from supertickets import cli
 from supertickets.errors import UserError
-from supertickets.supernet.network import Supernet
+from supertickets.networks.arch import resolve_arch
+from supertickets.networks.build import build_net
+from supertickets.networks.supernet import Supernet
 from supertickets.testing import scores_on_two_processes
 from supertickets.ticket.original import import_original
 from supertickets.ticket.ticket import Ticket
@@ -39,8 +41,8 @@ def coco_task(root: Path, **sections) -> KeypointTask:
 
 def net_of(task: KeypointTask, seed: int = 0) -> Supernet:
     torch.manual_seed(seed)
-    arch = task.config.arch.build()
-    return Supernet(arch, task.build_head(arch)).eval()
+    arch = resolve_arch(task.config.arch)
+    return build_net(arch, task).eval()
 
 
 class Oracle(nn.Module):

@@ -23,7 +23,7 @@ from rich.progress import track
 from supertickets.cli import Parser, friendly
 from supertickets.errors import UserError
 from supertickets.images import save_whole
-from supertickets.training.progress import console
+from supertickets.terminal import console
 
 POLYGONS, TRAIN_IDS = "_gtFine_polygons.json", "_gtFine_labelTrainIds.png"
 LEFT_OUT = ("fewer than 3 points", "a point that is not a number")  # what cannot be drawn

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from supertickets.errors import UserError
 from supertickets.images import Normalise, expand_images, read_image, resize_image, save_whole, unused_name
-from supertickets.supernet.arch import Arch
-from supertickets.supernet.heads import DenseHead
-from supertickets.supernet.network import device_of
+from supertickets.networks.arch import Arch
+from supertickets.networks.heads import DenseHead
+from supertickets.networks.supernet import device_of
 from supertickets_segmentation.audit import audit
 from supertickets_segmentation.classes import ADE20K_CLASSES, CITYSCAPES, ade20k_classes, with_classes
 from supertickets_segmentation.config import SegmentationConfig

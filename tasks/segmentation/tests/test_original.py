@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from supertickets.errors import UserError
-from supertickets.ticket.info import describe
+from supertickets.ticket.facts import describe
 from supertickets.ticket.original import import_original
 from supertickets.ticket.ticket import Ticket
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from supertickets.config.reader import load_config
 from supertickets.draw import draw_ticket
+from supertickets.networks.arch import resolve_arch
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.dialect import load_config
 from supertickets_segmentation import SegmentationConfig, SegmentationTask
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -78,7 +79,7 @@ def test_recipes_are_the_papers(monkeypatch, name, epochs, batch):
     assert (train.lr, train.div, train.pct_start, train.eps, train.weight_decay) == (0.04, 25, 0.3, 1e-3, 1e-5)
     assert (search.rho, search.warmup, search.threshold, search.min_macs) == (1.4e-4, 25, 1e-3, 1e6)
     assert (config.prune.criterion, config.prune.schedule, config.prune.step) == ("magnitude", "progressive", 0.1)
-    assert config.arch.build().bn_momentum == 0.01
+    assert resolve_arch(config.arch).bn_momentum == 0.01
 
 
 @pytest.mark.parametrize(("name", "outputs"), [("cityscapes", 19), ("ade20k", 150)])

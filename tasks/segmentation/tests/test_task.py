@@ -12,10 +12,11 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from supertickets.config.reader import load_config
 from supertickets.errors import UserError
-from supertickets.supernet.network import Supernet
+from supertickets.networks.arch import resolve_arch
+from supertickets.networks.build import build_net
 from supertickets.testing import scores_on_two_processes
-from supertickets.training.dialect import load_config
 from supertickets_segmentation import SegmentationConfig, SegmentationTask
 from supertickets_segmentation.config import SegmentationData
 
@@ -36,8 +37,8 @@ def scenes_task(**changes) -> SegmentationTask:
 
 def network_of(task: SegmentationTask) -> nn.Module:
     torch.manual_seed(0)
-    arch = task.config.arch.build()
-    return Supernet(arch, task.build_head(arch))
+    arch = resolve_arch(task.config.arch)
+    return build_net(arch, task)
 
 
 class Oracle(nn.Module):

@@ -26,16 +26,16 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from supertickets.deploy.latency import latencies_ms, quartiles_ms
+from supertickets.deploy.plain import affine
+from supertickets.deploy.samples import sample_inputs
+from supertickets.networks.blocks import MixedBlock, mixed_blocks
+from supertickets.networks.supernet import Supernet
+from supertickets.networks.transformer import TokenMixer
 from supertickets.search.shrink import shrink
-from supertickets.supernet.blocks import MixedBlock, mixed_blocks
-from supertickets.supernet.network import Supernet
-from supertickets.supernet.transformer import TokenMixer
-from supertickets.ticket.info import describe
-from supertickets.ticket.latency import latencies_ms, quartiles_ms
-from supertickets.ticket.plain import affine
-from supertickets.ticket.samples import sample_inputs
+from supertickets.terminal import human
+from supertickets.ticket.facts import describe
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.run import human
 
 COSTS = ("units", "macs", "sparse_macs", "params", "sparsity")
 

@@ -12,8 +12,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from supertickets.supernet.blocks import MixedBlock
-from supertickets.supernet.transformer import TokenMixer
+from supertickets.networks.blocks import MixedBlock
+from supertickets.networks.transformer import TokenMixer
 
 # one-conv: all kernels' expansions are one conv, all projections another (eager PyTorch's best form);
 # per-kernel: an expansion, a depthwise conv and a projection each, summed (no slices and no concatenation).

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from supertickets.supernet.blocks import mixed_blocks
+from supertickets.networks.blocks import mixed_blocks
 
 
 @dataclass

@@ -12,20 +12,20 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
 from torch import Tensor, nn
 
+from supertickets.config.sections import Config
 from supertickets.errors import UserError
+from supertickets.networks.build import build_net
+from supertickets.networks.macs import count_layers, count_params, dense_macs, sparse_layer_macs
+from supertickets.networks.supernet import Supernet, prunable
 from supertickets.pruning.criteria import Evidence
 from supertickets.pruning.mask import Mask, apply_mask, mask_gradients, zero_sparsity
 from supertickets.pruning.prune import prune
 from supertickets.search.budget import Resource, measure, resolve_target
 from supertickets.search.importance import gammas, rho_at
-from supertickets.supernet.macs import count_layers, count_params, dense_macs, sparse_layer_macs
-from supertickets.supernet.network import Supernet, prunable
+from supertickets.terminal import standing, watch
 from supertickets.training.batchnorm import recalibrate
-from supertickets.training.config import Config
 from supertickets.training.ema import averaged, decay_at, load_ema, update_ema
 from supertickets.training.optim import lr_at, peak_lr, set_lr
-from supertickets.training.progress import watch
-from supertickets.training.run import standing
 from supertickets.training.start import HEAD, is_frozen
 from supertickets.training.state import TrainState, place
 
@@ -177,7 +177,7 @@ class Loop:
         state, n = self.state, self.config.train.recalibrate_batches
         self.seed(phase=1)
         arch = state.net.arch
-        net = place(Supernet(arch, self.task.build_head(arch)), self.config, self.accelerator.device)
+        net = place(build_net(arch, self.task), self.config, self.accelerator.device)
         load_ema(net, state.ema)
         if state.mask and not state.mask_held and self.config.prune.reactivate == "after_prune":
             asked = max((share for epoch, share in self.prunes.items() if epoch < state.epoch), default=0.0)

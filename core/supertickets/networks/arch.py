@@ -10,26 +10,11 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
 
+from supertickets.config.section import Section
+from supertickets.config.sections import ArchConfig, Init, StageArch
 from supertickets.errors import UserError
-from supertickets.training.dialect import Section
 
-Init: TypeAlias = Literal["fan_out", "small_head", "reduced", "small_normal"]  # see `network.initialise`
 Units: TypeAlias = dict[int, int]  # kernel size -> hidden channels (search units) left, e.g. {3: 72, 5: 70}
-
-
-class StageArch(Section):
-    """One stage: a fusion followed by parallel blocks on each branch, finest branch first."""
-
-    blocks: list[int]
-    widths: list[int]
-
-    @model_validator(mode="after")
-    def _branches_agree(self) -> StageArch:
-        if not self.blocks or len(self.blocks) != len(self.widths):
-            raise ValueError(f"needs as many blocks as widths, at least one (blocks {self.blocks}, widths {self.widths})")
-        if min(self.blocks) < 0 or min(self.widths) < 1:
-            raise ValueError(f"blocks must be >= 0 and widths >= 1 (blocks {self.blocks}, widths {self.widths})")
-        return self
 
 
 class Arch(Section):
@@ -135,21 +120,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class ArchConfig(Section):
-    """The `arch` part of a config: a preset, and what to change in it (None = as the preset has it)."""
-
-    preset: Literal["paper", "small", "tiny", "nano"] = "paper"
-    stem: tuple[PositiveInt, PositiveInt] | None = None
-    stem_stride: Literal[1, 2, 4] | None = None
-    stages: list[StageArch] | None = None
-    kernels: tuple[int, ...] | None = None
-    expand: int | None = None
-    tokens: int | None = None
-    bn_eps: float | None = None
-    bn_momentum: float | None = None
-    init: Init | None = None
-
-    def build(self) -> Arch:
-        """The full supernet's `Arch`."""
-        changes = {key: value for key, value in self.model_dump(exclude={"preset"}).items() if value is not None}
-        return Arch.from_dict(PRESETS[self.preset] | changes)
+def resolve_arch(config: ArchConfig) -> Arch:
+    """The full supernet's `Arch`: the preset with what the config changes in it."""
+    changes = {key: value for key, value in config.model_dump(exclude={"preset"}).items() if value is not None}
+    return Arch.from_dict(PRESETS[config.preset] | changes)

@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from supertickets.config.reader import load_config
+from supertickets.config.sections import Config
 from supertickets.errors import UserError
-from supertickets.supernet.arch import Arch
-from supertickets.training.config import Config
-from supertickets.training.dialect import load_config
+from supertickets.networks.arch import Arch
 
 
 @runtime_checkable

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from supertickets.supernet.macs import paper_macs
+from supertickets.networks.macs import paper_macs
+from supertickets.terminal import console, human, standing, summary_table
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.progress import console
-from supertickets.training.run import Run, human, standing, summary_table
+from supertickets.training.run import Run
 from supertickets.training.start import REWIND
 
 

@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor, nn
 
+from supertickets.deploy.plain import Layout, fold
+from supertickets.deploy.samples import picture_inputs, sample_inputs
 from supertickets.errors import UserError
-from supertickets.ticket.plain import Layout, fold
-from supertickets.ticket.samples import picture_inputs, preprocessing, sample_inputs
+from supertickets.terminal import summary_table
+from supertickets.ticket.facts import preprocessing
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.run import summary_table
 
 TOLERANCE = 1e-4  # largest absolute difference from eager PyTorch that is let through
 OPSET = 18  # of ONNX: what PyTorch's exporter writes without converting

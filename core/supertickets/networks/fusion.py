@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from supertickets.supernet.arch import Arch
-from supertickets.supernet.blocks import MixedBlock
+from supertickets.networks.arch import Arch
+from supertickets.networks.blocks import MixedBlock
 
 
 class Fusion(nn.Module):

@@ -3,14 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
+from supertickets.config.section import Section
 from supertickets.errors import UserError
-from supertickets.supernet.arch import ArchConfig
-from supertickets.training.dialect import Section
+
+Init: TypeAlias = Literal["fan_out", "small_head", "reduced", "small_normal"]  # see `networks.supernet.initialise`
+
+
+class StageArch(Section):
+    """One stage: a fusion followed by parallel blocks on each branch, finest branch first."""
+
+    blocks: list[int]
+    widths: list[int]
+
+    @model_validator(mode="after")
+    def _branches_agree(self) -> StageArch:
+        if not self.blocks or len(self.blocks) != len(self.widths):
+            raise ValueError(f"needs as many blocks as widths, at least one (blocks {self.blocks}, widths {self.widths})")
+        if min(self.blocks) < 0 or min(self.widths) < 1:
+            raise ValueError(f"blocks must be >= 0 and widths >= 1 (blocks {self.blocks}, widths {self.widths})")
+        return self
+
+
+class ArchConfig(Section):
+    """The `arch` part of a config: a preset, and what to change in it (None = as the preset has it)."""
+
+    preset: Literal["paper", "small", "tiny", "nano"] = "paper"
+    stem: tuple[PositiveInt, PositiveInt] | None = None
+    stem_stride: Literal[1, 2, 4] | None = None
+    stages: list[StageArch] | None = None
+    kernels: tuple[int, ...] | None = None
+    expand: int | None = None
+    tokens: int | None = None
+    bn_eps: float | None = None
+    bn_momentum: float | None = None
+    init: Init | None = None
 
 
 class SearchConfig(Section):

@@ -10,9 +10,9 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from supertickets.supernet.arch import Arch
-from supertickets.supernet.blocks import MixedBlock, batch_norm, mixed_blocks
-from supertickets.supernet.fusion import Fusion
+from supertickets.networks.arch import Arch
+from supertickets.networks.blocks import MixedBlock, batch_norm, mixed_blocks
+from supertickets.networks.fusion import Fusion
 
 
 class Stage(nn.Module):

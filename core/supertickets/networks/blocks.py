@@ -12,8 +12,8 @@ from math import gcd
 import torch
 from torch import Tensor, nn
 
-from supertickets.supernet.arch import Arch, Units
-from supertickets.supernet.transformer import TokenMixer
+from supertickets.networks.arch import Arch, Units
+from supertickets.networks.transformer import TokenMixer
 
 
 def batch_norm(channels: int, arch: Arch) -> nn.BatchNorm2d:

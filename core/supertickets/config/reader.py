@@ -15,11 +15,9 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from supertickets.errors import UserError
-from supertickets.training.complaints import describe, explain, unknown_key, wrong_value
-from supertickets.training.schema import (
+from supertickets.config.complaints import describe, explain, unknown_key, wrong_value
+from supertickets.config.schema import (
     Kinds,
-    Section,
     admits,
     choices_in,
     field_names,
@@ -34,7 +32,8 @@ from supertickets.training.schema import (
     read_scalar,
     sections_in,
 )
-from supertickets.training.yaml_tree import (
+from supertickets.config.section import Section
+from supertickets.config.yaml_tree import (
     Node,
     expand_variables,
     from_plain,
@@ -45,6 +44,7 @@ from supertickets.training.yaml_tree import (
     show,
     to_yaml,
 )
+from supertickets.errors import UserError
 
 __all__ = ["Section", "config_to_yaml", "load_config"]
 S = TypeVar("S", bound=Section)

@@ -8,17 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
-
-from supertickets.training.yaml_tree import Node
+from supertickets.config.section import Section
+from supertickets.config.yaml_tree import Node
 
 Kinds = tuple[Any, ...]  # the members of a union, without Annotated; () where the schema has nothing
-
-
-class Section(BaseModel):
-    """A group of settings; unknown keys are an error, and assignments are checked like files are."""
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
 
 
 def members_of(annotation: Any) -> Kinds:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from supertickets.supernet.arch import Arch
+from supertickets.networks.arch import Arch
 
 GRID = 8  # maps are seen at 8x8
 DIM = GRID * GRID  # so a token is a vector of 64: one weight a place

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +12,8 @@ from torch import Tensor
 
 from supertickets.images import Normalise, read_image, resize_image
 from supertickets.scenes import SIZES_PX, draw_scene
+from supertickets.ticket.facts import preprocessing
 from supertickets.ticket.ticket import Ticket
-
-
-def preprocessing(ticket: Ticket, size: tuple[int, int]) -> dict[str, Any]:
-    """How a picture becomes the network's input, JSON-able: (RGB in 0..1 - mean) / std at `size` (H, W)."""
-    data = ticket.settings.get("data", {})
-    mean, std = list(data.get("mean", (0.0, 0.0, 0.0))), list(data.get("std", (1.0, 1.0, 1.0)))
-    return {"size": list(size), "axes": "NCHW", "colours": "RGB", "range": [0, 1], "mean": mean, "std": std}
 
 
 def sample_inputs(ticket: Ticket, size: tuple[int, int], *, batch: int = 2) -> list[Tensor]:

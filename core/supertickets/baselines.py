@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from supertickets.config.sections import Config, PruneConfig
 from supertickets.draw import draw_ticket
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.config import Config, PruneConfig
 from supertickets.training.run import check_same_experiment, run_folder
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supertickets.errors import UserError
-from supertickets.supernet.arch import Arch
-from supertickets.supernet.blocks import MixedBlock, batch_norm
+from supertickets.networks.arch import Arch
+from supertickets.networks.blocks import MixedBlock, batch_norm
 
 
 class DenseHead(nn.Module):

@@ -11,9 +11,8 @@ from typing import Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from supertickets.training.schema import (
+from supertickets.config.schema import (
     Kinds,
-    Section,
     choices_in,
     field_names,
     fitting,
@@ -24,7 +23,8 @@ from supertickets.training.schema import (
     members_of,
     sections_in,
 )
-from supertickets.training.yaml_tree import Node, plain, show
+from supertickets.config.section import Section
+from supertickets.config.yaml_tree import Node, plain, show
 
 
 def describe(kinds: Kinds) -> str:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
-
-from supertickets.supernet.blocks import mixed_blocks
-from supertickets.supernet.macs import count_layers, count_params, dense_macs, paper_macs, sparse_layer_macs
-from supertickets.supernet.network import prunable
+from supertickets.networks.blocks import mixed_blocks
+from supertickets.networks.macs import count_layers, count_params, dense_macs, paper_macs, sparse_layer_macs
+from supertickets.networks.supernet import prunable
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.run import human, summary_table
 
 
 def describe(ticket: Ticket, size: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -61,28 +58,8 @@ def describe(ticket: Ticket, size: tuple[int, int] | None = None) -> dict[str, A
     }
 
 
-def info_tables(facts: dict[str, Any], title: str) -> list[Table]:
-    """The facts for people: a summary, then a row a layer."""
-    height, width = facts["size"]
-    metrics = {k: v for k, v in facts["metrics"].items() if isinstance(v, int | float | str)}
-    summary = summary_table(
-        title,
-        {
-            "task": f"{facts['task']} ({len(facts['labels'])} labels)",
-            "parameters": f"{human(facts['params'])} ({human(facts['nonzero_params'])} nonzero)",
-            "MACs, dense": f"{human(facts['macs'])} at {height}x{width}",
-            "MACs, sparse": f"{human(facts['sparse_macs'])} (macs_paper {human(facts['macs_paper'])})",
-            "sparsity": f"{facts['sparsity']:.4f} of {facts['prunable']} prunable weights",
-            "units per kernel": ", ".join(f"{k}x{k}: {n}" for k, n in facts["units_per_kernel"].items()) or "none",
-            "tokens": str(facts["tokens"]),
-            "blocks": f"{facts['blocks']['all']}, {facts['blocks']['emptied']} emptied",
-            "metrics": "\n".join(f"{k}: {v:.4f}" if isinstance(v, float) else f"{k}: {v}" for k, v in metrics.items()),
-            "provenance": ", ".join(f"{k} {facts['provenance'].get(k)}" for k in ("version", "torch", "seed")),
-        },
-    )
-    rows = Table(title="layers", title_justify="left")
-    for column in ("layer", "weights", "sparsity", "MACs", "sparse MACs"):
-        rows.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)
-    for name, layer in facts["layers"].items():
-        rows.add_row(name, str(layer["weights"]), f"{layer['sparsity']:.3f}", human(layer["macs"]), human(layer["sparse_macs"]))
-    return [summary, rows]
+def preprocessing(ticket: Ticket, size: tuple[int, int]) -> dict[str, Any]:
+    """How a picture becomes the network's input, JSON-able: (RGB in 0..1 - mean) / std at `size` (H, W)."""
+    data = ticket.settings.get("data", {})
+    mean, std = list(data.get("mean", (0.0, 0.0, 0.0))), list(data.get("std", (1.0, 1.0, 1.0)))
+    return {"size": list(size), "axes": "NCHW", "colours": "RGB", "range": [0, 1], "mean": mean, "std": std}

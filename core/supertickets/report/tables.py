@@ -1,0 +1,36 @@
+"""Tables for the terminal: what a ticket is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from supertickets.terminal import human, summary_table
+
+
+def info_tables(facts: dict[str, Any], title: str) -> list[Table]:
+    """The facts for people: a summary, then a row a layer."""
+    height, width = facts["size"]
+    metrics = {k: v for k, v in facts["metrics"].items() if isinstance(v, int | float | str)}
+    summary = summary_table(
+        title,
+        {
+            "task": f"{facts['task']} ({len(facts['labels'])} labels)",
+            "parameters": f"{human(facts['params'])} ({human(facts['nonzero_params'])} nonzero)",
+            "MACs, dense": f"{human(facts['macs'])} at {height}x{width}",
+            "MACs, sparse": f"{human(facts['sparse_macs'])} (macs_paper {human(facts['macs_paper'])})",
+            "sparsity": f"{facts['sparsity']:.4f} of {facts['prunable']} prunable weights",
+            "units per kernel": ", ".join(f"{k}x{k}: {n}" for k, n in facts["units_per_kernel"].items()) or "none",
+            "tokens": str(facts["tokens"]),
+            "blocks": f"{facts['blocks']['all']}, {facts['blocks']['emptied']} emptied",
+            "metrics": "\n".join(f"{k}: {v:.4f}" if isinstance(v, float) else f"{k}: {v}" for k, v in metrics.items()),
+            "provenance": ", ".join(f"{k} {facts['provenance'].get(k)}" for k in ("version", "torch", "seed")),
+        },
+    )
+    rows = Table(title="layers", title_justify="left")
+    for column in ("layer", "weights", "sparsity", "MACs", "sparse MACs"):
+        rows.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)
+    for name, layer in facts["layers"].items():
+        rows.add_row(name, str(layer["weights"]), f"{layer['sparsity']:.3f}", human(layer["macs"]), human(layer["sparse_macs"]))
+    return [summary, rows]
