@@ -9,8 +9,9 @@ import torch
 
 from supertickets import cli
 from supertickets.config.sections import Config
-from supertickets.deploy.compact import compact, compact_net, constant_outputs
+from supertickets.deploy.compact import compact, compact_net
 from supertickets.networks.blocks import mixed_blocks
+from supertickets.networks.constants import constant_outputs
 from supertickets.networks.supernet import prunable
 from supertickets.pruning.prune import choose_mask, hold, prune
 from supertickets.testing import ToyTask, micro_net, randomise_norms

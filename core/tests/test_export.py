@@ -14,6 +14,7 @@ from PIL import Image
 
 from supertickets import cli
 from supertickets.config.sections import Config
+from supertickets.deploy import export as module
 from supertickets.deploy.export import FORMATS, export, metadata, open_exported
 from supertickets.deploy.plain import LAYOUTS, fold
 from supertickets.errors import UserError
@@ -22,8 +23,8 @@ from supertickets.networks.heads import ClassificationHead
 from supertickets.networks.supernet import Supernet
 from supertickets.search.shrink import shrink
 from supertickets.testing import ToyTask, micro_arch, micro_net, randomise_norms
-from supertickets.deploy import export as module
 from supertickets.ticket.ticket import Ticket
+from supertickets.units.groups import unit_groups
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 STAGES = [
@@ -40,9 +41,9 @@ def shrunk_net(*, tokens: int = 0) -> Supernet:
     without = {name: 0 for name in mixed_blocks(micro_net(**SMALL)) if name != "head.block"}
     net = micro_net(**SMALL, tokens=tokens, tokens_left=without if tokens else {}).eval()
     randomise_norms(net)
-    dead = {f"{name}.depthwise_bn.weight": torch.zeros(sum(b.units.values())) > 0 for name, b in mixed_blocks(net).items()}
-    dead["stages.2.fusion.edges.1to0.depthwise_bn.weight"][:] = True
-    dead["stages.1.branches.0.0.depthwise_bn.weight"][16:32] = True
+    emptied = [group for group in unit_groups(net) if group.name.startswith("stages.2.fusion.edges.1to0.")]
+    dead = {group.name: torch.ones(group.count, dtype=torch.bool) for group in emptied}
+    dead["stages.1.branches.0.0.depthwise.5"] = torch.ones(16, dtype=torch.bool)
     shrink(net, dead)
     return net
 

@@ -10,34 +10,52 @@ import torch
 from supertickets.config.sections import TrainConfig
 from supertickets.errors import UserError
 from supertickets.networks.blocks import mixed_blocks
-from supertickets.networks.macs import count_layers, mixer_macs, unit_costs
+from supertickets.networks.macs import count_layers
 from supertickets.networks.supernet import Supernet, prunable
 from supertickets.search.budget import budget_at, measure, resolve_target, units_over_budget
-from supertickets.search.importance import build_penalty, dead_units, gammas, group_units, rho_at
+from supertickets.search.bundles import bundle_units
+from supertickets.search.importance import Statistics, gamma_per_mac
+from supertickets.search.penalty import build_penalty, rho_at
 from supertickets.search.shrink import shrink
+from supertickets.search.threshold import dead_units
 from supertickets.testing import micro_net, randomise_norms
 from supertickets.training.ema import start_ema
 from supertickets.training.optim import build_optimizer
+from supertickets.units.costs import module_macs, unit_costs
+from supertickets.units.groups import entries, unit_groups
 
 SHAPE = (3, 32, 32)
+
+
+def over_budget(net, ema, penalty, *, budget, resource="macs", divisor=1):
+    scores = gamma_per_mac(unit_groups(net), Statistics(ema, penalty.weights))
+    return units_over_budget(net, scores, budget=budget, resource=resource, input_shape=SHAPE, divisor=divisor)
 
 
 def some_dead(net: Supernet, seed: int = 0) -> dict[str, torch.Tensor]:
     """A third of all units at random; a kernel and a block wholly gone."""
     generator = torch.Generator().manual_seed(seed)
-    dead = {name: torch.rand(len(gamma), generator=generator) < 0.33 for name, gamma in gammas(net).items()}
-    dead["stages.1.branches.1.0.depthwise_bn.weight"][:24] = True  # kernel 3 of 24 units
-    dead["stages.2.fusion.edges.1to0.depthwise_bn.weight"][:] = True
+    dead = {group.name: torch.rand(group.count, generator=generator) < 0.33 for group in unit_groups(net)}
+    dead["stages.1.branches.1.0.depthwise.3"][:] = True
+    for kernel in net.arch.kernels:
+        dead[f"stages.2.fusion.edges.1to0.depthwise.{kernel}"][:] = True
     return dead
+
+
+def whole_block(dead: dict[str, torch.Tensor], block: str) -> torch.Tensor:
+    """The block's dead units over all kernels, as they lie in its tensors."""
+    return torch.cat([gone for name, gone in dead.items() if name.startswith(f"{block}.depthwise.")])
 
 
 def silence(net: Supernet, dead: dict[str, torch.Tensor]) -> None:
     """Dead channels at zero: scale and shift of their BN."""
     with torch.no_grad():
-        for name, gone in dead.items():
-            if ".mixer." not in name:
-                net.get_parameter(name)[gone] = 0
-                net.get_parameter(name.replace(".weight", ".bias"))[gone] = 0
+        for group in unit_groups(net):
+            if group.kind != "token" and group.name in dead:
+                positions, units = entries(group, group.gates[0])
+                gone = positions[dead[group.name][units]]
+                net.get_parameter(group.gates[0])[gone] = 0
+                net.get_parameter(group.gates[0].replace(".weight", ".bias"))[gone] = 0
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -70,8 +88,8 @@ def test_empty_kernels_and_blocks_vanish():
 
 def test_whole_network_of_shortcuts_still_runs_and_rebuilds():
     net = micro_net(tokens=3)
-    shrink(net, {name: torch.ones(len(gamma), dtype=torch.bool) for name, gamma in gammas(net).items()})
-    assert not gammas(net) and net(torch.randn(2, 3, 32, 32)).shape == (2, 3, 16, 16)
+    shrink(net, {group.name: torch.ones(group.count, dtype=torch.bool) for group in unit_groups(net)})
+    assert not unit_groups(net) and net(torch.randn(2, 3, 32, 32)).shape == (2, 3, 16, 16)
     assert sum(net.arch.tokens_left.values()) == 0
 
 
@@ -100,7 +118,7 @@ def test_survivors_keep_values_state_mask_and_penalty_bit_for_bit(optimizer, tok
     shrink(net, dead, mask=mask, ema=ema, penalty=penalty, optimizer=opt)
 
     name = "stages.2.branches.1.0"
-    keep = ~dead[f"{name}.depthwise_bn.weight"]
+    keep = ~whole_block(dead, name)
     for key in ("expand.weight", "expand_bn.running_var", "depthwise_bn.weight", "depthwise_bn.running_mean"):
         assert torch.equal(net.state_dict()[f"{name}.{key}"], before[f"{name}.{key}"][keep])
         assert torch.equal(ema[f"{name}.{key}"], before[f"{name}.{key}"][keep])
@@ -122,7 +140,7 @@ def test_survivors_keep_values_state_mask_and_penalty_bit_for_bit(optimizer, tok
 def test_optimizer_goes_on_as_if_the_dead_had_never_been():
     """After surgery an update moves survivors exactly as it would have moved them in the big network."""
     net, opt = trained()
-    dead = {"head.block.depthwise_bn.weight": torch.arange(216) % 3 == 0}
+    dead = {f"head.block.depthwise.{k}": torch.arange(72) % 3 == 0 for k in (3, 5, 7)}
     silence(net, dead)
     small = copy.deepcopy(net)
     small_opt = build_optimizer(small, TrainConfig(lr=1e-3, weight_decay=1e-2))
@@ -133,7 +151,7 @@ def test_optimizer_goes_on_as_if_the_dead_had_never_been():
     for model, optimizer in ((net, opt), (small, small_opt)):
         model(x).square().mean().backward()
         optimizer.step()
-    keep = ~dead["head.block.depthwise_bn.weight"]
+    keep = ~whole_block(dead, "head.block")
     torch.testing.assert_close(small.head.block.expand.weight, net.head.block.expand.weight[keep], atol=1e-5, rtol=1e-4)
 
 
@@ -144,7 +162,7 @@ def test_transformer_tokens_shrink():
     gamma, before = f"{name}.mixer.token_bn.weight", net.get_parameter(f"{name}.mixer.queries").detach().clone()
     gone = torch.tensor([False, True, False, True, False, False])
     old = penalty.weights[gamma][0].item()
-    shrink(net, {gamma: gone}, penalty=penalty)
+    shrink(net, {f"{name}.mixer": gone}, penalty=penalty)
     mixer = mixed_blocks(net)[name].mixer
     assert mixer.tokens == 4 and torch.equal(mixer.queries, before[~gone])
     # Attention is quadratic: each token left costs 2 * 64 * (2 * (4 - 6)) MACs less than before.
@@ -154,17 +172,19 @@ def test_transformer_tokens_shrink():
 
 def test_penalty_weights_are_mac_shares_with_mean_one():
     net = micro_net()
-    penalty, costs = build_penalty(net, SHAPE), unit_costs(net, count_layers(net, SHAPE))
+    penalty, costs = build_penalty(net, SHAPE), unit_costs(net, unit_groups(net), count_layers(net, SHAPE), "macs")
     weights = torch.cat(list(penalty.weights.values()))
     assert float(weights.mean()) == pytest.approx(1, rel=1e-5)
     block = penalty.weights["head.block.depthwise_bn.weight"]
-    assert float(block[0] / block[-1]) == pytest.approx(costs["head.block"][3].macs / costs["head.block"][7].macs)
+    assert float(block[0] / block[-1]) == pytest.approx(
+        float(costs["head.block.depthwise.3"][0] / costs["head.block.depthwise.7"][0])
+    )
 
 
 def test_token_penalty_follows_the_formula():
     net = micro_net(tokens=6)
     penalty, name = build_penalty(net, SHAPE), "head.block"
-    macs, n = mixer_macs(name, count_layers(net, SHAPE)), 6
+    macs, n = module_macs(f"{name}.mixer", count_layers(net, SHAPE)), 6
     expected = ((macs - 2 * n * n * 64) / n + 2 * 64 * (n**2 - (n - 1) ** 2)) / penalty.z
     assert float(penalty.weights[f"{name}.mixer.token_bn.weight"][0]) == pytest.approx(expected)
 
@@ -173,7 +193,7 @@ def test_penalty_gradient_is_the_gradient_of_its_value():
     net = micro_net(tokens=3)
     randomise_norms(net)
     penalty = build_penalty(net, SHAPE)
-    params = gammas(net)
+    params = {name: net.get_parameter(name) for name in penalty.weights}
     with torch.no_grad():
         params["head.block.depthwise_bn.weight"][:50] *= -1
     sum((0.1 * penalty.weights[n] * p.abs()).sum() for n, p in params.items()).backward()
@@ -192,10 +212,10 @@ def test_rho_rises_then_stays():
 def test_a_unit_dies_by_both_or_at_the_end_by_its_average():
     net = micro_net()
     ema = start_ema(net)
-    name = "head.block.depthwise_bn.weight"
+    gate, name = "head.block.depthwise_bn.weight", "head.block.depthwise.3"
     with torch.no_grad():
-        net.get_parameter(name)[:2] = torch.tensor([1e-4, 1e-4])
-    ema[name][1:3] = 1e-4
+        net.get_parameter(gate)[:2] = torch.tensor([1e-4, 1e-4])
+    ema[gate][1:3] = 1e-4
     assert dead_units(net, ema, threshold=1e-3)[name].nonzero().flatten().tolist() == [1]
     assert dead_units(net, ema, threshold=1e-3, last=True)[name].nonzero().flatten().tolist() == [1, 2]
 
@@ -207,7 +227,7 @@ def test_budget_is_met_within_two_percent(resource, share, tokens):
     randomise_norms(net)
     ema, penalty = start_ema(net), build_penalty(net, SHAPE)
     target = resolve_target(net, share, resource, SHAPE)
-    while dead := units_over_budget(net, ema, penalty, budget=target, resource=resource, input_shape=SHAPE):
+    while dead := over_budget(net, ema, penalty, budget=target, resource=resource):
         shrink(net, dead, ema=ema, penalty=penalty)
     assert measure(net, resource, SHAPE) == pytest.approx(target, rel=0.02)
 
@@ -215,22 +235,22 @@ def test_budget_is_met_within_two_percent(resource, share, tokens):
 def test_budget_takes_the_least_important_for_its_cost():
     net = micro_net()
     ema, penalty = start_ema(net), build_penalty(net, SHAPE)
-    name = "stages.0.branches.0.0.depthwise_bn.weight"
-    ema[name][5] = 1e-6
+    ema["stages.0.branches.0.0.depthwise_bn.weight"][5] = 1e-6
     full = measure(net, "macs", SHAPE)
-    dead = units_over_budget(net, ema, penalty, budget=full - 1, resource="macs", input_shape=SHAPE)
-    assert [(n, g.nonzero().flatten().tolist()) for n, g in dead.items() if g.any()] == [(name, [5])]
+    dead = over_budget(net, ema, penalty, budget=full - 1)
+    gone = [(n, g.nonzero().flatten().tolist()) for n, g in dead.items() if g.any()]
+    assert gone == [("stages.0.branches.0.0.depthwise.3", [5])]
 
 
 @pytest.mark.parametrize("share", [0.4, 0.7])
 def test_with_a_divisor_every_kernel_is_left_with_a_multiple_of_it(share):
     net = micro_net()
     randomise_norms(net)
-    odd = {f"{name}.depthwise_bn.weight": torch.arange(sum(b.units.values())) < 1 for name, b in mixed_blocks(net).items()}
+    odd = {group.name: torch.arange(group.count) < (group.kind == "3") for group in unit_groups(net)}
     shrink(net, odd)  # so that some kernels begin with a unit too few
     ema, penalty = start_ema(net), build_penalty(net, SHAPE)
     target = resolve_target(net, share, "macs", SHAPE)
-    dead = units_over_budget(net, ema, penalty, budget=target, resource="macs", input_shape=SHAPE, divisor=4)
+    dead = over_budget(net, ema, penalty, budget=target, divisor=4)
     before = {name: dict(block.units) for name, block in mixed_blocks(net).items()}
     shrink(net, dead, ema=ema, penalty=penalty)
     changed = 0
@@ -242,16 +262,17 @@ def test_with_a_divisor_every_kernel_is_left_with_a_multiple_of_it(share):
     assert changed > 3 and measure(net, "macs", SHAPE) <= target
 
 
-def test_a_group_goes_when_all_of_it_is_dead():
+def test_a_bundle_goes_when_all_of_it_is_dead():
     net = micro_net()
     ema = start_ema(net)
-    name = "head.block.depthwise_bn.weight"
-    first, *_ = dict(mixed_blocks(net))["head.block"].units.values()
-    groups = group_units(net, {name: torch.arange(len(ema[name]), 0, -1.0)}, 4)[name]
-    assert groups[first - 4 : first].unique().tolist() == [0] and first % 4 == 0  # the least four of the first kernel
-    ema[name][:3] = 1e-4
+    gate, name = "head.block.depthwise_bn.weight", "head.block.depthwise.3"
+    (group,) = unit_groups(net, name)
+    first = group.count
+    bundles = bundle_units([group], {name: torch.arange(first, 0, -1.0)}, 4)[name]
+    assert bundles[first - 4 :].unique().tolist() == [0] and first % 4 == 0  # the least four of the kernel
+    ema[gate][:3] = 1e-4
     assert not dead_units(net, ema, threshold=1e-3, last=True, divisor=4)[name].any()
-    ema[name][first - 1] = 1e-4
+    ema[gate][first - 1] = 1e-4
     dead = dead_units(net, ema, threshold=1e-3, last=True, divisor=4)[name]
     assert dead.nonzero().flatten().tolist() == [0, 1, 2, first - 1]
 

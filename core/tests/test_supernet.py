@@ -16,9 +16,11 @@ from supertickets.errors import UserError
 from supertickets.networks.arch import Arch, resolve_arch
 from supertickets.networks.blocks import MixedBlock, mixed_blocks
 from supertickets.networks.heads import ClassificationHead, DenseHead
-from supertickets.networks.macs import count_layers, count_params, dense_macs, sparse_layer_macs, unit_costs
+from supertickets.networks.macs import count_layers, count_params, dense_macs, sparse_layer_macs
 from supertickets.networks.supernet import Supernet, prunable
 from supertickets.testing import micro_arch, micro_net, randomise_norms
+from supertickets.units.costs import unit_costs
+from supertickets.units.groups import unit_groups
 
 
 @pytest.mark.parametrize(
@@ -153,12 +155,13 @@ def test_sparse_macs_count_nonzero_weights_layer_by_layer():
 
 
 def test_unit_costs_are_exact():
-    full, costs = micro_net(), unit_costs(micro_net(), count_layers(micro_net(), (3, 32, 32)))
+    full, layers = micro_net(), count_layers(micro_net(), (3, 32, 32))
+    costs = {resource: unit_costs(full, unit_groups(full), layers, resource) for resource in ("macs", "params")}
     name = "stages.1.fusion.edges.0to1"
     fewer = micro_net(units={name: {3: 16, 5: 14, 7: 16}})
     saved = dense_macs(count_layers(full, (3, 32, 32))) - dense_macs(count_layers(fewer, (3, 32, 32)))
-    assert saved == 2 * costs[name][5].macs
-    assert count_params(full) - count_params(fewer) == 2 * costs[name][5].params
+    assert saved == 2 * float(costs["macs"][f"{name}.depthwise.5"][0])
+    assert count_params(full) - count_params(fewer) == 2 * float(costs["params"][f"{name}.depthwise.5"][0])
 
 
 def test_initial_scale_counts_the_expansion_per_kernel():

@@ -24,8 +24,8 @@ from supertickets.training.batchnorm import recalibrate
 from supertickets.training.cpu import set_threads
 from supertickets.training.ema import decay_at, start_ema, update_ema
 from supertickets.training.optim import RMSpropInside, build_optimizer, load_named_state, lr_at, named_state, peak_lr
-from supertickets.training.run import open_run, start_accelerator
 from supertickets.training.pruning import prune_event
+from supertickets.training.run import open_run, start_accelerator
 from supertickets.training.state import load_state, new_state, save_state
 from supertickets.training.trainer import Loop, wrap
 

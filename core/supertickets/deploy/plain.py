@@ -12,20 +12,13 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from supertickets.networks.blocks import MixedBlock
+from supertickets.networks.blocks import MixedBlock, affine
 from supertickets.networks.transformer import TokenMixer
 
 # one-conv: all kernels' expansions are one conv, all projections another (eager PyTorch's best form);
 # per-kernel: an expansion, a depthwise conv and a projection each, summed (no slices and no concatenation).
 Layout: TypeAlias = Literal["one-conv", "per-kernel"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
-
-
-def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Scale and shift, (C,) float64 each, of a BN in eval mode."""
-    assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    return scale, norm.bias.double() - scale * norm.running_mean.double()
 
 
 @torch.no_grad()

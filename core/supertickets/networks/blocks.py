@@ -7,6 +7,7 @@ convs act on slices: the same function, faster.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import gcd
 
 import torch
@@ -14,11 +15,22 @@ from torch import Tensor, nn
 
 from supertickets.networks.arch import Arch, Units
 from supertickets.networks.transformer import TokenMixer
+from supertickets.networks.unit_group import BN_TENSORS, UnitGroup, indices_of
 
 
 def batch_norm(channels: int, arch: Arch) -> nn.BatchNorm2d:
     """BN with the arch's eps and momentum."""
     return nn.BatchNorm2d(channels, eps=arch.bn_eps, momentum=arch.bn_momentum)
+
+
+def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Scale and shift, (C,) float64 each, of a BN in eval mode."""
+    assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return scale, norm.bias.double() - scale * norm.running_mean.double()
+
+
+_UNIT_PARTS = ("expand", "expand_bn", "depthwise", "depthwise_bn", "project", "project_bn")  # gone where no unit is left
 
 
 class MixedBlock(nn.Module):
@@ -46,7 +58,7 @@ class MixedBlock(nn.Module):
         self.units = units
         hidden = sum(units.values())
         if not hidden:
-            for part in ("expand", "expand_bn", "depthwise", "depthwise_bn", "project", "project_bn"):
+            for part in _UNIT_PARTS:
                 setattr(self, part, None)
             return
         self.expand = nn.Conv2d(self.in_channels, hidden, 1, bias=False)
@@ -69,6 +81,41 @@ class MixedBlock(nn.Module):
         mixed = [conv(part) for conv, part in zip(self.depthwise.values(), slices, strict=True)]
         hidden = torch.relu_(self.depthwise_bn(torch.cat(mixed, dim=1)))  # (B, sum of units, H/s, W/s)
         return self.project_bn(self.project(hidden)) + shortcut
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """The block's hidden channels, one group per kernel: a row of the expansion, a depthwise kernel, a projection column.
+
+        The scale of the BN after the depthwise conv is a unit's gate. With the last unit the block's last BN goes too.
+        """
+        groups, start, total = [], 0, sum(self.units.values())
+        for k, n in self.units.items():
+            unit_of = indices_of(start, n, total)
+            cuts = {
+                ("expand.weight", 0): unit_of,
+                (f"depthwise.{k}.weight", 0): torch.arange(n),
+                ("project.weight", 1): unit_of,
+            }
+            cuts |= {(f"{norm}.{tensor}", 0): unit_of for norm in ("expand_bn", "depthwise_bn") for tensor in BN_TENSORS}
+            last = tuple(f"{part}." for part in _UNIT_PARTS)
+            groups.append(UnitGroup(f"depthwise.{k}", str(k), n, ("depthwise_bn.weight",), cuts, last))
+            start += n
+        return groups
+
+    def resize(self, arch: Arch, tensors: Mapping[str, Tensor]) -> None:
+        """Take the shapes and values of `tensors`, the block's whole state with units and tokens missing."""
+        like = next((param for param in self.parameters()), None)
+        units = {k: len(tensors[f"depthwise.{k}.weight"]) for k in self.units if f"depthwise.{k}.weight" in tensors}
+        if units != self.units:
+            self.build(arch, units)
+        if self.mixer is not None:
+            tokens = len(tensors["mixer.queries"]) if "mixer.queries" in tensors else 0
+            if not tokens:
+                self.mixer = None
+            elif tokens != self.mixer.tokens:
+                self.mixer.build(arch, tokens)
+        if like is not None:
+            self.to(like)
+        self.train(self.training).load_state_dict(dict(tensors))
 
 
 def mixed_blocks(net: nn.Module) -> dict[str, MixedBlock]:

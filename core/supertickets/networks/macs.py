@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from supertickets.networks.blocks import mixed_blocks
-
 
 @dataclass
 class Layer:
@@ -84,31 +82,3 @@ def paper_macs(macs: float, params: int, zeros: int) -> float:
 def count_params(net: nn.Module) -> int:
     """Parameters (BN statistics are none)."""
     return sum(param.numel() for param in net.parameters())
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the network loses with one unit."""
-
-    macs: float
-    params: float
-
-
-def unit_costs(net: nn.Module, layers: Mapping[str, Layer]) -> dict[str, dict[int, Cost]]:
-    """Cost of one unit of each kernel of each block: its row of the expansion, its depthwise kernel, its projection column.
-
-    Linear, so a block's MACs are exactly its shortcut's plus units x cost. The two BNs' scale and shift are parameters too.
-    """
-    costs: dict[str, dict[int, Cost]] = {}
-    for name, block in mixed_blocks(net).items():
-        costs[name] = {}
-        for k in block.units:
-            inside, outside = layers[f"{name}.expand"].positions, layers[f"{name}.project"].positions
-            macs = block.in_channels * inside + (k * k + block.out_channels) * outside
-            costs[name][k] = Cost(macs, block.in_channels + k * k + block.out_channels + 4)
-    return costs
-
-
-def mixer_macs(name: str, layers: Mapping[str, Layer]) -> int:
-    """MACs of the transformer of block `name`."""
-    return sum(layer.macs for path, layer in layers.items() if path.startswith(f"{name}.mixer."))

@@ -5,6 +5,7 @@ stem -> [fusion -> parallel blocks] x stages -> head.  HR-NAS, arXiv 2106.06560;
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import sqrt
 
 import torch
@@ -59,6 +60,14 @@ class Supernet(nn.Module):
         units = {name: dict(block.units) for name, block in blocks.items()}
         tokens = {name: block.mixer.tokens if block.mixer else 0 for name, block in blocks.items()}
         return self._arch.model_copy(update={"units": units, "tokens_left": tokens if self._arch.tokens else {}})
+
+    def resize(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the shapes and values of `tensors`, the network's whole state with units missing; other parts are left alone."""
+        for name, block in mixed_blocks(self).items():
+            start = f"{name}."
+            own = {key.removeprefix(start): tensor for key, tensor in tensors.items() if key.startswith(start)}
+            if {key: tensor.shape for key, tensor in block.state_dict().items()} != {key: t.shape for key, t in own.items()}:
+                block.resize(self._arch, own)
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Branch features (B, C_i, H/stride/2^i, W/stride/2^i), finest first."""

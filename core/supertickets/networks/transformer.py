@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supertickets.networks.arch import Arch
+from supertickets.networks.unit_group import BN_TENSORS, UnitGroup
 
 GRID = 8  # maps are seen at 8x8
 DIM = GRID * GRID  # so a token is a vector of 64: one weight a place
@@ -51,3 +52,11 @@ class TokenMixer(nn.Module):
         mixed = self.decoder(self.queries.expand(batch, -1, -1), memory)  # (B, n, 64)
         restored = self.restore_bn(self.restore(mixed.unflatten(2, (GRID, GRID))))  # (B, C_out, 8, 8)
         return F.interpolate(restored, size, mode="bilinear", align_corners=False)
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """The tokens, gated by the scale of the BN behind the first conv; with the last one the whole module goes."""
+        unit_of = torch.arange(self.tokens)
+        cuts = {("tokenize.weight", 0): unit_of, ("queries", 0): unit_of, ("restore.weight", 1): unit_of}
+        cuts |= {(f"token_bn.{tensor}", 0): unit_of for tensor in BN_TENSORS}
+        gates = ("token_bn.weight",)
+        return [UnitGroup("", "token", self.tokens, gates, cuts, ("",), divisible=False, module=".", pair_macs=2 * DIM)]

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from supertickets.errors import UserError
-from supertickets.networks.blocks import mixed_blocks
-from supertickets.networks.macs import count_layers, count_params, dense_macs, mixer_macs, unit_costs
+from supertickets.networks.macs import count_layers, count_params, dense_macs
 from supertickets.networks.supernet import Supernet
-from supertickets.search.importance import Penalty, gammas, group_units
+from supertickets.search.bundles import bundle_units
 from supertickets.search.shrink import shrink
-
-Resource = Literal["macs", "params"]
+from supertickets.units.costs import Resource, unit_costs
+from supertickets.units.groups import split_by_group, unit_groups
 
 
 def budget_at(epoch: float, *, full: float, target: float, start: float, end: float) -> float:
@@ -30,19 +29,16 @@ def measure(net: Supernet, resource: Resource, input_shape: tuple[int, int, int]
 
 
 def resolve_target(
-    net: Supernet, target: float, resource: Resource, input_shape: tuple[int, int, int], *, part: str = ""
+    net: Supernet, target: float, resource: Resource, input_shape: tuple[int, int, int], *, prefix: str = ""
 ) -> float:
     """The target as a count (at most 1 means a share of the full network); `UserError` where no search can reach it.
 
-    `part`: only blocks whose names begin so are searched.
+    Only groups whose names start with `prefix` are searched.
     """
     full = measure(net, resource, input_shape)
     count = target * full if target <= 1 else target
     bare = copy.deepcopy(net)
-    shrink(
-        bare,
-        {name: torch.ones(len(gamma), dtype=torch.bool, device=gamma.device) for name, gamma in gammas(net, part).items()},
-    )
+    shrink(bare, {group.name: torch.ones(group.count, dtype=torch.bool) for group in unit_groups(net, prefix)})
     floor = measure(bare, resource, input_shape)
     if not floor <= count <= full:
         raise UserError(
@@ -52,52 +48,30 @@ def resolve_target(
     return count
 
 
-def _costs(net: Supernet, resource: Resource, input_shape: tuple[int, int, int]) -> dict[str, Tensor]:
-    """What goes with each unit, by gamma's name."""
-    layers = count_layers(net, input_shape)
-    units = unit_costs(net, layers)
-    costs = {}
-    for name, block in mixed_blocks(net).items():
-        if block.units:
-            parts = [torch.full((n,), float(getattr(units[name][k], resource))) for k, n in block.units.items()]
-            costs[f"{name}.depthwise_bn.weight"] = torch.cat(parts).double()
-        if block.mixer is not None:
-            # An even share: attention is not linear in its tokens and the last one takes the whole transformer along,
-            # so the count is taken anew after each removal.
-            whole = mixer_macs(name, layers) if resource == "macs" else count_params(block.mixer)
-            n = block.mixer.tokens
-            costs[f"{name}.mixer.token_bn.weight"] = torch.full((n,), whole / n).double()
-    return costs
-
-
 @torch.no_grad()
 def units_over_budget(
     net: Supernet,
-    ema: dict[str, Tensor],
-    penalty: Penalty,
+    scores: Mapping[str, Tensor],
     *,
     budget: float,
     resource: Resource,
     input_shape: tuple[int, int, int],
-    part: str = "",
+    prefix: str = "",
     divisor: int = 1,
 ) -> dict[str, Tensor]:
-    """True for the units that must go to meet `budget`: the least EMA |gamma| / p first, ties by position.
+    """True for the units that must go to meet `budget`, by group's name: the lowest scores first, ties by position.
 
-    With a `divisor` they go in groups (`group_units`), those of the least mean first.
+    With a `divisor` they go in bundles (`bundle_units`), those of the lowest mean first. Only groups whose names start with
+    `prefix` are searched.
     """
-    excess = measure(net, resource, input_shape) - budget
-    names = list(gammas(net, part))
-    if excess <= 0 or not names:
+    excess, groups = measure(net, resource, input_shape) - budget, unit_groups(net, prefix)
+    if excess <= 0 or not groups:
         return {}
-    costs = _costs(net, resource, input_shape)
-    importance = {name: (ema[name].abs() / penalty.weights[name]).cpu().double() for name in names}
-    groups = torch.cat(list(group_units(net, importance, divisor).values()))
-    mean, saved = torch.zeros(2, int(groups.max()) + 1, dtype=torch.double)
-    mean.index_add_(0, groups, torch.cat(list(importance.values()))).div_(torch.bincount(groups))
-    saved.index_add_(0, groups, torch.cat([costs[name] for name in names]))
+    costs = unit_costs(net, groups, count_layers(net, input_shape), resource)
+    bundles = torch.cat(list(bundle_units(groups, scores, divisor).values()))
+    mean, saved = torch.zeros(2, int(bundles.max()) + 1, dtype=torch.double)
+    mean.index_add_(0, bundles, torch.cat([scores[group.name] for group in groups])).div_(torch.bincount(bundles))
+    saved.index_add_(0, bundles, torch.cat([costs[group.name] for group in groups]))
     order = torch.sort(mean, stable=True).indices
-    count = int(torch.searchsorted(saved[order].cumsum(0), excess)) + 1  # up to the group that meets the budget
-    goes = torch.isin(groups, order[:count])
-    sizes = [len(ema[name]) for name in names]
-    return {name: part.to(ema[name].device) for name, part in zip(names, goes.split(sizes), strict=True)}
+    count = int(torch.searchsorted(saved[order].cumsum(0), excess)) + 1  # up to the bundle that meets the budget
+    return split_by_group(groups, torch.isin(bundles, order[:count]))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from supertickets.networks.blocks import mixed_blocks
 from supertickets.networks.macs import count_layers, count_params, dense_macs, paper_macs, sparse_layer_macs
 from supertickets.networks.supernet import prunable
 from supertickets.ticket.ticket import Ticket
+from supertickets.units.groups import unit_groups
 
 
 def describe(ticket: Ticket, size: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -21,12 +21,10 @@ def describe(ticket: Ticket, size: tuple[int, int] | None = None) -> dict[str, A
     layers = count_layers(net, (task.input_shape[0], height, width))
     sparse = sparse_layer_macs(net, layers)
     weights = prunable(net)
-    kernels: dict[str, int] = {}
-    blocks = mixed_blocks(net).values()
-    for block in blocks:
-        for k, n in block.units.items():
-            kernels[str(k)] = kernels.get(str(k), 0) + n
-    tokens = sum(block.mixer.tokens for block in blocks if block.mixer)
+    kinds: dict[str, int] = {}
+    for group in unit_groups(net):
+        kinds[group.kind] = kinds.get(group.kind, 0) + group.count
+    tokens = kinds.pop("token", 0)
     params, zeros = count_params(net), sum(int((~kept).sum()) for kept in ticket.mask.values())
     count = sum(weight.numel() for weight in weights.values())
     return {
@@ -38,10 +36,10 @@ def describe(ticket: Ticket, size: tuple[int, int] | None = None) -> dict[str, A
         "macs_paper": paper_macs(dense_macs(layers), params, zeros),
         "prunable": count,
         "sparsity": ticket.sparsity,
-        "units": sum(kernels.values()) + tokens,
-        "units_per_kernel": dict(sorted(kernels.items(), key=lambda item: int(item[0]))),
+        "units": sum(kinds.values()) + tokens,
+        "units_per_kernel": dict(sorted(kinds.items(), key=lambda item: int(item[0]))),
         "tokens": tokens,
-        "blocks": {"all": len(blocks), "emptied": sum(not block.units for block in blocks)},
+        "blocks": {"all": len(net.arch.units), "emptied": sum(not any(units.values()) for units in net.arch.units.values())},
         "size": [height, width],
         "metrics": ticket.metrics,
         "labels": task.labels,

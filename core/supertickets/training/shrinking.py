@@ -10,11 +10,13 @@ from torch import Tensor
 from supertickets.networks.macs import count_layers, dense_macs
 from supertickets.pruning.prune import revive
 from supertickets.search.budget import budget_at, units_over_budget
-from supertickets.search.importance import dead_units
+from supertickets.search.importance import Statistics, importance_named
 from supertickets.search.shrink import shrink
+from supertickets.search.threshold import dead_units
 from supertickets.training.optim import match_layout
 from supertickets.training.state import place
 from supertickets.training.trainer import Loop, wrap
+from supertickets.units.groups import unit_groups
 
 
 def shrink_event(loop: Loop) -> dict[str, Any]:
@@ -51,17 +53,17 @@ def _dead(loop: Loop, *, last: bool) -> dict[str, Tensor]:
     if state.budget:
         start, end = loop.shrinks[0] - search.every, loop.last_shrink
         budget = budget_at(state.epoch, full=state.budget["start"], target=state.budget["target"], start=start, end=end)
+        statistics = Statistics(state.ema, state.penalty.weights, loop.config.run.seed * 100_003 + state.epoch)
         return units_over_budget(
             state.net,
-            state.ema,
-            state.penalty,
+            importance_named("gamma_per_mac")(unit_groups(state.net, loop.part), statistics),
             budget=budget,
             resource=loop.resource,
             input_shape=shape,
-            part=loop.part,
+            prefix=loop.part,
             divisor=search.divisor,
         )
-    dead = dead_units(state.net, state.ema, threshold=search.threshold, last=last, part=loop.part, divisor=search.divisor)
+    dead = dead_units(state.net, state.ema, threshold=search.threshold, last=last, prefix=loop.part, divisor=search.divisor)
     if not any(bool(gone.any()) for gone in dead.values()):
         return {}
     return dead if last or _macs_of(loop, dead) >= search.min_macs else {}

@@ -19,7 +19,7 @@ from supertickets.networks.arch import Arch
 from supertickets.networks.build import build_net
 from supertickets.networks.supernet import Supernet
 from supertickets.pruning.mask import Mask
-from supertickets.search.importance import Penalty, build_penalty
+from supertickets.search.penalty import Penalty, build_penalty
 from supertickets.training.ema import Ema, averaged, start_ema
 from supertickets.training.optim import build_optimizer, load_named_state, named_state
 from supertickets.training.start import start_net

@@ -20,14 +20,16 @@ from supertickets.networks.supernet import Supernet, prunable
 from supertickets.pruning.criteria import Evidence
 from supertickets.pruning.mask import Mask, apply_mask, mask_gradients, zero_sparsity
 from supertickets.pruning.prune import prune
-from supertickets.search.budget import Resource, measure, resolve_target
-from supertickets.search.importance import gammas, rho_at
+from supertickets.search.budget import measure, resolve_target
+from supertickets.search.penalty import rho_at
 from supertickets.terminal import standing, watch
 from supertickets.training.batchnorm import recalibrate
 from supertickets.training.ema import averaged, decay_at, load_ema, update_ema
 from supertickets.training.optim import lr_at, peak_lr, set_lr
 from supertickets.training.start import HEAD, is_frozen
 from supertickets.training.state import TrainState, place
+from supertickets.units.costs import Resource
+from supertickets.units.groups import count_units
 
 
 def wrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
@@ -96,7 +98,7 @@ class Loop:
         asked = search.target_macs or search.target_params
         if search.enabled is False or asked is None:
             return {}
-        target = resolve_target(net, asked, self.resource, shape, part=self.part)
+        target = resolve_target(net, asked, self.resource, shape, prefix=self.part)
         return {"start": measure(net, self.resource, shape), "target": target}
 
     def seed(self, phase: int = 0) -> None:
@@ -212,7 +214,7 @@ class Loop:
             "sparse_macs": sum(sparse_layer_macs(net, layers).values()),
             "params": count_params(net),
             "sparsity": zero_sparsity(net),
-            "units": sum(len(gamma) for gamma in gammas(net).values()),
+            "units": count_units(net),
         }
         self.standing = standing(scores, self.task.metric)
         return scores

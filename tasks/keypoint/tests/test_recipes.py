@@ -17,9 +17,9 @@ from supertickets.networks.blocks import mixed_blocks
 from supertickets.networks.build import build_net
 from supertickets.networks.macs import count_layers, count_params, dense_macs
 from supertickets.networks.supernet import prunable
-from supertickets.search.importance import gammas
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.optim import build_optimizer
+from supertickets.units.groups import count_units
 from supertickets_keypoint import KeypointConfig, KeypointTask
 from supertickets_keypoint.joints import COCO_JOINTS
 
@@ -85,7 +85,7 @@ def test_coco_supernet_meets_the_check_values(monkeypatch):
     net = build_net(arch, task)
     layers = count_layers(net, task.input_shape)
     assert task.input_shape == (3, 256, 192) and len(mixed_blocks(net)) == 61
-    assert sum(len(gamma) for gamma in gammas(net).values()) == 44_928
+    assert count_units(net) == 44_928
     assert sum(weight.numel() for weight in prunable(net).values()) == 9_921_330
     assert count_params(net) == 10_110_053 and round(dense_macs(layers) / 1e9, 4) == 5.7966
 

@@ -1,0 +1,92 @@
+"""Units without effect: their output is the same number at every place for every input.
+
+A unit's hidden value e and output d, BN in eval mode as scale and shift:
+
+    e = relu(a1 (E x) + b1),   d = relu(a2 (K * e) + b2),   block = a3 (P d - m3) + beta3 + shortcut
+
+A unit is without effect where its column of P is zero, or where d is the same number at every place for every input: P d is
+then a constant, and taking it from the last BN's running mean m3 gives the same output without the unit. Whether d is
+constant is found by interval arithmetic: e is relu(b1) where its row of E (or a1) is zero, else anywhere in [0, inf); each tap
+of K adds its weight times that, and one that may fall on the zero padding may also add 0. So it finds, for every size of input,
+
+- a depthwise kernel (or a2) that is all zero: d = relu(b2);
+- a zero row of E with b1 <= 0, so that e = 0: d = relu(b2);
+- a zero row of E with e > 0 where only the centre tap is left; other taps meet padding at the border, so such units stay;
+- a unit that can never fire, because no tap pulls up and b2 <= 0: d = 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from supertickets.networks.blocks import MixedBlock, affine, mixed_blocks
+from supertickets.networks.transformer import TokenMixer
+
+
+@torch.no_grad()
+def fold_constant_units(net: nn.Module) -> dict[str, Tensor]:
+    """True for the units of `net` (eval mode) that are without effect, (count,) by group's name.
+
+    What they add is folded, in place, into the last BN of their blocks, so that the network gives the same output once they are
+    removed. A block's last unit stays, the first of the smallest kernel, where the block would still add a constant: a block
+    without units has no BN to hold it.
+    """
+    dead: dict[str, Tensor] = {}
+    for name, block in mixed_blocks(net).items():
+        if block.mixer is not None and _drop_mixer(block, block.mixer):
+            dead[f"{name}.mixer"] = torch.ones(block.mixer.tokens, dtype=torch.bool)
+        if block.units:
+            parts = _drop_units(block).split(list(block.units.values()))
+            dead |= {f"{name}.depthwise.{k}": gone for k, gone in zip(block.units, parts, strict=True)}
+    return dead
+
+
+def _drop_units(block: MixedBlock) -> Tensor:
+    """True for the units that may go; what they add is folded into the block's last BN."""
+    constant = constant_outputs(block)  # (units,)
+    weight = block.project.weight.flatten(1).double()  # (C_out, units)
+    constant[(weight == 0).all(0)] = 0.0
+    gone = ~constant.isnan()
+    norm = block.project_bn
+    assert norm.running_mean is not None
+    if gone.all():
+        scale, shift = affine(norm)
+        if (scale * (weight @ constant) + shift).any():
+            gone[0] = False
+    norm.running_mean.sub_(weight[:, gone] @ constant[gone])
+    return gone
+
+
+def constant_outputs(block: MixedBlock) -> Tensor:
+    """(units,) float64: the number that a unit's output is at every place, whatever the input; nan where it is none."""
+    a1, b1 = affine(block.expand_bn)
+    a2, b2 = (part.split(list(block.units.values())) for part in affine(block.depthwise_bn))
+    fixed = (block.expand.weight == 0).flatten(1).all(1) | (a1 == 0)
+    low = torch.where(fixed, b1.relu(), 0.0)
+    high = torch.where(fixed, b1.relu(), torch.inf)
+    hidden = torch.stack([low, high]).split(list(block.units.values()), dim=1)
+    constants = []
+    for conv, e, scale, shift in zip(block.depthwise.values(), hidden, a2, b2, strict=True):
+        taps = conv.get_parameter("weight").flatten(1).double() * scale[:, None]  # (n, k * k)
+        ends = torch.where(taps == 0, 0.0, taps * e[:, :, None])  # (2, n, k * k); 0 * inf is 0 here
+        least, most = ends.amin(0), ends.amax(0)
+        inner = torch.arange(taps.shape[1], device=taps.device) == taps.shape[1] // 2  # the centre never meets padding
+        least, most = torch.where(inner, least, least.clamp(max=0)), torch.where(inner, most, most.clamp(min=0))
+        least, most = ((end.sum(1) + shift).relu() for end in (least, most))
+        constants.append(torch.where(least == most, least, torch.nan))
+    return torch.cat(constants)
+
+
+def _drop_mixer(block: MixedBlock, mixer: TokenMixer) -> bool:
+    """Whether the block's transformer may go: its last conv gives a constant, which the block's last BN takes over.
+
+    Single tokens never go: attention looks at all of them.
+    """
+    scale, shift = affine(mixer.restore_bn)
+    if not ((mixer.restore.weight == 0).flatten(1).all(1) | (scale == 0)).all():
+        return False
+    if not block.units:
+        return not bool(shift.any())
+    block.project_bn.bias.add_(shift)
+    return True

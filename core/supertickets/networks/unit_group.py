@@ -1,0 +1,60 @@
+"""The unit group: what a network says of the channels or tokens that can be removed from it.
+
+A unit goes as a whole: one index in every tensor that carries one channel (or token). A module with units of its own describes
+them in a method `unit_groups`, with names relative to itself; `supertickets.units` gathers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Cuts: TypeAlias = Mapping[tuple[str, int], Tensor]  # (tensor's name, dimension) -> unit of each index there; -1: none of these
+BN_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
+
+@dataclass(frozen=True, eq=False)
+class UnitGroup:
+    """`count` units of one kind: all take part in the same tensors."""
+
+    name: str
+    kind: str  # a kernel size, or "token"
+    count: int
+    gates: tuple[str, ...]  # names of the BN scales whose size says how much a unit passes on; each is among the cuts
+    cuts: Cuts
+    last: tuple[str, ...] = ()  # tensors whose names start with these go with the last unit of all groups that share them
+    divisible: bool = True  # whether hardware likes a multiple of some number of these units
+    module: str = ""  # attention: this module works on all units at once, so that a unit costs an even share of its MACs
+    pair_macs: int = 0  # attention: MACs for each pair of units
+
+    def within(self, path: str) -> UnitGroup:
+        """The same group with the names that it has in a network where the describing module lies at `path`."""
+        start = f"{path}." if path else ""
+        return replace(
+            self,
+            name=f"{start}{self.name}".rstrip("."),
+            gates=tuple(f"{start}{gate}" for gate in self.gates),
+            cuts={(f"{start}{tensor}", dim): unit_of for (tensor, dim), unit_of in self.cuts.items()},
+            last=tuple(f"{start}{prefix}" for prefix in self.last),
+            module=path if self.module == "." else self.module,
+        )
+
+
+@runtime_checkable
+class HasUnits(Protocol):
+    """A module that describes units of its own."""
+
+    def unit_groups(self) -> list[UnitGroup]:
+        """The groups, in a fixed order, with names relative to the module."""
+        ...
+
+
+def indices_of(start: int, count: int, total: int) -> Tensor:
+    """(total,) int64: units 0 .. count - 1 at `start` and behind it, -1 elsewhere."""
+    unit_of = torch.full((total,), -1)
+    unit_of[start : start + count] = torch.arange(count)
+    return unit_of

@@ -1,0 +1,48 @@
+"""What one unit of each group costs: the MACs and parameters that the network loses with it, as it stands.
+
+A unit costs what its cuts take out of the tensors: weights, times the positions at which the layer uses them. Costs of coupled
+layers are products, so they are counted anew after each removal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from supertickets.networks.macs import Layer, count_params
+from supertickets.networks.unit_group import UnitGroup
+
+Resource = Literal["macs", "params"]
+
+
+def unit_costs(
+    net: nn.Module, groups: Iterable[UnitGroup], layers: Mapping[str, Layer], resource: Resource
+) -> dict[str, Tensor]:
+    """Cost of each unit, (count,) float64, by group's name; `layers` as `count_layers` gives them for `net`."""
+    sizes = {name: param.shape for name, param in net.named_parameters()}
+    return {group.name: _costs_of(group, net, sizes, layers, resource) for group in groups}
+
+
+def _costs_of(
+    group: UnitGroup, net: nn.Module, sizes: Mapping[str, torch.Size], layers: Mapping[str, Layer], resource: Resource
+) -> Tensor:
+    if group.module:  # an even share: attention is not linear in its tokens, and the last one takes the whole module along
+        module = net.get_submodule(group.module)
+        whole = module_macs(group.module, layers) if resource == "macs" else count_params(module)
+        return torch.full((group.count,), whole / group.count, dtype=torch.double)
+    costs = torch.zeros(group.count, dtype=torch.double)
+    for (name, dim), unit_of in group.cuts.items():
+        if name not in sizes:
+            continue  # BN statistics are no parameters
+        weights = torch.bincount(unit_of[unit_of >= 0], minlength=group.count) * (sizes[name].numel() // sizes[name][dim])
+        layer = layers.get(name.rpartition(".")[0])
+        costs += weights if resource == "params" else weights * (layer.positions if layer else 0)
+    return costs
+
+
+def module_macs(path: str, layers: Mapping[str, Layer]) -> int:
+    """MACs of all layers of the module at `path`."""
+    return sum(layer.macs for name, layer in layers.items() if name.startswith(f"{path}."))

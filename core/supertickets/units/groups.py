@@ -1,0 +1,58 @@
+"""The unit groups of a network, gathered from the modules that describe theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from supertickets.networks.unit_group import HasUnits, UnitGroup
+
+
+def unit_groups(net: nn.Module, prefix: str = "") -> list[UnitGroup]:
+    """All groups whose names start with `prefix`, in module order."""
+    found = [
+        group.within(path)
+        for path, module in net.named_modules()
+        if isinstance(module, HasUnits)
+        for group in module.unit_groups()
+    ]
+    return [group for group in found if group.name.startswith(prefix)]
+
+
+def count_units(net: nn.Module) -> int:
+    """Search units left in the network, tokens included."""
+    return sum(group.count for group in unit_groups(net))
+
+
+def entries(group: UnitGroup, gate: str) -> tuple[Tensor, Tensor]:
+    """Where in a gate the group's units stand: positions, and the unit at each."""
+    unit_of = group.cuts[gate, 0]
+    positions = (unit_of >= 0).nonzero().flatten()
+    return positions, unit_of[positions]
+
+
+def mean_over_gates(group: UnitGroup, values: Mapping[str, Tensor]) -> Tensor:
+    """(count,) float64 on the CPU: each unit's mean of `values`, which are given by gate."""
+    total, seen = torch.zeros(2, group.count, dtype=torch.double)
+    for gate in group.gates:
+        positions, units = entries(group, gate)
+        total.index_add_(0, units, values[gate].cpu().double()[positions])
+        seen.index_add_(0, units, torch.ones(len(units), dtype=torch.double))
+    return total / seen
+
+
+def largest_gate(group: UnitGroup, tensors: Mapping[str, Tensor]) -> Tensor:
+    """(count,) on the CPU: each unit's largest |gamma|."""
+    largest = torch.zeros(group.count, dtype=tensors[group.gates[0]].dtype)
+    for gate in group.gates:
+        positions, units = entries(group, gate)
+        largest.scatter_reduce_(0, units, tensors[gate].detach().abs().cpu()[positions], "amax")
+    return largest
+
+
+def split_by_group(groups: Iterable[UnitGroup], values: Tensor) -> dict[str, Tensor]:
+    """Values of all units end to end, as one tensor (count,) for each group."""
+    groups = list(groups)
+    return {group.name: part for group, part in zip(groups, values.split([g.count for g in groups]), strict=True)}
