@@ -11,8 +11,9 @@ from typing import Any
 
 from supertickets.config.sections import Config
 from supertickets.pruning.mask import density_by_kind
-from supertickets.pruning.schedule import plan_prunes, plan_shrinks
+from supertickets.pruning.schedule import plan_prunes
 from supertickets.report.closing import epoch_line, finish
+from supertickets.search.schedule import plan_shrinks
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.pruning import prune_event
 from supertickets.training.run import open_run

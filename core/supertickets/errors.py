@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
@@ -11,6 +14,15 @@ class UserError(ValueError):
 
     Entry points print it as one `error: ...` line and exit with status 2; anything else is a bug.
     """
+
+
+def one_of(choices: Mapping[str, T], name: str, *, key: str) -> T:
+    """The choice of this name; a `UserError` names the config key, the nearest choice and all valid ones."""
+    if name not in choices:
+        near = difflib.get_close_matches(name, choices, 1)
+        hint = f": did you mean {near[0]}?" if near else ":"
+        raise UserError(f"{key}: {name!r} is not known{hint} valid: {', '.join(choices)}")
+    return choices[name]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ from supertickets.config.sections import (
     TrainConfig,
 )
 from supertickets.errors import UserError
-from supertickets.networks.arch import Arch
+from supertickets.networks.arch import Arch, SupernetArch
 from supertickets.networks.heads import DenseHead
 from supertickets.networks.supernet import Supernet
 
@@ -40,9 +40,9 @@ STAGES = [
 ]
 
 
-def micro_arch(**changes: object) -> Arch:
+def micro_arch(**changes: object) -> SupernetArch:
     """A complete network of a few thousand weights: three branches, all kernels."""
-    return Arch.from_dict(
+    return SupernetArch.from_dict(
         {"stem": [4, 4], "stem_stride": 2, "stages": STAGES, "bn_momentum": 0.1, "init": "small_head", **changes}
     )
 

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from supertickets.draw import draw_ticket
+from supertickets.errors import UserError
 from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import CRITERIA, Evidence, gradients, grasp, random, snip, synflow
 from supertickets.pruning.mask import sparsity
 from supertickets.pruning.prune import emptied, prune
 from supertickets.pruning.regrow import regrow, regrow_share
-from supertickets.testing import micro_net, run_on_two_processes
+from supertickets.testing import ToyTask, micro_net, run_on_two_processes, toy_config
 
 
 def weighing() -> nn.Module:
@@ -148,3 +150,22 @@ def test_two_processes_choose_one_mask_by_every_criterion(tmp_path):
     assert ranks[0] == ranks[1] and ranks[0][0] == 2
     assert len({digest for digest, _ in ranks[0][1].values()}) == len(CRITERIA)
     assert len({count for _, count in ranks[0][1].values()}) == 1
+
+
+def test_a_criterion_from_outside_prunes_a_run(monkeypatch, tmp_path):
+    """One name in `CRITERIA` is all that a new criterion needs: the run's mask is the one that it ranks."""
+    firsts = {n: torch.arange(w.numel()).view(w.shape).double() for n, w in prunable(micro_net()).items()}
+    monkeypatch.setitem(CRITERIA, "last", lambda net, _: {n: firsts[n] for n in prunable(net)})
+    prunes = {"criterion": "last", "scope": "layer", "target": 0.5, "schedule": "one_shot", "end": 0.5}
+    mask = prune(micro_net(), 0.5, criterion="last", scope="layer")
+    ticket = draw_ticket(
+        ToyTask(None), toy_config(tmp_path / "run", search={"enabled": False}, train={"epochs": 2}, prune=prunes)
+    )
+    assert all(torch.equal(ticket.mask[name], kept) for name, kept in mask.items())
+
+
+def test_an_unknown_criterion_names_the_nearest_before_anything_is_written(tmp_path):
+    config = toy_config(tmp_path / "run", prune={"criterion": "lampp"})
+    with pytest.raises(UserError, match="prune.criterion: 'lampp' is not known: did you mean lamp\\? valid: magnitude, lamp"):
+        draw_ticket(ToyTask(config), config)
+    assert not (tmp_path / "run").exists()

@@ -11,7 +11,8 @@ from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import lamp, magnitude
 from supertickets.pruning.mask import density_by_kind, mask_gradients, sparsity, zero_sparsity
 from supertickets.pruning.prune import choose_mask, count_revived, hold, prune, revive
-from supertickets.pruning.schedule import plan_prunes, plan_shrinks, sparsity_at
+from supertickets.pruning.schedule import plan_prunes, sparsity_at
+from supertickets.search.schedule import plan_shrinks
 from supertickets.testing import micro_net
 from supertickets.training.ema import start_ema, update_ema
 from supertickets.training.optim import build_optimizer

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from supertickets.config.sections import ArchConfig
 from supertickets.errors import UserError
-from supertickets.networks.arch import Arch, resolve_arch
+from supertickets.networks.arch import SupernetArch, resolve_arch
 from supertickets.networks.blocks import MixedBlock, mixed_blocks
 from supertickets.networks.heads import ClassificationHead, DenseHead
 from supertickets.networks.macs import count_layers, count_params, dense_macs, sparse_layer_macs
@@ -59,7 +59,7 @@ def test_full_classification_supernet_has_the_published_counts():
 @pytest.mark.parametrize("size", [32, 33])
 def test_classification_head_takes_any_number_of_branches_and_any_size(branches, size):
     stages = [{"blocks": [1] * b, "widths": [4, 8, 12][:b]} for b in range(1, branches + 1)]
-    arch = Arch.from_dict({"stages": stages, "stem": [4, 4], "stem_stride": 1})
+    arch = SupernetArch.from_dict({"stages": stages, "stem": [4, 4], "stem_stride": 1})
     net = Supernet(arch, ClassificationHead(arch, classes=3, widths=(6, 8, 10), channels=16)).eval()
     assert net(torch.randn(2, 3, size, size)).shape == (2, 3)
     assert Supernet(net.arch, ClassificationHead(net.arch, classes=3, widths=(6, 8, 10), channels=16)).arch == net.arch
@@ -122,7 +122,7 @@ def test_fusion_of_odd_sizes_follows_the_first_summand():
 def test_rebuilt_from_json_alone(tokens):
     units = {"stages.2.branches.1.0": {3: 2, 7: 4}, "head.block": {}, "stages.0.fusion.edges.0to0": {5: 3}}
     net = micro_net(tokens=tokens, units=units).eval()
-    arch = Arch.from_dict(json.loads(json.dumps(net.arch.to_dict())))
+    arch = SupernetArch.from_dict(json.loads(json.dumps(net.arch.to_dict())))
     again = Supernet(arch, DenseHead(arch, channels=8, outputs=3)).eval()
     again.load_state_dict(net.state_dict())
     x = torch.randn(2, 3, 24, 24)
@@ -206,4 +206,4 @@ def test_small_normal_init():
 )
 def test_wrong_arch_is_refused(change, word):
     with pytest.raises(UserError, match=word):
-        Arch.from_dict({"stages": [{"blocks": [1], "widths": [4]}], **change})
+        SupernetArch.from_dict({"stages": [{"blocks": [1], "widths": [4]}], **change})

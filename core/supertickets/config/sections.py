@@ -54,6 +54,7 @@ class SearchConfig(Section):
     start: float = Field(0.0, ge=0, lt=1)  # first shrink event, as a share of the epochs; never within the warm-up
     end: float = Field(1.0, gt=0, le=1)  # last shrink event, as a share of the epochs; never after the last prune
     threshold: float = Field(1e-3, ge=0)  # a unit is dead when |gamma| and its EMA are at most this
+    importance: str = "gamma_per_mac"  # order in a budget: gamma_per_mac, gamma, random or uniform (`search.importance`)
     divisor: PositiveInt = 1  # units of a kernel go in groups that leave a multiple of this; odd counts of channels are slow
     min_macs: float = Field(1e6, ge=0)  # an event waits until at least so many MACs would go
     target_macs: PositiveFloat | None = None  # budget: MACs at the end; at most 1: a share of those at the start
@@ -71,7 +72,7 @@ class PruneConfig(Section):
 
     enabled: bool | None = None  # unset: on, but off in a run that starts from a ticket
     target: float = Field(0.8, ge=0, lt=1)  # sparsity of all prunable weights at the end
-    criterion: Literal["magnitude", "lamp", "random", "snip", "grasp", "synflow"] = "lamp"
+    criterion: str = "lamp"  # magnitude, lamp, random, snip, grasp or synflow (`pruning.criteria.CRITERIA`)
     rounds: PositiveInt | None = None  # scored anew that many times within a prune; unset: 100 for synflow, 1 for the others
     batches: PositiveInt = 4  # training batches that snip, grasp and regrowth by gradient look at
     scope: Literal["global", "layer", "erk"] = "global"

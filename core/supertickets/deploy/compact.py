@@ -17,7 +17,7 @@ from torch import Tensor
 from supertickets.deploy.latency import latencies_ms, quartiles_ms
 from supertickets.deploy.samples import sample_inputs
 from supertickets.networks.constants import fold_constant_units
-from supertickets.networks.supernet import Supernet
+from supertickets.networks.network import Network
 from supertickets.search.shrink import shrink
 from supertickets.terminal import human
 from supertickets.ticket.facts import describe
@@ -85,7 +85,7 @@ def _costs(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def compact_net(net: Supernet, *, mask: MutableMapping[str, Tensor] | None = None) -> int:
+def compact_net(net: Network, *, mask: MutableMapping[str, Tensor] | None = None) -> int:
     """Remove what has no effect, in place, from `net` (eval mode) and `mask`; returns the number of units and tokens gone.
 
     Once is enough: a unit's effect does not depend on the other units.

@@ -1,6 +1,6 @@
 """The architecture as data: every number that a network is built from, JSON-able and complete.
 
-`Arch` describes the full supernet and any shrunk one alike; only the units differ. HR-NAS (arXiv 2106.06560), SuperTickets
+An arch describes the full supernet and any shrunk one alike; only the units differ. HR-NAS (arXiv 2106.06560), SuperTickets
 (arXiv 2207.03677).
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
+from typing_extensions import Self
 
 from supertickets.config.section import Section
 from supertickets.config.sections import ArchConfig, Init, StageArch
@@ -18,15 +19,13 @@ Units: TypeAlias = dict[int, int]  # kernel size -> hidden channels (search unit
 
 
 class Arch(Section):
-    """Everything `Supernet` needs.
+    """What every family's arch holds: the numbers of its heads' blocks, and what a search has left of all blocks.
 
     `units` maps a block's name to its units per kernel and `tokens_left` to its transformer tokens; a block not named there
     is at full width (expand x C_in units for each kernel, `tokens` tokens). The head's blocks are named `head.*`.
     """
 
-    stem: tuple[PositiveInt, PositiveInt] = (24, 24)
-    stem_stride: Literal[1, 2, 4] = 4
-    stages: list[StageArch]
+    family: str
     kernels: tuple[int, ...] = (3, 5, 7)
     expand: int = Field(4, ge=1)
     tokens: int = Field(0, ge=0)
@@ -43,12 +42,10 @@ class Arch(Section):
             raise ValueError(f"kernels must be different odd numbers, not {list(kernels)}")
         return tuple(sorted(kernels))
 
-    @model_validator(mode="after")
-    def _stages_grow_by_one(self) -> Arch:
-        branches = [len(stage.widths) for stage in self.stages]
-        if not branches or branches[0] != 1 or any(b - a not in (0, 1) for a, b in zip(branches, branches[1:], strict=False)):
-            raise ValueError(f"stages must start with one branch and add at most one branch each, not {branches}")
-        return self
+    @property
+    def widths(self) -> list[int]:
+        """Channels of the body's feature maps, finest first: what a head is built for."""
+        raise NotImplementedError(f"{type(self).__name__} must say how wide its feature maps are")
 
     def units_of(self, name: str, in_channels: int) -> Units:
         """Units per kernel of block `name`; the full width where the block is not listed."""
@@ -60,21 +57,42 @@ class Arch(Section):
         """Transformer tokens of block `name` (0: no transformer)."""
         return self.tokens_left.get(name, self.tokens)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form; `Arch.from_dict` reads it back to an equal `Arch`."""
-        data: dict[str, Any] = self.model_dump(mode="json")
+    def to_dict(self) -> dict[str, object]:
+        """JSON-able form; `build.read_arch` reads it back to an equal arch."""
+        data: dict[str, object] = self.model_dump(mode="json")
         data["units"] = {name: {str(k): n for k, n in units.items()} for name, units in self.units.items()}
         return data
 
     @classmethod
-    def from_dict(cls, data: Any) -> Arch:
+    def from_dict(cls, data: object) -> Self:
         """Read `to_dict`'s form; a `UserError` says what is wrong in it."""
         try:
             return cls.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
+            where = ".".join(str(key) for key in first["loc"])
             raise UserError(f"arch{'.' + where if where else ''}: {first['msg']}") from error
+
+
+class SupernetArch(Arch):
+    """The HR-NAS supernet, full or shrunk: everything that `Supernet` needs."""
+
+    family: Literal["hrnas"] = "hrnas"
+    stem: tuple[PositiveInt, PositiveInt] = (24, 24)
+    stem_stride: Literal[1, 2, 4] = 4
+    stages: list[StageArch]
+
+    @model_validator(mode="after")
+    def _stages_grow_by_one(self) -> SupernetArch:
+        branches = [len(stage.widths) for stage in self.stages]
+        if not branches or branches[0] != 1 or any(b - a not in (0, 1) for a, b in zip(branches, branches[1:], strict=False)):
+            raise ValueError(f"stages must start with one branch and add at most one branch each, not {branches}")
+        return self
+
+    @property
+    def widths(self) -> list[int]:
+        """Widths of the last stage's branches."""
+        return self.stages[-1].widths
 
 
 def _stages(*pairs: tuple[list[int], list[int]]) -> list[dict[str, list[int]]]:
@@ -120,7 +138,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def resolve_arch(config: ArchConfig) -> Arch:
-    """The full supernet's `Arch`: the preset with what the config changes in it."""
+def resolve_arch(config: ArchConfig) -> SupernetArch:
+    """The arch of the full supernet: the preset with what the config changes in it."""
     changes = {key: value for key, value in config.model_dump(exclude={"preset"}).items() if value is not None}
-    return Arch.from_dict(PRESETS[config.preset] | changes)
+    return SupernetArch.from_dict(PRESETS[config.preset] | changes)

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from torch import nn
 
-from supertickets.networks.arch import Arch
+from supertickets.errors import UserError
+from supertickets.networks.arch import Arch, SupernetArch
+from supertickets.networks.network import Network
 from supertickets.networks.supernet import Supernet
 
+A = TypeVar("A", bound=Arch, contravariant=True)
 
-class HeadBuilder(Protocol):
+
+class HeadBuilder(Protocol[A]):
     """What of a task a network needs; every `Task` is one."""
 
-    def build_head(self, arch: Arch) -> nn.Module:
-        """The head for a body of this arch: list of branch features, finest first -> output."""
+    def build_head(self, arch: A) -> nn.Module:
+        """The head for a body of this arch: list of feature maps, finest first -> output."""
         ...
 
 
-def build_net(arch: Arch, task: HeadBuilder) -> Supernet:
+@dataclass(frozen=True)
+class Family:
+    """A kind of networks: its arch, and what makes a network of an arch and a head."""
+
+    arch: type[Arch]
+    build: Callable[..., Network]
+
+
+FAMILIES: dict[str, Family] = {"hrnas": Family(SupernetArch, Supernet)}  # by the arch's `family`
+
+
+def build_net(arch: Arch, task: HeadBuilder[Arch]) -> Network:
     """The network that `arch` describes with the task's head, freshly initialised: the full one and any shrunk one alike."""
-    return Supernet(arch, task.build_head(arch))
+    return FAMILIES[arch.family].build(arch, task.build_head(arch))
+
+
+def read_arch(data: object) -> Arch:
+    """The arch that `to_dict` wrote, of whatever family (before there were several: HR-NAS); `UserError` for what is wrong."""
+    family = data.get("family", "hrnas") if isinstance(data, Mapping) else "hrnas"
+    if family not in FAMILIES:
+        raise UserError(f"arch.family: {family!r} is not known here; valid: {', '.join(FAMILIES)}")
+    return FAMILIES[family].arch.from_dict(data)

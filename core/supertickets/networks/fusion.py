@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from supertickets.networks.arch import Arch
+from supertickets.networks.arch import SupernetArch
 from supertickets.networks.blocks import MixedBlock
 
 
@@ -18,7 +18,7 @@ class Fusion(nn.Module):
     stride-2 block from the last fused branch. After the sum: ReLU.
     """
 
-    def __init__(self, in_widths: list[int], out_widths: list[int], *, arch: Arch, name: str) -> None:
+    def __init__(self, in_widths: list[int], out_widths: list[int], *, arch: SupernetArch, name: str) -> None:
         super().__init__()
         self.in_branches, self.out_branches = len(in_widths), len(out_widths)
         self.edges = nn.ModuleDict()

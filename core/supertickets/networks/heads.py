@@ -21,7 +21,7 @@ class DenseHead(nn.Module):
 
     def __init__(self, arch: Arch, *, channels: int, outputs: int) -> None:
         super().__init__()
-        self.block = MixedBlock(sum(arch.stages[-1].widths), channels, stride=1, arch=arch, name="head.block")
+        self.block = MixedBlock(sum(arch.widths), channels, stride=1, arch=arch, name="head.block")
         self.classifier = nn.Conv2d(channels, outputs, 1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
@@ -47,7 +47,7 @@ class ClassificationHead(nn.Module):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        branches = arch.stages[-1].widths
+        branches = arch.widths
         if len(widths) < len(branches):
             raise UserError(f"head.widths: {len(widths)} widths for {len(branches)} branches; give one a branch, finest first")
         out = list(widths[: len(branches)])

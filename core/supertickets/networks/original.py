@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from supertickets.config.sections import ArchConfig
 from supertickets.errors import UserError
-from supertickets.networks.arch import Arch
+from supertickets.networks.arch import SupernetArch
 from supertickets.networks.blocks import mixed_blocks
-from supertickets.networks.supernet import Supernet, prunable
+from supertickets.networks.supernet import prunable
 from supertickets.networks.unit_group import BN_TENSORS
 
 Tensors = dict[str, Tensor]
@@ -52,8 +52,8 @@ def _head_modules(tensors: Tensors, kind: str) -> dict[int, str]:
     return {int(match[2]): match[1] for match in found if match}
 
 
-def read_arch(tensors: Tensors, kwargs: dict[str, Any], *, norms: ArchConfig) -> Arch:
-    """Arch from the tensors' shapes; what shapes do not tell from `kwargs`, or as the task has it (`norms`)."""
+def read_arch(tensors: Tensors, kwargs: dict[str, Any], *, norms: ArchConfig) -> SupernetArch:
+    """The arch from the tensors' shapes; what shapes do not tell from `kwargs`, or as the task has it (`norms`)."""
     stages: list[dict[str, list[int]]] = []
     while any(name.startswith(f"features.{2 * len(stages) + 1}.branches.") for name in tensors):
         s = len(stages)
@@ -62,7 +62,7 @@ def read_arch(tensors: Tensors, kwargs: dict[str, Any], *, norms: ArchConfig) ->
         counts = [sum(b == branch for b, _ in blocks) for branch in range(branches)]
         widths = [len(tensors[f"features.{2 * s + 1}.branches.{branch}.0.pw_bn.weight"]) for branch in range(branches)]
         stages.append({"blocks": counts, "widths": widths})
-    arch = Arch.from_dict(
+    arch = SupernetArch.from_dict(
         {
             "stem": [len(tensors[f"downsamples.{i}.1.weight"]) for i in range(2)],
             "stem_stride": kwargs.get("input_stride", 4),
@@ -82,7 +82,7 @@ def _indices(tensors: Tensors, pattern: str) -> list[tuple[int, ...]]:
     return [tuple(int(part) for part in match.groups()) for match in found if match]
 
 
-def block_names(arch: Arch, tensors: Tensors) -> dict[str, str]:
+def block_names(arch: SupernetArch, tensors: Tensors) -> dict[str, str]:
     """Our block names -> the original's, in the original's module order."""
     names: dict[str, str] = {}
     branches_before = 1
@@ -114,7 +114,7 @@ def _units(tensors: Tensors, old: str) -> dict[int, int]:
     return {k: len(tensors[f"{old}.ops.{r}.1.0.weight"]) for k, r in _kernels(tensors, old).items()}
 
 
-def check_searched(net: Supernet, names: dict[str, str], searched: list[Any], network: Path, weights: Path) -> None:
+def check_searched(net: nn.Module, names: dict[str, str], searched: list[Any], network: Path, weights: Path) -> None:
     blocks = mixed_blocks(net)
     if len(searched) != len(names):
         raise UserError(f"{network}: 'searched' lists {len(searched)} blocks, {weights.name} holds {len(names)}")
@@ -130,7 +130,7 @@ def check_searched(net: Supernet, names: dict[str, str], searched: list[Any], ne
             raise UserError(f"{network}: searched[{i}] is {entry[:5]}, but {weights.name} holds {found} ({names[name]})")
 
 
-def convert(tensors: Tensors, net: Supernet, path: Path) -> tuple[Tensors, Tensors]:
+def convert(tensors: Tensors, net: nn.Module, names: dict[str, str], path: Path) -> tuple[Tensors, Tensors]:
     """Our state dict and mask, each taken from the original's tensors."""
 
     def state_of(read: Callable[[str], Tensor]) -> Tensors:
@@ -146,7 +146,7 @@ def convert(tensors: Tensors, net: Supernet, path: Path) -> tuple[Tensors, Tenso
             final = next(n for n in tensors if n.endswith("final_layer.0.weight")).removesuffix(".0.weight")
             state["head.final.0.weight"] = read(f"{final}.0.weight")
             state |= {f"head.final.1.{part}": read(f"{final}.1.{part}") for part in BN_TENSORS}
-        for name, old in block_names(net.arch, tensors).items():
+        for name, old in names.items():
             state |= {f"{name}.{key}": value for key, value in _convert_block(tensors, old, read).items()}
         return state
 

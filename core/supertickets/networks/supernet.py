@@ -11,15 +11,16 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from supertickets.networks.arch import Arch
+from supertickets.networks.arch import Arch, SupernetArch
 from supertickets.networks.blocks import MixedBlock, batch_norm, mixed_blocks
 from supertickets.networks.fusion import Fusion
+from supertickets.networks.network import Network
 
 
 class Stage(nn.Module):
     """A fusion, then blocks on each branch."""
 
-    def __init__(self, in_widths: list[int], index: int, arch: Arch) -> None:
+    def __init__(self, in_widths: list[int], index: int, arch: SupernetArch) -> None:
         super().__init__()
         stage, name = arch.stages[index], f"stages.{index}"
         self.fusion = Fusion(in_widths, stage.widths, arch=arch, name=f"{name}.fusion")
@@ -33,14 +34,14 @@ class Stage(nn.Module):
         return [blocks(f) for blocks, f in zip(self.branches, fused, strict=True)]
 
 
-class Supernet(nn.Module):
+class Supernet(Network):
     """(B, 3, H, W) -> the head's output; without a head, the list of branch features, finest first.
 
     The finest branch runs at 1/`stem_stride` of the input, each further one at half of that. `Supernet(net.arch, head)` with a
     head built from the same arch has the shapes of `net`, whatever was shrunk.
     """
 
-    def __init__(self, arch: Arch, head: nn.Module | None = None) -> None:
+    def __init__(self, arch: SupernetArch, head: nn.Module | None = None) -> None:
         super().__init__()
         self._arch = arch
         strides = {4: (2, 2), 2: (2, 1), 1: (1, 1)}[arch.stem_stride]
@@ -54,7 +55,7 @@ class Supernet(nn.Module):
         initialise(self, arch)
 
     @property
-    def arch(self) -> Arch:
+    def arch(self) -> SupernetArch:
         """The complete arch of the network as it stands: units and tokens of every block, the head's too."""
         blocks = mixed_blocks(self)
         units = {name: dict(block.units) for name, block in blocks.items()}

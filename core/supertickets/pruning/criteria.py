@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from supertickets.errors import one_of
 from supertickets.networks.supernet import prunable
 
 Scores = dict[str, Tensor]
@@ -140,3 +141,8 @@ CRITERIA: dict[str, Criterion] = {
     "synflow": synflow,
 }
 ROUNDS = {"synflow": 100}  # scored anew after each small step: at once, whole layers go; all others: 1
+
+
+def criterion_named(name: str) -> Criterion:
+    """The criterion of this name; `UserError` with the nearest and all valid ones where there is none."""
+    return one_of(CRITERIA, name, key="prune.criterion")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from supertickets.errors import UserError
 from supertickets.networks.supernet import prunable
-from supertickets.pruning.criteria import CRITERIA, ROUNDS, Evidence, Scores
+from supertickets.pruning.criteria import ROUNDS, Evidence, Scores, criterion_named
 from supertickets.pruning.mask import Mask, apply_mask, mask_optimizer
 
 Scope = Literal["global", "layer", "erk"]
@@ -107,7 +107,7 @@ def prune(
     work = copy.deepcopy(net) if rounds > 1 else net
     for i in range(1, rounds + 1):
         asked = _on_the_way(begin, sparsity, i / rounds)
-        scores = {n: s.cpu() for n, s in CRITERIA[criterion](work, evidence or Evidence()).items() if n in weights}
+        scores = {n: s.cpu() for n, s in criterion_named(criterion)(work, evidence or Evidence()).items() if n in weights}
         for name, kept in gone.items():
             scores[name] = scores[name].masked_fill(~kept, -torch.inf)
         mask = choose_mask(scores, asked, scope=scope, min_layer_density=min_layer_density)

@@ -1,12 +1,13 @@
 """When weights are pruned and to which sparsity: plain functions of the epoch.
 
-Epochs count from 0; a prune comes before its epoch, a shrink after one.
+Epochs count from 0; a prune comes before its epoch.
 """
 
 from __future__ import annotations
 
-from supertickets.config.sections import PruneConfig, SearchConfig
+from supertickets.config.sections import PruneConfig
 from supertickets.errors import UserError
+from supertickets.pruning.criteria import criterion_named
 
 
 def sparsity_at(epoch: int, epochs: int, prune: PruneConfig) -> float:
@@ -35,11 +36,12 @@ def _span(epochs: int, prune: PruneConfig) -> tuple[int, int]:
 def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
     """Epoch -> sparsity for every prune of the run, in order; the last one reaches the target.
 
-    Raises `UserError` where the target would not be reached early enough: mask and architecture must then stay fixed for
-    a while.
+    Raises `UserError` for an unknown criterion, and where the target would not be reached early enough: mask and architecture
+    must then stay fixed for a while.
     """
     if prune.enabled is False or prune.target == 0:
         return {}
+    criterion_named(prune.criterion)
     if prune.schedule == "progressive":
         events = range(prune.every, epochs, prune.every)
         tail = prune.every
@@ -63,20 +65,3 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
             f"train longer, prune more often or choose cubic or one_shot"
         )
     return plan
-
-
-def plan_shrinks(epochs: int, search: SearchConfig, prunes: dict[int, float]) -> list[int]:
-    """Numbers of finished epochs after which units are removed.
-
-    From the warm-up's end or `search.start` to `search.end`, and never past the last prune: then the architecture is fixed.
-    """
-    if search.enabled is False:
-        return []
-    if epochs < 2:
-        raise UserError(
-            f"train.epochs: {epochs} leaves no epoch for what a search has left; train longer or set search.enabled false"
-        )
-    last = min([round(search.end * epochs), *([max(prunes)] if prunes else [])])
-    last = max(min(last, epochs - 1), 1)
-    first = min(max(search.warmup, search.start * epochs), last)
-    return sorted(e for e in range(last, 0, -search.every) if e >= first)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from supertickets.errors import UserError
 from supertickets.networks.macs import count_layers, count_params, dense_macs
-from supertickets.networks.supernet import Supernet
+from supertickets.networks.network import Network
 from supertickets.search.bundles import bundle_units
 from supertickets.search.shrink import shrink
 from supertickets.units.costs import Resource, unit_costs
@@ -23,13 +23,13 @@ def budget_at(epoch: float, *, full: float, target: float, start: float, end: fl
     return full + (target - full) * progress
 
 
-def measure(net: Supernet, resource: Resource, input_shape: tuple[int, int, int]) -> float:
+def measure(net: Network, resource: Resource, input_shape: tuple[int, int, int]) -> float:
     """MACs or parameters of the network as it stands."""
     return dense_macs(count_layers(net, input_shape)) if resource == "macs" else count_params(net)
 
 
 def resolve_target(
-    net: Supernet, target: float, resource: Resource, input_shape: tuple[int, int, int], *, prefix: str = ""
+    net: Network, target: float, resource: Resource, input_shape: tuple[int, int, int], *, prefix: str = ""
 ) -> float:
     """The target as a count (at most 1 means a share of the full network); `UserError` where no search can reach it.
 
@@ -50,7 +50,7 @@ def resolve_target(
 
 @torch.no_grad()
 def units_over_budget(
-    net: Supernet,
+    net: Network,
     scores: Mapping[str, Tensor],
     *,
     budget: float,

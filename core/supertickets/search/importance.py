@@ -5,14 +5,13 @@ A new one is a function here (or anywhere) and its name in `IMPORTANCES`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from supertickets.errors import UserError
+from supertickets.errors import one_of
 from supertickets.networks.unit_group import UnitGroup
 from supertickets.units.groups import mean_over_gates
 
@@ -67,8 +66,4 @@ IMPORTANCES: dict[str, Importance] = {
 
 def importance_named(name: str) -> Importance:
     """The importance of this name; `UserError` with the nearest and all valid ones where there is none."""
-    if name not in IMPORTANCES:
-        near = difflib.get_close_matches(name, IMPORTANCES, 1)
-        hint = f": did you mean {near[0]}?" if near else ":"
-        raise UserError(f"search.importance: {name!r} is not known{hint} valid: {', '.join(IMPORTANCES)}")
-    return IMPORTANCES[name]
+    return one_of(IMPORTANCES, name, key="search.importance")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, MutableMapping
 import torch
 from torch import Tensor, nn
 
-from supertickets.networks.supernet import Supernet
+from supertickets.networks.network import Network
 from supertickets.search.penalty import Penalty
 from supertickets.units.groups import unit_groups
 from supertickets.units.removal import Plan, plan_removal, slice_tensor, slice_tensors
@@ -15,7 +15,7 @@ from supertickets.units.removal import Plan, plan_removal, slice_tensor, slice_t
 
 @torch.no_grad()
 def shrink(
-    net: Supernet,
+    net: Network,
     dead: Mapping[str, Tensor],
     *,
     mask: MutableMapping[str, Tensor] | None = None,

@@ -52,8 +52,9 @@ def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
             raise UserError(f"{weights}: not a checkpoint of the original {task} network ({error})") from error
         arch = read_arch(tensors, kwargs, norms=instance.config.arch)
         net = build_net(arch, instance)
-        check_searched(net, block_names(arch, tensors), searched, network, weights)
-        state, mask = convert(tensors, net, weights)
+        names = block_names(arch, tensors)
+        check_searched(net, names, searched, network, weights)
+        state, mask = convert(tensors, net, names, weights)
     except KeyError as error:
         raise UserError(f"{weights}: no tensor {error.args[0]}; not a checkpoint of the original {task} network") from error
     except (RuntimeError, ValueError) as error:  # shapes that do not go together

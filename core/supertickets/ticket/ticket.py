@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from supertickets.config.sections import Config
 from supertickets.errors import UserError
 from supertickets.networks.arch import Arch
-from supertickets.networks.build import build_net
-from supertickets.networks.supernet import Supernet, prunable
+from supertickets.networks.build import build_net, read_arch
+from supertickets.networks.network import Network
+from supertickets.networks.supernet import prunable
 from supertickets.pruning.mask import Mask, apply_mask, sparsity
 from supertickets.task import load_task
 
@@ -62,7 +63,7 @@ class Ticket:
     @classmethod
     def from_net(
         cls,
-        net: Supernet,
+        net: Network,
         task: Any,
         *,
         metrics: Mapping[str, Any],
@@ -105,7 +106,7 @@ class Ticket:
         other = [f"'{ours}' where the data have '{theirs}'" for ours, theirs in zip(own, labels, strict=True) if ours != theirs]
         return f"knows other labels: {other[0]}{f' and {len(other) - 1} more' if other[1:] else ''}" if other else ""
 
-    def build(self) -> Supernet:
+    def build(self) -> Network:
         """The network, dense, with the ticket's weights, in eval mode: a plain module, ready to run."""
         net = build_net(self.arch, self.load_task())
         net.load_state_dict(self.tensors, strict=False)
@@ -174,7 +175,7 @@ class Ticket:
         ticket = cls(
             about["task"],
             about["settings"],
-            Arch.from_dict(about["arch"]),
+            read_arch(about["arch"]),
             {},
             metrics=about["metrics"],
             provenance=about["provenance"],

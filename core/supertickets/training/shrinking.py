@@ -56,7 +56,7 @@ def _dead(loop: Loop, *, last: bool) -> dict[str, Tensor]:
         statistics = Statistics(state.ema, state.penalty.weights, loop.config.run.seed * 100_003 + state.epoch)
         return units_over_budget(
             state.net,
-            importance_named("gamma_per_mac")(unit_groups(state.net, loop.part), statistics),
+            importance_named(search.importance)(unit_groups(state.net, loop.part), statistics),
             budget=budget,
             resource=loop.resource,
             input_shape=shape,

@@ -10,7 +10,8 @@ from supertickets.config.sections import Config, InitConfig
 from supertickets.errors import UserError
 from supertickets.networks.arch import Arch, resolve_arch
 from supertickets.networks.build import build_net
-from supertickets.networks.supernet import Supernet, prunable
+from supertickets.networks.network import Network
+from supertickets.networks.supernet import prunable
 from supertickets.pruning.mask import Mask, apply_mask
 from supertickets.ticket.ticket import Ticket
 
@@ -18,14 +19,14 @@ HEAD = "head."
 REWIND = "rewind"  # folder of the early weights within a ticket's, itself a ticket
 
 
-def start_net(task: Any, config: Config) -> tuple[Supernet, Mask, dict[str, float]]:
+def start_net(task: Any, config: Config) -> tuple[Network, Mask, dict[str, float]]:
     """The network to train, the mask that holds from the start (empty: none) and the full supernet's figures, if known.
 
     Raises `UserError` for a ticket that does not fit the task.
     """
     if config.init.ticket is None:
-        arch = resolve_arch(config.arch)
-        return build_net(arch, task), {}, {}
+        fresh = resolve_arch(config.arch)
+        return build_net(fresh, task), {}, {}
     init, ticket = config.init, Ticket.load(config.init.ticket)
     whole = init.part == "all"
     if whole:
@@ -58,7 +59,9 @@ def _body_of(source: Arch, target: Arch) -> Arch:
     def body(numbers: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in numbers.items() if not name.startswith(HEAD)}
 
-    changes = {"stem_stride": target.stem_stride, "bn_momentum": target.bn_momentum, "init": target.init}
+    changes = {
+        name: getattr(target, name) for name in ("stem_stride", "bn_momentum", "init") if name in type(source).model_fields
+    }
     return source.model_copy(update=changes | {"units": body(source.units), "tokens_left": body(source.tokens_left)})
 
 
@@ -73,7 +76,7 @@ def _rewound(ticket: Ticket, init: InitConfig) -> Ticket:
     return early
 
 
-def _start_mask(ticket: Ticket, net: Supernet, init: InitConfig, seed: int) -> Mask:
+def _start_mask(ticket: Ticket, net: Network, init: InitConfig, seed: int) -> Mask:
     """A mask for all prunable weights, as kept or shuffled; a new head is dense. Empty where there is nothing to hold."""
     if init.mask == "none" or not ticket.mask:
         return {}

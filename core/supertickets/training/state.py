@@ -15,9 +15,8 @@ from torch import Tensor
 
 from supertickets.config.sections import Config
 from supertickets.errors import UserError
-from supertickets.networks.arch import Arch
-from supertickets.networks.build import build_net
-from supertickets.networks.supernet import Supernet
+from supertickets.networks.build import build_net, read_arch
+from supertickets.networks.network import Network
 from supertickets.pruning.mask import Mask
 from supertickets.search.penalty import Penalty, build_penalty
 from supertickets.training.ema import Ema, averaged, start_ema
@@ -29,7 +28,7 @@ from supertickets.training.start import start_net
 class TrainState:
     """The state of a drawing between two epochs."""
 
-    net: Supernet
+    net: Network
     optimizer: torch.optim.Optimizer
     ema: Ema
     penalty: Penalty
@@ -55,7 +54,7 @@ def new_state(task: Any, config: Config, device: torch.device) -> TrainState:
     return TrainState(net, optimizer, start_ema(net), penalty, full=dict(full), mask=mask, mask_held=bool(mask))
 
 
-def place(net: Supernet, config: Config, device: torch.device) -> Supernet:
+def place(net: Network, config: Config, device: torch.device) -> Network:
     """The network on the device, in the config's memory format: channels_last suits the one-conv form."""
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     return net.to(device).to(memory_format=layout)
@@ -111,7 +110,7 @@ def _restore(about: dict[str, Any], tensors: dict[str, Tensor], task: Any, confi
     def group(name: str) -> dict[str, Tensor]:
         return {key.removeprefix(f"{name}/"): t.to(device) for key, t in tensors.items() if key.startswith(f"{name}/")}
 
-    arch = Arch.from_dict(about["arch"])
+    arch = read_arch(about["arch"])
     net = build_net(arch, task)
     net.load_state_dict(group("net"))
     net = place(net, config, device)

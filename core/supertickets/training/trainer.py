@@ -16,7 +16,8 @@ from supertickets.config.sections import Config
 from supertickets.errors import UserError
 from supertickets.networks.build import build_net
 from supertickets.networks.macs import count_layers, count_params, dense_macs, sparse_layer_macs
-from supertickets.networks.supernet import Supernet, prunable
+from supertickets.networks.network import Network
+from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import Evidence
 from supertickets.pruning.mask import Mask, apply_mask, mask_gradients, zero_sparsity
 from supertickets.pruning.prune import prune
@@ -174,7 +175,7 @@ class Loop:
         update_ema(state.ema, state.net, decay)
         state.step += 1
 
-    def averaged_net(self) -> Supernet:
+    def averaged_net(self) -> Network:
         """A copy of the network with EMA weights and its own BN statistics; the live one is not touched."""
         state, n = self.state, self.config.train.recalibrate_batches
         self.seed(phase=1)
