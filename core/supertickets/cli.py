@@ -187,10 +187,10 @@ def _add_compact(commands: Any) -> None:
         ticket = Ticket.load(source)
         small = compact(ticket)
         facts = compare(ticket, small, _size(options))
-        for side, folder in (("before", source), ("after", options.out)):  # the two may be one
-            if side == "after":
+        for side, folder in ((facts["before"], source), (facts["after"], options.out)):  # the two folders may be the same
+            if side is facts["after"]:
                 small.save(folder)
-            facts[side]["file_bytes"] = sum((folder / name).stat().st_size for name in FILES)
+            side["file_bytes"] = sum((folder / name).stat().st_size for name in FILES)
         if options.json:
             print(json.dumps(facts, indent=1))
             return

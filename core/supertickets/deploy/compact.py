@@ -1,14 +1,11 @@
-"""Compact: remove, exactly, the units that pruning has left without effect.
-
-Which units these are, and why, is said in `networks.constants`.
-"""
+"""Compact: remove, exactly, the units that pruning has left without effect (`networks.constants` finds them)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Literal, TypeAlias, TypedDict, get_args
 
 import torch
 from rich.table import Table
@@ -20,14 +17,15 @@ from supertickets.networks.constants import fold_constant_units
 from supertickets.networks.network import Network
 from supertickets.search.shrink import shrink
 from supertickets.terminal import human
-from supertickets.ticket.facts import describe
+from supertickets.ticket.facts import Facts, describe
 from supertickets.ticket.ticket import Ticket
 
-COSTS = ("units", "macs", "sparse_macs", "params", "sparsity")
+Cost: TypeAlias = Literal["units", "macs", "sparse_macs", "params", "sparsity"]
+COSTS: tuple[Cost, ...] = get_args(Cost)
 
 
 def compact(ticket: Ticket) -> Ticket:
-    """The same function as a smaller ticket: dead units gone, zeros that remain still masked, costs counted anew."""
+    """The same function as a smaller ticket: units without effect are removed, other zeros stay masked, costs are recounted."""
     net, mask = ticket.build(), dict(ticket.mask)
     before = describe(ticket)
     compact_net(net, mask=mask)
@@ -39,32 +37,38 @@ def compact(ticket: Ticket) -> Ticket:
     return small
 
 
-@torch.no_grad()
-def compare(before: Ticket, after: Ticket, size: tuple[int, int] | None = None, *, rounds: int = 10) -> dict[str, Any]:
-    """Both tickets' costs and latency (ms, one image at `size`, eager, channels_last), and how far their outputs differ.
+class Comparison(TypedDict):
+    """What `compare` gives; JSON-able."""
 
-    Keys: before and after (units, macs, sparse_macs, params, sparsity, latency_ms), size, and difference: the largest one over
-    noise and drawn scenes, absolute.
-    """
+    before: dict[str, float]  # units, macs, sparse_macs, params, sparsity and latency_ms
+    after: dict[str, float]
+    size: list[int]  # (H, W) in pixels
+    difference: float  # largest absolute difference of the outputs over noise and drawn scenes
+
+
+@torch.no_grad()
+def compare(before: Ticket, after: Ticket, size: tuple[int, int] | None = None, *, rounds: int = 10) -> Comparison:
+    """Both tickets' costs and latency in ms (one image of `size`, eager, channels_last), and how far their outputs differ."""
     facts = {"before": describe(before, size), "after": describe(after, size)}
-    size = tuple(facts["before"]["size"])
+    height, width = facts["before"]["size"]
+    size = height, width
     inputs = sample_inputs(before, size)
     nets = {name: t.build().to(memory_format=torch.channels_last) for name, t in (("before", before), ("after", after))}
     difference = max(float((nets["before"](x) - nets["after"](x)).abs().max()) for x in inputs)
     image = inputs[0][:1].contiguous(memory_format=torch.channels_last)
     taken = latencies_ms({name: partial(net, image) for name, net in nets.items()}, rounds=rounds)
     sides = {name: _costs(facts[name]) | {"latency_ms": quartiles_ms(taken[name])[1]} for name in nets}
-    return {**sides, "size": list(size), "difference": difference}
+    return {"before": sides["before"], "after": sides["after"], "size": list(size), "difference": difference}
 
 
-def compact_table(facts: dict[str, Any], title: str) -> Table:
+def compact_table(facts: Comparison, title: str) -> Table:
     """The figures of `compare` (with `file_bytes` beside them) for people."""
     height, width = facts["size"]
     table = Table(title=title, title_justify="left")
     for column in ("", "before", "after", "left"):
         table.add_column(column, justify="right" if column else "left")
-    rows: list[tuple[str, str, Callable[[Any], str]]] = [
-        ("units", "units", str),
+    rows: list[tuple[str, str, Callable[[float], str]]] = [
+        ("units", "units", "{:.0f}".format),
         (f"MACs, dense, {height}x{width}", "macs", human),
         ("MACs, sparse", "sparse_macs", human),
         ("parameters", "params", human),
@@ -80,8 +84,8 @@ def compact_table(facts: dict[str, Any], title: str) -> Table:
     return table
 
 
-def _costs(facts: dict[str, Any]) -> dict[str, Any]:
-    return {key: facts[key] for key in COSTS}
+def _costs(facts: Facts) -> dict[str, float]:
+    return {name: facts[name] for name in COSTS}
 
 
 @torch.no_grad()

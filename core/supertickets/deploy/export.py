@@ -1,7 +1,7 @@
 """Export: a ticket as one file that runs without this package, checked against the network it came from.
 
 The graph is plain: BN folded, blocks in the layout that the runtime likes best. Labels, preprocessing and metrics are in the
-file's own metadata, a JSON string a key.
+file's own metadata, one JSON string per key.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import torch
@@ -33,8 +33,23 @@ from supertickets.ticket.ticket import Ticket
 TOLERANCE = 1e-4  # largest absolute difference from eager PyTorch that is let through
 OPSET = 18  # of ONNX: what PyTorch's exporter writes without converting
 INPUT, OUTPUT = "image", "output"
+if TYPE_CHECKING:
+    import onnx
+
 Array = NDArray[np.float32]
 Runner = Callable[[Array], Array]
+
+
+class ExportFacts(TypedDict):
+    """What `export` has written; JSON-able."""
+
+    path: str
+    format: str
+    layout: str
+    size: list[int]  # (H, W) in pixels
+    batch: int | str  # 1 or "any"
+    difference: dict[str, float]  # largest absolute difference from eager PyTorch by kind of input
+    bytes: int
 
 
 def export(
@@ -46,13 +61,12 @@ def export(
     dynamic_batch: bool = False,
     layout: Layout | None = None,
     pictures: Sequence[Path] = (),
-) -> dict[str, Any]:
+) -> ExportFacts:
     """Write `ticket` to `path` for images (B, 3, *size) float32, B = 1 unless `dynamic_batch`; says what it wrote.
 
     `format` is a key of `FORMATS`; `size` (H, W) in pixels defaults to the task's, `layout` to the format's fastest. The file
-    takes its name only after it was run and compared with eager PyTorch, on noise, on drawn scenes and on `pictures`, image
-    files of one's own. Keys of what is given back: path, format, layout, size, batch, difference (largest, absolute, by kind of
-    input), bytes. Raises `UserError` for a wrong format, name or size, for a missing package, for a picture that cannot be
+    gets its name only after it was run and compared with eager PyTorch: on noise, on drawn scenes and on `pictures`, your own
+    image files. Raises `UserError` for a wrong format, name or size, for a missing package, for a picture that cannot be
     read and where the difference is above 1e-4.
     """
     chosen, path = _checked(format, Path(path), size)
@@ -89,7 +103,7 @@ def export(
     }
 
 
-def export_table(facts: dict[str, Any]) -> Table:
+def export_table(facts: ExportFacts) -> Table:
     """What `export` gave back, for people."""
     differences = ", ".join(f"{value:.1e} on {kind}" for kind, value in facts["difference"].items())
     height, width = facts["size"]
@@ -105,7 +119,7 @@ def export_table(facts: dict[str, Any]) -> Table:
 
 
 def metadata(ticket: Ticket, size: tuple[int, int]) -> dict[str, str]:
-    """What a user of the file must know, a JSON string a key: task, labels, preprocessing, metrics, sparsity, supertickets."""
+    """What a user of the file must know, one JSON string per key."""
     facts = {
         "task": ticket.task,
         "labels": ticket.load_task().labels,
@@ -165,7 +179,7 @@ def _program(plain: nn.Module, x: Tensor, dynamic_batch: bool) -> torch.export.E
     return torch.export.export(plain, (x,), dynamic_shapes=shapes)
 
 
-def _onnx_model(plain: nn.Module, x: Tensor, dynamic_batch: bool) -> Any:
+def _onnx_model(plain: nn.Module, x: Tensor, dynamic_batch: bool) -> onnx.ModelProto:
     """The ONNX graph, without the exporter's notes (paths and stack traces of this machine)."""
     program = torch.onnx.export(
         _program(plain, x, dynamic_batch),

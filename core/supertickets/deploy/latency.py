@@ -1,4 +1,4 @@
-"""Latency of several networks, taken in turns, so that whatever slows the machine slows all of them alike."""
+"""Latency of several networks, measured in turns, so that whatever slows the machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Latencies = dict[str, list[float]]
 
 
 def latencies_ms(calls: Mapping[str, Callable[[], object]], *, rounds: int = 20, warmup: int = 3) -> Latencies:
-    """Milliseconds of each call in `rounds` rounds; every round runs each call once, in an order that turns.
+    """Milliseconds of each call in `rounds` rounds; every round runs each call once, in a rotating order.
 
-    `warmup` rounds come first and are not counted.
+    `warmup` rounds are run first and not counted.
     """
     names = list(calls)
     taken: Latencies = {name: [] for name in names}

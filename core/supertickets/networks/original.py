@@ -6,7 +6,7 @@ The original runs a block's kernels one by one; here their tensors are put end t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def classifier_of(tensors: Tensors) -> Tensor:
     return tensors["classifier.1.weight" if _is_classification(tensors) else "classifier.weight"]
 
 
-def read_head(tensors: Tensors) -> dict[str, Any]:
+def read_head(tensors: Tensors) -> dict[str, object]:
     """The head's settings, from the tensors' shapes."""
     if not _is_classification(tensors):
         return {"channels": len(tensors["transform.pw_bn.weight"])}
@@ -52,7 +52,7 @@ def _head_modules(tensors: Tensors, kind: str) -> dict[int, str]:
     return {int(match[2]): match[1] for match in found if match}
 
 
-def read_arch(tensors: Tensors, kwargs: dict[str, Any], *, norms: ArchConfig) -> SupernetArch:
+def arch_of(tensors: Tensors, kwargs: Mapping[str, object], *, norms: ArchConfig) -> SupernetArch:
     """The arch from the tensors' shapes; what shapes do not tell from `kwargs`, or as the task has it (`norms`)."""
     stages: list[dict[str, list[int]]] = []
     while any(name.startswith(f"features.{2 * len(stages) + 1}.branches.") for name in tensors):

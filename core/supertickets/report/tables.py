@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.table import Table
 
 from supertickets.terminal import human, summary_table
+from supertickets.ticket.facts import Facts
 
 
-def info_tables(facts: dict[str, Any], title: str) -> list[Table]:
-    """The facts for people: a summary, then a row a layer."""
+def info_tables(facts: Facts, title: str) -> list[Table]:
+    """The facts for people: a summary, and a table with one row per layer."""
     height, width = facts["size"]
     metrics = {k: v for k, v in facts["metrics"].items() if isinstance(v, int | float | str)}
     summary = summary_table(

@@ -1,14 +1,12 @@
-"""The model card: what a ticket is, scores and costs, how to load it; written from the ticket alone."""
+"""The model card: what a ticket is, its scores and costs and how to load it, written from the ticket alone."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from supertickets.terminal import human
 from supertickets.ticket.facts import describe, preprocessing
 from supertickets.ticket.ticket import Ticket
 
-_COSTS = {"macs", "sparse_macs", "params", "sparsity", "units", "protocol"}  # among the metrics, but told elsewhere
+_COSTS = {"macs", "sparse_macs", "params", "sparsity", "units", "protocol"}  # metrics that another section of the card gives
 
 
 def model_card(ticket: Ticket, repo_id: str) -> str:
@@ -60,7 +58,7 @@ net = Ticket.load("{repo_id}").build()  # a plain nn.Module in eval mode
 `pip install supertickets` and the task's package (`supertickets-{ticket.task}`). Nothing in the files is unpickled.
 
 ## Provenance
-{_provenance(ticket.provenance)}
+{_provenance(ticket)}
 """
 
 
@@ -76,7 +74,8 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _provenance(provenance: dict[str, Any]) -> str:
+def _provenance(ticket: Ticket) -> str:
+    provenance = ticket.provenance
     parts = [f"supertickets {provenance.get('version')}, PyTorch {provenance.get('torch')}"]
     if provenance.get("seed") is not None:
         parts.append(f"seed {provenance['seed']}")

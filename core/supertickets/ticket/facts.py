@@ -1,8 +1,8 @@
-"""What a ticket is and costs, as data and as tables."""
+"""What a ticket is and what it costs, as data."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from supertickets.networks.macs import count_layers, count_params, dense_macs, paper_macs, sparse_layer_macs
 from supertickets.networks.supernet import prunable
@@ -10,14 +10,52 @@ from supertickets.ticket.ticket import Ticket
 from supertickets.units.groups import unit_groups
 
 
-def describe(ticket: Ticket, size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Facts of a ticket at input `size` (H, W) in pixels; None = the size it was trained at.
+class LayerFacts(TypedDict):
+    """One conv, linear layer or attention."""
 
-    Keys: task, params, macs, sparse_macs, macs_paper, prunable, sparsity, units (all search units left), units_per_kernel,
-    tokens, size, metrics, layers (per conv: shape, macs, sparse_macs, sparsity), labels, provenance.
-    """
+    weights: int
+    macs: int
+    sparse_macs: int  # MACs that meet a nonzero weight
+    sparsity: float  # 0 for layers that are not pruned
+
+
+class Facts(TypedDict):
+    """What `describe` gives; JSON-able."""
+
+    task: str
+    params: int
+    nonzero_params: int
+    macs: int
+    sparse_macs: int
+    macs_paper: float
+    prunable: int  # weights that pruning may take
+    sparsity: float  # share of them that the mask takes out
+    units: int  # search units left, tokens included
+    units_per_kernel: dict[str, int]
+    tokens: int
+    blocks: dict[str, int]  # `all`, and those `emptied` by search
+    size: list[int]  # (H, W) in pixels that the MACs are counted at
+    metrics: dict[str, object]
+    labels: list[str]
+    layers: dict[str, LayerFacts]
+    provenance: dict[str, object]
+
+
+class Preprocessing(TypedDict):
+    """How a picture becomes the network's input: (RGB in 0..1 - mean) / std at `size`."""
+
+    size: list[int]  # (H, W) in pixels
+    axes: str
+    colours: str
+    range: list[int]
+    mean: list[float]
+    std: list[float]
+
+
+def describe(ticket: Ticket, size: tuple[int, int] | None = None) -> Facts:
+    """Facts of a ticket at input `size` (H, W) in pixels; by default the size that it was trained at."""
     net, task = ticket.build(), ticket.load_task()
-    height, width = size or task.input_shape[1:]
+    height, width = size or (task.input_shape[1], task.input_shape[2])
     layers = count_layers(net, (task.input_shape[0], height, width))
     sparse = sparse_layer_macs(net, layers)
     weights = prunable(net)
@@ -56,8 +94,8 @@ def describe(ticket: Ticket, size: tuple[int, int] | None = None) -> dict[str, A
     }
 
 
-def preprocessing(ticket: Ticket, size: tuple[int, int]) -> dict[str, Any]:
-    """How a picture becomes the network's input, JSON-able: (RGB in 0..1 - mean) / std at `size` (H, W)."""
+def preprocessing(ticket: Ticket, size: tuple[int, int]) -> Preprocessing:
+    """How a picture becomes the network's input at `size` (H, W) in pixels."""
     data = ticket.settings.get("data", {})
     mean, std = list(data.get("mean", (0.0, 0.0, 0.0))), list(data.get("std", (1.0, 1.0, 1.0)))
     return {"size": list(size), "axes": "NCHW", "colours": "RGB", "range": [0, 1], "mean": mean, "std": std}

@@ -1,4 +1,4 @@
-"""Share a ticket on a model hub: a repository with the ticket's two files and a model card."""
+"""Sharing a ticket on a model hub, as a repository with the ticket's two files and a model card."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from supertickets.errors import UserError
 from supertickets.ticket.card import model_card
@@ -18,15 +18,20 @@ _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")  # owner/name
 
 
 def push(ticket: Ticket, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-    """Upload the ticket and its card to the hub's `owner/name` in one commit, made if need be; returns the commit's URL.
+    """Upload the ticket and its card to the hub's `owner/name` in one commit; returns the commit's URL.
 
-    Absolute paths in the ticket's settings and provenance are cut to their last part: they say nothing elsewhere.
-    Raises `UserError` where the hub does not take it.
+    The repository is created if needed.
+
+    Absolute paths in the ticket's settings and provenance are cut to their last part, as they mean nothing elsewhere.
+    Raises `UserError` where the hub refuses the upload.
     """
     hub = _hub()
     if not _HUB_NAME.fullmatch(repo_id):
         raise UserError(f"{repo_id}: not a name on the hub; it should be owner/name")
-    shared = replace(ticket, settings=_without_places(ticket.settings), provenance=_without_places(ticket.provenance))
+    settings, provenance = (
+        {key: _without_places(value) for key, value in data.items()} for data in (ticket.settings, ticket.provenance)
+    )
+    shared = replace(ticket, settings=settings, provenance=provenance)
     with tempfile.TemporaryDirectory() as folder:
         shared.save(folder)
         (Path(folder) / "README.md").write_text(model_card(shared, repo_id), encoding="utf-8")
@@ -59,7 +64,7 @@ def ticket_folder(name: str | Path, *, token: str | None = None) -> Path:
     return found
 
 
-def _hub(purpose: str = "sharing") -> Any:
+def _hub(purpose: str = "sharing") -> ModuleType:
     try:
         return import_module("huggingface_hub")
     except ImportError as error:
@@ -75,8 +80,8 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _without_places(value: Any) -> Any:
-    """The same data, absolute paths cut to their last part."""
+def _without_places(value: object) -> object:
+    """The same data with absolute paths cut to their last part."""
     if isinstance(value, dict):
         return {key: _without_places(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

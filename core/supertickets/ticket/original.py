@@ -23,11 +23,11 @@ from supertickets.networks.build import build_net
 from supertickets.networks.original import (
     SEARCHED,
     Tensors,
+    arch_of,
     block_names,
     check_searched,
     classifier_of,
     convert,
-    read_arch,
     read_head,
 )
 from supertickets.task import load_task, task_class
@@ -50,7 +50,7 @@ def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
             instance = load_task(task, settings | {"head": settings["head"] | head})
         except UserError as error:  # the head of one task has settings that another's does not know
             raise UserError(f"{weights}: not a checkpoint of the original {task} network ({error})") from error
-        arch = read_arch(tensors, kwargs, norms=instance.config.arch)
+        arch = arch_of(tensors, kwargs, norms=instance.config.arch)
         net = build_net(arch, instance)
         names = block_names(arch, tensors)
         check_searched(net, names, searched, network, weights)
