@@ -77,7 +77,7 @@ def _absorb(conv: nn.Module, scale: Tensor, shift: Tensor) -> None:
 
 
 class KernelByKernel(nn.Module):
-    """A folded block as the shortcut plus an inverted residual a kernel size: the same function as `MixedBlock`."""
+    """A folded block as the shortcut plus one inverted residual per kernel size: the same function as `MixedBlock`."""
 
     def __init__(self, block: MixedBlock, multiple: int = 1) -> None:
         super().__init__()

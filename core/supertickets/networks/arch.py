@@ -19,7 +19,7 @@ Units: TypeAlias = dict[int, int]  # kernel size -> hidden channels (search unit
 
 
 class Arch(Section):
-    """What every family's arch holds: the numbers of its heads' blocks, and what a search has left of all blocks.
+    """What every family's arch holds: the numbers of its heads' blocks, and the units that a search has left in all blocks.
 
     `units` maps a block's name to its units per kernel and `tokens_left` to its transformer tokens; a block not named there
     is at full width (expand x C_in units for each kernel, `tokens` tokens). The head's blocks are named `head.*`.
@@ -112,21 +112,21 @@ PRESETS: dict[str, dict[str, Any]] = {
             ([2, 2, 3, 4], _PAPER_WIDTHS),
         ),
     },
-    # Under a million parameters: real images on a CPU in minutes to an hour.
+    # Under a million parameters: for real images on a CPU, in minutes to an hour.
     "small": {
         "stem": (16, 16),
         "stages": _stages(([1], [16]), ([2, 2], [16, 32]), ([2, 2, 2], [16, 32, 64])),
         "bn_momentum": 0.1,
         "init": "reduced",
     },
-    # The same widths with one block a branch: the embedded scenes and small images, in minutes.
+    # The same widths with one block per branch: for the embedded scenes and small images, in minutes.
     "tiny": {
         "stem": (16, 16),
         "stages": _stages(([1], [16]), ([1, 1], [16, 32]), ([1, 1, 1], [16, 32, 64])),
         "bn_momentum": 0.1,
         "init": "reduced",
     },
-    # Half of tiny's MACs, for twice the epochs in the same time; more blocks at the coarsest size, where they cost least.
+    # Half of tiny's MACs, so twice the epochs in the same time; more blocks at the coarsest size, where they cost least.
     "nano": {
         "stem": (16, 16),
         "stages": _stages(([1], [16]), ([1, 1], [16, 32]), ([1, 1, 3], [16, 32, 64])),

@@ -1,6 +1,6 @@
 """The mixed-kernel inverted residual block, in the one-conv form.
 
-HR-NAS (arXiv 2106.06560) runs one inverted residual a kernel size and sums them before a last BN. A sum of projections is
+HR-NAS (arXiv 2106.06560) runs one inverted residual per kernel size and sums them before a last BN. A sum of projections is
 a projection of the concatenation, so all expansions are one 1x1 conv, all projections another, and only the depthwise
 convs act on slices: the same function, faster.
 """

@@ -17,7 +17,7 @@ A = TypeVar("A", bound=Arch, contravariant=True)
 
 
 class HeadBuilder(Protocol[A]):
-    """What of a task a network needs; every `Task` is one."""
+    """The part of a task that a network needs; every `Task` has it."""
 
     def build_head(self, arch: A) -> nn.Module:
         """The head for a body of this arch: list of feature maps, finest first -> output."""
@@ -26,7 +26,7 @@ class HeadBuilder(Protocol[A]):
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of networks: its arch, and what makes a network of an arch and a head."""
+    """A kind of network: the class of its arch, and the function that builds a network from an arch and a head."""
 
     arch: type[Arch]
     build: Callable[..., Network]

@@ -59,7 +59,7 @@ def _drop_units(block: MixedBlock) -> Tensor:
 
 
 def constant_outputs(block: MixedBlock) -> Tensor:
-    """(units,) float64: the number that a unit's output is at every place, whatever the input; nan where it is none."""
+    """(units,) float64: a unit's output where it is the same number at every place for every input; nan elsewhere."""
     a1, b1 = affine(block.expand_bn)
     a2, b2 = (part.split(list(block.units.values())) for part in affine(block.depthwise_bn))
     fixed = (block.expand.weight == 0).flatten(1).all(1) | (a1 == 0)

@@ -49,7 +49,9 @@ class ClassificationHead(nn.Module):
         super().__init__()
         branches = arch.widths
         if len(widths) < len(branches):
-            raise UserError(f"head.widths: {len(widths)} widths for {len(branches)} branches; give one a branch, finest first")
+            raise UserError(
+                f"head.widths: {len(widths)} widths for {len(branches)} branches; give one per branch, finest first"
+            )
         out = list(widths[: len(branches)])
         self.widen = nn.ModuleList(
             MixedBlock(c_in, c_out, stride=1, arch=arch, name=f"head.widen.{i}")

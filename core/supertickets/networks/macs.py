@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Layer:
-    """One conv, linear or attention. `positions`: how often each weight is used for one input."""
+    """One conv, linear or attention. `positions`: how many times each weight is used for one input."""
 
     weights: int
     positions: int
@@ -68,17 +68,17 @@ def sparse_layer_macs(net: nn.Module, layers: Mapping[str, Layer]) -> dict[str, 
     modules = dict(net.named_modules())
     sparse = {}
     for name, layer in layers.items():
-        weight = getattr(modules[name], "weight", None)  # attention has none of that name and is never pruned
+        weight = getattr(modules[name], "weight", None)  # attention has no tensor of that name and is never pruned
         nonzero = layer.weights if weight is None else int(torch.count_nonzero(weight))
         sparse[name] = nonzero * layer.positions + layer.extra
     return sparse
 
 
 def paper_macs(macs: float, params: int, zeros: int) -> float:
-    """The paper's way to count a pruned network, total MACs x remaining / total parameters: print it beside the true figure."""
+    """The paper's count for a pruned network: total MACs x remaining / total parameters. Print it beside the true figure."""
     return macs * (params - zeros) / params
 
 
 def count_params(net: nn.Module) -> int:
-    """Parameters (BN statistics are none)."""
+    """Number of parameters; BN statistics do not count."""
     return sum(param.numel() for param in net.parameters())

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from supertickets.networks.arch import Arch
 from supertickets.networks.unit_group import BN_TENSORS, UnitGroup
 
-GRID = 8  # maps are seen at 8x8
-DIM = GRID * GRID  # so a token is a vector of 64: one weight a place
+GRID = 8  # feature maps are resized to 8x8
+DIM = GRID * GRID  # so a token is a vector of 64 numbers, one per place
 
 
 class TokenMixer(nn.Module):
