@@ -19,7 +19,7 @@ Units: TypeAlias = dict[int, int]  # kernel size -> hidden channels (search unit
 
 
 class Arch(Section):
-    """What every family's arch holds: the numbers of its heads' blocks, and the units that a search has left in all blocks.
+    """What the arch of every family holds: the numbers of its heads' blocks, and the units left in all blocks.
 
     `units` maps a block's name to its units per kernel and `tokens_left` to its transformer tokens; a block not named there
     is at full width (expand x C_in units for each kernel, `tokens` tokens). The head's blocks are named `head.*`.
