@@ -1,5 +1,8 @@
-# make quickstart: set up, then draw a ticket.   make test: set up, then all tests.   make check: what a change must pass.
-# More arguments: make quickstart ARGS='--train.epochs 5', make test PYTEST_ARGS='-k shrink'.
+# make quickstart   install, then draw a ticket on the embedded scenes
+# make test         install, then run all tests
+# make check        run what every change must pass: linter, formatter, types, import contracts and fast tests
+#
+# Pass more arguments with make quickstart ARGS='--train.epochs 5' or make test PYTEST_ARGS='-k shrink'.
 PYTHON ?= python3
 PYTEST_ARGS ?=
 ARGS ?=
@@ -9,8 +12,8 @@ MANIFESTS := $(wildcard core/pyproject.toml tasks/*/pyproject.toml transfer/pypr
 MEMBERS := $(filter-out core,$(patsubst %/pyproject.toml,%,$(MANIFESTS)))
 RUN := runs/quickstart/$(shell date +%Y-%m-%d_%H-%M-%S)
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-# Quiet: no traceback of its own below an error of ours. Without the next four accelerate warns that it guessed them;
-# without the last it gives a process one thread.
+# --quiet stops accelerate from adding its own traceback below our error message. Without the next four options accelerate warns
+# that it guessed their values, and without the last one it gives each process only one thread.
 LAUNCH := $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	--num_cpu_threads_per_process $(CORES)
 
@@ -18,7 +21,7 @@ LAUNCH := $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --
 
 install: .venv/.installed
 
-# One pip command for all members: tasks ask for `supertickets` by name, and find it in the same command.
+# One pip command installs all members: tasks require `supertickets` by name, and pip finds it in the same command.
 .venv/.installed: $(MANIFESTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable 'core[dev]' $(addprefix --editable ,$(MEMBERS))
@@ -26,7 +29,7 @@ install: .venv/.installed
 
 quickstart: install
 	$(LAUNCH) tasks/segmentation/train.py --run.dir $(RUN) $(ARGS)
-	@echo "The ticket: $(RUN)/ticket   its curves, pictures and log: $(RUN)"
+	@echo "The ticket is in $(RUN)/ticket; its curves, pictures and log are in $(RUN)"
 
 check: install
 	$(BIN)/ruff check .
@@ -35,7 +38,7 @@ check: install
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
-# Two processes of one thread each: the nets are too small to use more.
+# Tests run in two processes with one thread each, because the networks are too small to use more threads.
 test: export OMP_NUM_THREADS ?= 1
 test: install
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)

@@ -1,10 +1,10 @@
-"""What compaction takes out of tickets, and that the outputs stay.
+"""Measure what compaction removes from tickets, and check that their outputs stay the same.
 
     python benchmarks/compact.py TICKET... [--size H W] [--threads N] [--rounds N] [--out FILE.csv]
 
-`difference` is the largest absolute one between the outputs, over noise and drawn scenes. `still_constant` counts units left
-that did not change over such inputs: what an exact rule could at most still find. Latency: one image, eager, float32, CPU,
-both networks in turns; medians.
+`difference` is the largest absolute difference between the outputs for noise and drawn scenes. `still_constant` counts the
+remaining units whose output did not change over such inputs; an exact rule could remove at most these. Latency is the median
+for one image in eager mode, in float32 on a CPU, with both networks timed in turns.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ COSTS = ("units", "macs", "sparse_macs", "params", "file_bytes", "latency_ms")
 
 @friendly
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What compaction takes out of tickets.")
+    parser = argparse.ArgumentParser(description="Measure what compaction removes from tickets.")
     parser.add_argument("tickets", nargs="+", type=Path)
-    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: the task's")
+    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="input size (default: the task's)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--out", type=Path, help="CSV file")
+    parser.add_argument("--out", type=Path, help="CSV file to write")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [measure(path, options) for path in options.tickets]
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """A row: the ticket, and each cost before and after."""
+    """Return one row: the ticket, and each of its costs before and after compaction."""
     ticket = Ticket.load(path)
     small = compact(ticket)
     facts = compare(ticket, small, tuple(options.size) if options.size else None, rounds=options.rounds)
@@ -73,7 +73,7 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 @torch.no_grad()
 def still_constant(net: nn.Module, inputs: list[Tensor]) -> int:
-    """Units whose output was one number at every place of every input."""
+    """Count the units whose output is the same number at every position of every input."""
     low: dict[str, Tensor] = {}
     high: dict[str, Tensor] = {}
 
@@ -95,7 +95,7 @@ def still_constant(net: nn.Module, inputs: list[Tensor]) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """Two lines a ticket; MACs and parameters in millions."""
+    """The rows for the terminal: two lines per ticket, with MACs and parameters in millions."""
     shown = Table(
         title="compaction, before and after", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False
     )

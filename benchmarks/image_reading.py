@@ -1,9 +1,9 @@
-"""Images a second of an image folder and of its LMDB, side by side, through the loader that training uses.
+"""Compare how many images per second an image folder and its LMDB give through the loader that training uses.
 
 python benchmarks/image_reading.py FOLDER [--split val] [--workers 1 2] [--images 5000] [--size 224]
 
-FOLDER/SPLIT holds class folders, or FOLDER/SPLIT.tar the same. It is packed into a temporary LMDB; each image is read,
-decoded and brought to size as for evaluation. That both sources give the same batches is checked on the way.
+FOLDER/SPLIT contains one folder per class, or FOLDER/SPLIT.tar does. The images are packed into a temporary LMDB. Each image is
+read, decoded and resized as for evaluation. The script also checks that both sources give the same batches.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FIELDS = ("source", "workers", "images", "images_per_s")
 
 
 def measure(options: argparse.Namespace, data: ClassificationData, workers: int) -> tuple[float, list[Any]]:
-    """Images a second, and a checksum of each batch."""
+    """Return the number of images per second and a checksum of each batch."""
     images = ImageSet(open_source(data, "val"), EvalTransform(data), data)
     chosen = Subset(images, range(min(options.images, len(images))))
     loader = DataLoader(chosen, 64, collate_fn=Collate(data), num_workers=workers)
@@ -42,13 +42,13 @@ def measure(options: argparse.Namespace, data: ClassificationData, workers: int)
 
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print CSV."""
-    parser = Parser("image_reading.py", description="Images a second of a folder and its LMDB.")
+    """Measure both sources and print the figures as CSV."""
+    parser = Parser("image_reading.py", description="Images per second of a folder and its LMDB.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--split", default="val")
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--images", type=int, default=5000, help="at most so many")
-    parser.add_argument("--size", type=int, default=224, help="side in pixels")
+    parser.add_argument("--images", type=int, default=5000, help="largest number of images to read")
+    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     rows = csv.DictWriter(sys.stdout, FIELDS)
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 count = min(options.images, len(open_source(data, "val").labels))
                 rows.writerow(dict(zip(FIELDS, (source, workers, count, round(speed)), strict=True)))
             if found["folder"] != found["lmdb"]:
-                raise SystemExit("the LMDB does not give what the folder gives")
+                raise SystemExit("the LMDB and the folder do not give the same batches")
 
 
 if __name__ == "__main__":

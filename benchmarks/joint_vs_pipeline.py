@@ -1,9 +1,10 @@
-"""Joint drawing against search -> prune -> retrain (S+P) at equal total epochs: rows of one CSV, and a picture.
+"""Compare joint drawing with search -> prune -> retrain (S+P) in the same number of epochs, as a CSV file and a picture.
 
 python benchmarks/joint_vs_pipeline.py TASK [CONFIG.yaml] [--criteria ...] [--sparsities ...] [--dotted.key value ...]
 
-Each drawing has a folder below --runs, and all pipelines share one search; finished ones are read, not run again, so a stopped
-benchmark goes on where it was, and once the search is done two can share the work before a third call collects all rows.
+Each drawing has its own folder below --runs, and all pipelines share one search. Finished drawings are read instead of run
+again. So a benchmark that was stopped continues where it was. Once the search is done, two calls can also share the work, and a
+third call then collects all rows.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ FIELDS = ("method", "criterion", "sparsity", "score", "metric", "macs", "sparse_
 
 
 def drawings(options: argparse.Namespace, config: Any) -> Iterator[tuple[str, str, float, Any]]:
-    """(method, criterion, sparsity, config) of every row."""
+    """Yield (method, criterion, sparsity, config) for every row."""
     if options.dense:
         off = {name: getattr(config, name).model_copy(update={"enabled": False}) for name in ("search", "prune")}
         yield "dense", "none", 0.0, config.model_copy(update=off)
@@ -44,7 +45,7 @@ def drawings(options: argparse.Namespace, config: Any) -> Iterator[tuple[str, st
 
 
 def row_of(ticket: Ticket, folders: Sequence[Path], task: Any, **known: Any) -> dict[str, Any]:
-    """A CSV row: what was measured last, and what all epochs together took."""
+    """Return one CSV row: the last measurements, and the time that all epochs took together."""
     logs = [log for folder in folders for log in sorted(folder.rglob("metrics.jsonl"))]
     records = [record for log in logs for record in read_records(log)]
     return known | {
@@ -57,7 +58,7 @@ def row_of(ticket: Ticket, folders: Sequence[Path], task: Any, **known: Any) -> 
 
 
 def draw_bars(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """The scores, a group of bars for each sparsity."""
+    """Draw the scores as bars, with one group of bars per sparsity."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -83,17 +84,17 @@ def draw_bars(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw every row that is not there yet, write the CSV and the picture."""
-    parser = Parser("joint_vs_pipeline.py", description="Joint drawing against search -> prune -> retrain.")
-    parser.add_argument("task", help="classification, ...")
-    parser.add_argument("config", nargs="?", type=Path, help="YAML recipe; none = the embedded data set")
+    """Draw the tickets of all rows that are not finished yet, then write the CSV file and the picture."""
+    parser = Parser("joint_vs_pipeline.py", description="Compare joint drawing with search -> prune -> retrain.")
+    parser.add_argument("task", help="name of the task, for example classification")
+    parser.add_argument("config", nargs="?", type=Path, help="YAML recipe (default: the embedded data set)")
     parser.add_argument(
         "--criteria", nargs="+", choices=list(CRITERIA), default=["lamp", "magnitude", "random", "snip", "grasp", "synflow"]
     )
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.8, 0.95])
     parser.add_argument("--retrain", type=float, default=0.5, help="share of the epochs after the search")
-    parser.add_argument("--iterative", action="store_true", help="prune within the retraining, not at once at its start")
-    parser.add_argument("--dense", action="store_true", help="the supernet with search and prune off, too")
+    parser.add_argument("--iterative", action="store_true", help="prune during the retraining instead of once at its start")
+    parser.add_argument("--dense", action="store_true", help="also train the supernet with search and pruning off")
     parser.add_argument("--runs", type=Path, default=Path("runs/joint_vs_pipeline"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/joint_vs_pipeline.csv"))
     options, overrides = split_overrides(parser, argv)

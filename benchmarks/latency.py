@@ -1,9 +1,11 @@
-"""What makes a ticket fast: supernet, searched, ticket and compacted network, in eager PyTorch, ONNX Runtime and OpenVINO.
+"""Measure what makes a ticket fast, from supernet to compacted ticket, in eager PyTorch, ONNX Runtime and OpenVINO.
 
     python benchmarks/latency.py TICKET [--size H W] [--threads N] [--rounds N] [--all-layouts] [--out FILE.csv]
 
-One image, float32, CPU. All are timed in one run, in turns, so that whatever slows the machine slows all alike; median and
-quartiles. `searched` is the ticket's architecture with all its weights: what differs from the ticket is the zeros alone.
+The script times the supernet, the searched network, the ticket and the compacted ticket on one image in float32 on a CPU. It
+times all of them in turns in one run, so that whatever slows the machine slows all of them alike, and reports medians and
+quartiles.
+The searched network is the ticket's architecture with all its weights: it differs from the ticket only in the zeros.
 """
 
 from __future__ import annotations
@@ -38,14 +40,14 @@ EAGER, RUNTIMES = "eager", ("onnx", "openvino")
 
 @friendly
 def main() -> None:
-    """Time the ticket's forms side by side, print the table and write the CSV, where one is asked for."""
-    parser = argparse.ArgumentParser(description="Latency of a ticket's forms, and where the speed-up comes from.")
+    """Time all forms of the ticket, print the table and, with --out, write the CSV file."""
+    parser = argparse.ArgumentParser(description="Measure the latency of a ticket's forms and where its speed-up comes from.")
     parser.add_argument("ticket", type=Path)
-    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="default: the task's")
+    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="input size (default: the task's)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--all-layouts", action="store_true", help="every runtime with blocks one-conv and per-kernel")
-    parser.add_argument("--out", type=Path, help="CSV file")
+    parser.add_argument("--all-layouts", action="store_true", help="time one-conv and per-kernel blocks in every runtime")
+    parser.add_argument("--out", type=Path, help="CSV file to write")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     ticket = Ticket.load(options.ticket)
@@ -74,7 +76,10 @@ def main() -> None:
 
 
 def supernet_of(ticket: Ticket, size: tuple[int, int]) -> Ticket:
-    """The full supernet of the ticket's arch, untrained; BN statistics of one batch, so that its outputs are of usual size."""
+    """The full supernet of the ticket's arch, untrained.
+
+    Its BN statistics come from one batch, so that its outputs have the usual magnitude.
+    """
     arch = ticket.arch.model_copy(update={"units": {}, "tokens_left": {}})
     torch.manual_seed(0)
     net = build_net(arch, ticket.load_task()).train()
@@ -88,7 +93,7 @@ def supernet_of(ticket: Ticket, size: tuple[int, int]) -> Ticket:
 
 
 def searched(ticket: Ticket) -> Ticket:
-    """The ticket with tiny random weights in place of its zeros: as many to multiply with, outputs nearly the same."""
+    """The ticket with tiny random weights in place of its zeros: all weights are there, and the outputs are nearly the same."""
     generator = torch.Generator().manual_seed(0)
     tensors = dict(ticket.tensors)
     for name, kept in ticket.mask.items():
@@ -100,7 +105,7 @@ def searched(ticket: Ticket) -> Ticket:
 def forms(
     name: str, ticket: Ticket, size: tuple[int, int], folder: Path, threads: int, all_layouts: bool
 ) -> dict[tuple[str, str, str], Callable[[], object]]:
-    """(network, runtime, layout) -> a call that runs it on one image."""
+    """Map (network, runtime, layout) to a call that runs the network on one image."""
     image = sample_inputs(ticket, size)[1][:1]
     net = ticket.build().to(memory_format=torch.channels_last)
     calls: dict[tuple[str, str, str], Callable[[], object]] = {
@@ -119,7 +124,7 @@ def forms(
 
 
 def row(key: tuple[str, str, str], taken: list[float], facts: dict, options: argparse.Namespace) -> dict[str, object]:
-    """A CSV row: one network in one runtime and layout, median and quartiles of the times `taken` in ms."""
+    """Return one CSV row: a network in one runtime and layout, with the median and quartiles of the times `taken` in ms."""
     network, runtime, layout = key
     low, median, high = quartiles_ms(taken)
     return {
@@ -141,7 +146,7 @@ def row(key: tuple[str, str, str], taken: list[float], facts: dict, options: arg
 
 
 def commit() -> str:
-    """Short hash of what was measured, with a + where the tree differs from it."""
+    """The short hash of the commit that was measured, followed by + if the working tree differs from it."""
     where = Path(__file__).parent
     shown = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=where, capture_output=True, text=True)
     return shown.stdout.strip()
@@ -159,7 +164,7 @@ def table(rows: list[dict], title: str) -> Table:
 
 
 def shares(rows: list[dict]) -> list[str]:
-    """The speed-up step by step; the steps' factors multiply to the whole."""
+    """The speed-up of each step; the product of the factors is the total speed-up."""
     ms = {}
     for r in rows:
         ms.setdefault((r["network"], r["runtime"]), r["median_ms"])
@@ -180,7 +185,7 @@ def shares(rows: list[dict]) -> list[str]:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """Rows of equal keys as a CSV file; its folder is made."""
+    """Write rows with the same keys to a CSV file, and create its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))

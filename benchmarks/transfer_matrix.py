@@ -1,10 +1,14 @@
-"""Every ordered pair of tasks: the transferred ticket against its controls at equal epochs. A CSV and a heat map.
+"""Compare transferred tickets with their controls for every ordered pair of tasks, as a CSV file and a heat map.
 
 python benchmarks/transfer_matrix.py [--tasks ...] [--seeds 0 1 2] [--sources DIR] [--epochs N] [--dotted.key value ...]
 
-transferred: the source's weights and mask. fresh: the mask with new weights. shuffled: densities of the mask, places at random,
-new weights. scratch: the same architecture, dense, new weights. All have a new head and the target's own recipe with --epochs
-and the given settings; seeds are the target run's. Finished runs below --runs are read, not run again.
+transferred: the source's weights and mask.
+fresh: the source's mask with new weights.
+shuffled: a mask with the same densities at random positions, and new weights.
+scratch: the same architecture, dense, with new weights.
+
+All have a new head and use the target's own recipe with --epochs and the given settings. The seeds are those of the run on the
+target. Finished runs below --runs are read instead of run again.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ FIELDS = ("source", "target", "control", "seed", "score", "metric", "epochs", "s
 
 
 def draw_source(name: str, runs: Path, quiet: list[str]) -> Path:
-    """Folder of the ticket drawn on task `name`'s embedded data with the defaults."""
+    """Draw a ticket on the embedded data of task `name` with the defaults, and return its folder."""
     folder, cls = runs / f"source_{name}", task_class(name)
     config = load_config(cls.Config, None, quiet)
     stage(cls(config), config, folder)
@@ -41,7 +45,7 @@ def draw_source(name: str, runs: Path, quiet: list[str]) -> Path:
 
 
 def move(source: Path, target: str, control: str, seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """Train one cell of the matrix; its score and the seconds that its epochs took."""
+    """Train one cell of the matrix, and return its score and the seconds that its epochs took."""
     cls = task_class(target)
     config = load_config(transfer_schema(cls), None, [*overrides, "--run.seed", str(seed)])
     config = config.model_copy(update={"transfer": config.transfer.model_copy(update=CONTROLS[control])})
@@ -53,7 +57,7 @@ def move(source: Path, target: str, control: str, seed: int, folder: Path, overr
 
 
 def draw_heat_map(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Mean score of the transferred ticket less each control's, source by target."""
+    """Draw, for each source and target, the mean score of the transferred ticket minus that of each control."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -85,7 +89,7 @@ def _gain(rows: Sequence[dict[str, Any]], source: str, target: str, control: str
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:
-    """The matrix as text, a line a pair, and the pairs won against each control."""
+    """The matrix as text with one line per pair, and the number of pairs won against each control."""
     pairs = list(dict.fromkeys((row["source"], row["target"]) for row in rows))
     lines = [f"{'source -> target':<34}" + "".join(f"{control:>18}" for control in CONTROLS)]
     for source, target in pairs:
@@ -100,11 +104,11 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
 
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw or take the sources, train every cell, write the CSV and the heat map."""
-    parser = Parser("transfer_matrix.py", description="Transfers between all tasks, against their controls.")
+    """Draw or load the source tickets, train every cell, and write the CSV file and the heat map."""
+    parser = Parser("transfer_matrix.py", description="Compare transfers between all tasks with their controls.")
     parser.add_argument("--tasks", nargs="+", default=["classification", "keypoint", "segmentation"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--sources", type=Path, help="folder of tickets drawn before: TASK/ticket (default: draw them)")
+    parser.add_argument("--sources", type=Path, help="folder with existing tickets in TASK/ticket (default: draw them)")
     parser.add_argument("--epochs", type=int, default=3, help="epochs on the target")
     parser.add_argument("--runs", type=Path, default=Path("runs/transfer_matrix"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/transfer_matrix.csv"))
