@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from supertickets.config.section import Section
 from supertickets.errors import UserError
 from supertickets.processes import leave_process_group
 
@@ -50,6 +51,30 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+class SettingsParser(Parser):
+    """A parser whose `--help [SECTION]` also lists the config keys of a schema, or of one of its sections."""
+
+    def __init__(self, prog: str, schema: Callable[[argparse.Namespace], type[Section]], description: str) -> None:
+        super().__init__(prog, description=description, epilog="--section.key value sets any config key.", add_help=False)
+        self.schema = schema
+        self.add_argument(
+            "-h", "--help", nargs="?", metavar="SECTION", action=_Help, help="show this help, or one section's keys"
+        )
+
+
+class _Help(argparse.Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, section: object, option: str | None = None
+    ) -> None:
+        from supertickets.config.help import print_help
+
+        assert isinstance(parser, SettingsParser)
+        if not section:
+            parser.print_help()
+        print_help(parser.schema(namespace), str(section or ""))
+        parser.exit()
+
+
 @friendly
 def train(task_name: str, argv: Sequence[str] | None = None) -> None:
     """`train.py [CONFIG.yaml] [--dotted.key value ...]`: draw a ticket; no config = the embedded data set."""
@@ -58,10 +83,10 @@ def train(task_name: str, argv: Sequence[str] | None = None) -> None:
     from supertickets.draw import draw_ticket
     from supertickets.task import task_class
 
-    parser = Parser("train.py", description=f"Draw a {task_name} ticket.", epilog="--section.key value sets any config key.")
+    cls = task_class(task_name)
+    parser = SettingsParser("train.py", lambda _: cls.Config, f"Draw a {task_name} ticket.")
     parser.add_argument("config", nargs="?", type=Path, help="YAML recipe; none = the embedded data set")
     options, overrides = split_overrides(parser, argv)
-    cls = task_class(task_name)
     config = load_config(cls.Config, options.config, overrides)
     draw = draw_by_rounds if config.imp.rounds else search_then_prune if config.pipeline.enabled else draw_ticket
     draw(cls(config), config)
@@ -78,7 +103,8 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     from supertickets.training.cpu import prepare_cpu
     from supertickets.training.run import write_text
 
-    parser = Parser("evaluate.py", description=f"Score a {task_name} ticket on its validation data.")
+    cls = task_class(task_name)
+    parser = SettingsParser("evaluate.py", lambda _: cls.Config, f"Score a {task_name} ticket on its validation data.")
     parser.add_argument("ticket", type=Path, help="ticket folder")
     parser.add_argument("config", nargs="?", type=Path, help="YAML file over the ticket's own settings")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
@@ -86,7 +112,6 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     if options.out and options.out.is_dir():
         raise UserError(f"--out: {options.out} is a folder; name a JSON file")
     ticket = _load_ticket(options.ticket, task_name)
-    cls = task_class(task_name)
     config = load_config(cls.Config, options.config, overrides, base=ticket.settings)
     prepare_cpu(config.run.threads)
     task, accelerator = cls(config), Accelerator()
@@ -112,11 +137,11 @@ def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
     from supertickets.task import task_class
     from supertickets.terminal import console
 
-    parser = Parser("predict.py", description=f"Predict with a {task_name} ticket.")
+    cls = task_class(task_name)
+    parser = SettingsParser("predict.py", lambda _: cls.Config, f"Predict with a {task_name} ticket.")
     parser.add_argument("ticket", type=Path, help="ticket folder")
     parser.add_argument("images", nargs="+", type=Path, help="image files")
     parser.add_argument("--out", type=Path, help="folder for the pictures and data")
-    cls = task_class(task_name)
     short = getattr(cls, "predict_options", {})
     for name, text in short.items():
         parser.add_argument(f"--{name}", metavar="VALUE", help=f"{text}; short for --predict.{name}")

@@ -1,19 +1,23 @@
-"""Laws of configs: what wins, what is read as what, what a mistake is told."""
+"""Laws of configs: what wins, what is read as what, what a mistake is told, and the help for every key."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from supertickets import cli
+from supertickets.config.help import section_help
 from supertickets.config.reader import config_to_yaml, load_config
 from supertickets.config.section import Section
 from supertickets.config.sections import Config, PruneConfig, StageArch, TrainConfig
 from supertickets.errors import UserError
+from supertickets.task import task_class
 
 
 class Data(Section):
@@ -344,3 +348,30 @@ def test_sections_check_assignment() -> None:
     config = load()
     with pytest.raises(ValidationError):
         config.train.epochs = "many"  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("name", sorted(point.name for point in entry_points(group="supertickets.tasks")))
+def test_every_key_of_every_installed_task_has_one_line_of_help(name: str) -> None:
+    sections = section_help(task_class(name).Config)
+    assert {"search", "prune", "data"} <= sections.keys() and all(text for text, _ in sections.values())
+    keys = {key.key: key for _, keys in sections.values() for key in keys}
+    assert [key for key, entry in keys.items() if not re.match(r"\S[^\n]+[.)]$", entry.help)] == []
+    assert keys["train.epochs"].default == str(task_class(name).Config().train.epochs)
+
+
+@pytest.mark.parametrize("script", [cli.train, cli.evaluate, cli.predict])
+def test_help_lists_all_keys_or_one_section(script, capsys, toy_installed) -> None:
+    with pytest.raises(SystemExit):
+        script("toy", ["--help"])
+    said = capsys.readouterr().out
+    assert re.search(r"--prune\.target +0\.\d+ +Sparsity of all prunable weights at the end\.", said) and "--train.lr " in said
+    with pytest.raises(SystemExit):
+        script("toy", ["--help", "prune"])
+    said = capsys.readouterr().out
+    assert "--prune.target " in said and "--train.lr " not in said and "usage" not in said
+
+
+def test_help_for_a_section_that_there_is_not_names_the_sections(capsys, toy_installed) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.train("toy", ["--help", "prunes"])
+    assert caught.value.code == 2 and "no section 'prunes'; the sections are arch, search, prune" in capsys.readouterr().err

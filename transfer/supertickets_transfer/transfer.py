@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import create_model
 
-from supertickets.cli import Parser, friendly, split_overrides
+from supertickets.cli import SettingsParser, friendly, split_overrides
 from supertickets.config.reader import load_config
 from supertickets.config.section import Section
 from supertickets.config.sections import Config
@@ -23,16 +23,19 @@ from supertickets.ticket.ticket import Ticket
 
 
 class TransferConfig(Section):
-    """What of the ticket's body is taken along."""
+    """What the run takes from the body of the ticket."""
 
     weights: Literal["keep", "fresh"] = "keep"
-    mask: Literal["keep", "shuffle", "none"] = "keep"  # shuffle: within each layer; none: all weights train
-    freeze: Literal["body", "none"] = "none"  # body: only the head is trained
+    """Weights of the body: those of the ticket, or fresh ones."""
+    mask: Literal["keep", "shuffle", "none"] = "keep"
+    """Mask of the body: that of the ticket, shuffled within each layer, or none, so that all weights train."""
+    freeze: Literal["body", "none"] = "none"
+    """Train only the new head (body), or everything."""
 
 
-def transfer_schema(task: type) -> type[Config]:
-    """The target task's config with a `transfer` section beside its own."""
-    base: type[Config] = task.Config  # type: ignore[attr-defined]
+def transfer_schema(task: type | None) -> type[Config]:
+    """The target task's config with a `transfer` section beside its own; without a task, what all tasks have."""
+    base: type[Config] = Config if task is None else task.Config  # type: ignore[attr-defined]
     return create_model(f"{base.__name__}ForTransfer", __base__=base, transfer=(TransferConfig, TransferConfig()))
 
 
@@ -58,7 +61,10 @@ def transfer(ticket: Path, task: Any, config: Any) -> Ticket:
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
     """`transfer.py TICKET --to TASK [CONFIG.yaml] [--transfer.weights keep|fresh] [--dotted.key value ...]`"""
-    parser = Parser("transfer.py", description="Move a ticket to another task or data set: its body with a new head.")
+    what = "Move a ticket to another task or data set: its body with a new head."
+    parser = SettingsParser(
+        "transfer.py", lambda options: transfer_schema(task_class(options.to) if options.to else None), what
+    )
     parser.add_argument("ticket", type=Path, help="ticket folder")
     parser.add_argument("config", nargs="?", type=Path, help="YAML recipe of the target; none = the embedded data set")
     parser.add_argument("--to", required=True, metavar="TASK", help="the target task: segmentation, ...")

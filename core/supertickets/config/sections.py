@@ -1,4 +1,4 @@
-"""What a user can set: one section for each room of the house, defaults that run, units in the comments."""
+"""What a user can set: one section for each room of the house, defaults that run, and one line of help for each key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ class StageArch(Section):
     """One stage: a fusion followed by parallel blocks on each branch, finest branch first."""
 
     blocks: list[int]
+    """Blocks of each branch, finest branch first."""
     widths: list[int]
+    """Channels of each branch, finest branch first."""
 
     @model_validator(mode="after")
     def _branches_agree(self) -> StageArch:
@@ -30,35 +32,57 @@ class StageArch(Section):
 
 
 class ArchConfig(Section):
-    """The `arch` part of a config: a preset, and what to change in it (None = as the preset has it)."""
+    """Architecture of the full network: a preset, and what to change in it."""
 
     preset: Literal["paper", "small", "tiny", "nano"] = "paper"
+    """Preset that all other keys of this section change; unset keys are as in the preset."""
     stem: tuple[PositiveInt, PositiveInt] | None = None
+    """Channels of the two convolutions of the stem."""
     stem_stride: Literal[1, 2, 4] | None = None
+    """How much the stem shrinks the image, along each side."""
     stages: list[StageArch] | None = None
+    """Stages of the network, each with its blocks and widths."""
     kernels: tuple[int, ...] | None = None
+    """Kernel sizes that each block mixes; odd numbers."""
     expand: int | None = None
+    """Hidden channels of a block for each kernel, as a multiple of its input channels."""
     tokens: int | None = None
+    """Tokens of each block's transformer; 0 builds no transformers."""
     bn_eps: float | None = None
+    """Epsilon of batch normalisation."""
     bn_momentum: float | None = None
+    """Momentum of batch normalisation."""
     init: Init | None = None
+    """Initial weights, see `supertickets.networks.supernet.initialise`."""
 
 
 class SearchConfig(Section):
-    """Architecture search: penalty on BN scales and removal of dead units (method: AtomNAS, HR-NAS)."""
+    """Architecture search: a penalty on BN scales, and the removal of dead units (as in AtomNAS and HR-NAS)."""
 
-    enabled: bool | None = None  # unset: on, but off in a run that starts from a ticket
-    rho: float = Field(1.8e-4, ge=0)  # weight of the L1 penalty once warm
-    warmup: float = Field(25, ge=0)  # epochs over which rho rises linearly from 0; no unit goes before, but at the last event
-    every: PositiveInt = 1  # epochs between shrink events
-    start: float = Field(0.0, ge=0, lt=1)  # first shrink event, as a share of the epochs; never within the warm-up
-    end: float = Field(1.0, gt=0, le=1)  # last shrink event, as a share of the epochs; never after the last prune
-    threshold: float = Field(1e-3, ge=0)  # a unit is dead when |gamma| and its EMA are at most this
-    importance: str = "gamma_per_mac"  # order in a budget: gamma_per_mac, gamma, random or uniform (`search.importance`)
-    divisor: PositiveInt = 1  # units of a kernel go in groups that leave a multiple of this; odd counts of channels are slow
-    min_macs: float = Field(1e6, ge=0)  # an event waits until at least so many MACs would go
-    target_macs: PositiveFloat | None = None  # budget: MACs at the end; at most 1: a share of those at the start
-    target_params: PositiveFloat | None = None  # budget: parameters at the end; at most 1: a share
+    enabled: bool | None = None
+    """Search the architecture; unset: yes, unless the run starts from a ticket."""
+    rho: float = Field(1.8e-4, ge=0)
+    """Weight of the L1 penalty on BN scales after the warm-up."""
+    warmup: float = Field(25, ge=0)
+    """Epochs over which rho rises linearly from 0; until then nothing is removed, except at the last shrink event."""
+    every: PositiveInt = 1
+    """Epochs between two shrink events."""
+    start: float = Field(0.0, ge=0, lt=1)
+    """First shrink event, as a share of the epochs; never before the end of the warm-up."""
+    end: float = Field(1.0, gt=0, le=1)
+    """Last shrink event, as a share of the epochs; never after the last prune."""
+    threshold: float = Field(1e-3, ge=0)
+    """A unit is dead when its BN scale and the moving average of that are at most this large."""
+    importance: str = "gamma_per_mac"
+    """Importance of units in a budget (`supertickets.search.importance`): gamma_per_mac, gamma, random or uniform."""
+    divisor: PositiveInt = 1
+    """Keep a multiple of this many units for each kernel, because odd numbers of channels are slow."""
+    min_macs: float = Field(1e6, ge=0)
+    """A shrink event waits until it would remove at least this many MACs."""
+    target_macs: PositiveFloat | None = None
+    """Budget of MACs at the end of the search; values up to 1 are a share of those at the start."""
+    target_params: PositiveFloat | None = None
+    """Budget of parameters at the end of the search; values up to 1 are a share of those at the start."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> SearchConfig:
@@ -68,30 +92,43 @@ class SearchConfig(Section):
 
 
 class PruneConfig(Section):
-    """Weight pruning while training (method: SuperTickets section 3, LAMP, Zhu & Gupta)."""
+    """Weight pruning during training (SuperTickets section 3, LAMP, Zhu & Gupta)."""
 
-    enabled: bool | None = None  # unset: on, but off in a run that starts from a ticket
-    target: float = Field(0.8, ge=0, lt=1)  # sparsity of all prunable weights at the end
-    criterion: str = "lamp"  # magnitude, lamp, random, snip, grasp or synflow (`pruning.criteria.CRITERIA`)
-    rounds: PositiveInt | None = None  # scored anew that many times within a prune; unset: 100 for synflow, 1 for the others
-    batches: PositiveInt = 4  # training batches that snip, grasp and regrowth by gradient look at
+    enabled: bool | None = None
+    """Prune weights; unset: yes, unless the run starts from a ticket."""
+    target: float = Field(0.8, ge=0, lt=1)
+    """Sparsity of all prunable weights at the end."""
+    criterion: str = "lamp"
+    """Score of weights (`supertickets.pruning.criteria`): magnitude, lamp, random, snip, grasp or synflow."""
+    rounds: PositiveInt | None = None
+    """Rounds of scoring within one prune; unset: 100 for synflow and 1 for the others."""
+    batches: PositiveInt = 4
+    """Training batches that snip, grasp and regrowth by gradient look at."""
     scope: Literal["global", "layer", "erk"] = "global"
+    """Where scores compete: in the whole network, within each layer, or with layer densities by the Erdos-Renyi kernel rule."""
     schedule: Literal["progressive", "cubic", "one_shot", "constant"] = "cubic"
-    step: float = Field(0.1, gt=0, le=1)  # progressive: sparsity added at each prune
-    every: PositiveInt = 25  # epochs between prunes (t_p)
-    start: float = Field(0.0, ge=0, lt=1)  # cubic: share of the epochs where sparsity leaves 0; constant: the first prune
-    # cubic: share of the epochs where sparsity reaches the target; constant: the last prune; one_shot: the only one (1: after
-    # the last epoch, no retraining)
+    """How sparsity grows from prune to prune."""
+    step: float = Field(0.1, gt=0, le=1)
+    """progressive: sparsity added by each prune."""
+    every: PositiveInt = 25
+    """Epochs between two prunes (t_p)."""
+    start: float = Field(0.0, ge=0, lt=1)
+    """cubic: share of the epochs at which sparsity leaves 0; constant: first prune, as a share of the epochs."""
     end: float = Field(0.6, ge=0, le=1)
-    # May pruned weights come back until the next prune? after_shrink: once units were removed, so it takes epochs between a
-    # shrink and the next prune (every > search.every). after_prune: always, pruned only for evaluation and at the end.
+    """cubic, constant and one_shot: last prune, as a share of the epochs; with one_shot, 1 leaves no epoch to retrain."""
+    # after_shrink needs epochs between a shrink event and the next prune (every > search.every). With after_prune, weights are
+    # pruned only for evaluations and at the end.
     reactivate: Literal["never", "after_shrink", "after_prune"] = "after_shrink"
+    """When pruned weights may train again: never, between a shrink event and the next prune, or between all prunes."""
     revive_from: Literal["zero", "dormant"] = "zero"
-    # Exchange weights at each prune: by gradient (RigL, GraNet) or at random (SET). Takes masks that change: the weights that
-    # come back start at zero.
+    """Reactivated weights start from zero, or from the value that they had when they were pruned."""
+    # The weights that come back start at zero.
     regrow: Literal["none", "gradient", "random"] = "none"
-    regrow_fraction: float = Field(0.3, gt=0, lt=1)  # of the kept weights at first; falls to 0 at the last prune
-    min_layer_density: float = Field(0.0, ge=0, le=1)  # share of its weights that no layer goes below
+    """Exchange weights at each prune: by gradient (RigL, GraNet) or at random (SET)."""
+    regrow_fraction: float = Field(0.3, gt=0, lt=1)
+    """Share of the kept weights that the first exchange replaces; falls to 0 at the last prune."""
+    min_layer_density: float = Field(0.0, ge=0, le=1)
+    """Smallest share of its weights that each layer keeps."""
 
     @model_validator(mode="after")
     def _floor_leaves_room(self) -> PruneConfig:
@@ -101,13 +138,18 @@ class PruneConfig(Section):
 
 
 class InitConfig(Section):
-    """What a run starts from: a fresh supernet, or a ticket (its `arch` then stands for the config's)."""
+    """What a run starts from: a fresh supernet, or a ticket, whose architecture replaces the `arch` section."""
 
-    ticket: Path | None = None  # ticket folder
-    weights: Literal["keep", "rewind", "fresh"] = "keep"  # rewind: those of `run.rewind_epoch`, stored in the ticket's folder
-    mask: Literal["keep", "shuffle", "none"] = "keep"  # shuffle: within each layer, the control with the same densities
-    part: Literal["all", "body"] = "all"  # body: all but the head, which is then new: a transfer to another task or data set
-    freeze: Literal["body", "none"] = "none"  # body: its weights and statistics stay as they are
+    ticket: Path | None = None
+    """Ticket folder to start from; its architecture replaces the `arch` section."""
+    weights: Literal["keep", "rewind", "fresh"] = "keep"
+    """Weights: those of the ticket, those it had after `run.rewind_epoch`, or fresh ones."""
+    mask: Literal["keep", "shuffle", "none"] = "keep"
+    """Mask: that of the ticket, shuffled within each layer (a control with the same densities), or none."""
+    part: Literal["all", "body"] = "all"
+    """Take the whole network, or its body only, with a new head for another task or data set."""
+    freeze: Literal["body", "none"] = "none"
+    """Keep the weights and statistics of the body fixed, or train everything."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> InitConfig:
@@ -123,59 +165,95 @@ class InitConfig(Section):
 class ImpConfig(Section):
     """Iterative magnitude pruning with rewinding (Lottery Ticket Hypothesis, arXiv 1803.03635, 1912.05671)."""
 
-    rounds: int = Field(0, ge=0)  # train, prune, rewind: so often, then train once more; 0 = off
-    rewind_epoch: int = Field(0, ge=0)  # weights go back to where they were after this epoch of the first round
+    rounds: int = Field(0, ge=0)
+    """Rounds of training, pruning and rewinding before the last training; 0 turns this off."""
+    rewind_epoch: int = Field(0, ge=0)
+    """Epoch of the first round whose weights each later round starts from."""
 
 
 class PipelineConfig(Section):
-    """Search alone, then prune, then retrain: the pipeline that drawing replaces, for comparison (`stages`)."""
+    """Search first, then prune, then retrain: the pipeline that drawing replaces, for comparison."""
 
     enabled: bool = False
-    retrain: float = Field(0.5, ge=0, lt=1)  # share of the epochs after the search; 0 = pruned at the very end, not retrained
+    """Search, prune and retrain one after the other."""
+    retrain: float = Field(0.5, ge=0, lt=1)
+    """Share of the epochs after the search that retrains; 0 prunes at the very end and does not retrain."""
 
 
 class TrainConfig(Section):
     """The training loop."""
 
     epochs: PositiveInt = 30
-    batch_size: PositiveInt = 32  # images a process and step
-    accumulate: PositiveInt = 1  # steps whose gradients make one update
+    """Epochs of training."""
+    batch_size: PositiveInt = 32
+    """Images per process and step."""
+    accumulate: PositiveInt = 1
+    """Steps whose gradients are added up before one update."""
     optimizer: Literal["adamw", "rmsprop", "sgd"] = "adamw"
+    """Optimizer."""
     lr: PositiveFloat = 3e-3
-    lr_per_batch: PositiveInt | None = None  # lr is meant for a global batch of this size and scaled linearly to the real one
+    """Learning rate: the highest one of the schedule."""
+    lr_per_batch: PositiveInt | None = None
+    """Global batch size for which lr is meant; lr is scaled linearly to the real one."""
     schedule: Literal["onecycle", "cosine", "exponential", "step", "constant"] = "onecycle"
-    warmup: float = Field(0.0, ge=0)  # epochs of linear warm-up (not used by onecycle, which has its own)
-    pct_start: float = Field(0.3, gt=0, lt=1)  # onecycle: share of the run that rises
-    div: PositiveFloat = 25.0  # onecycle: start at lr / div
-    final_div: PositiveFloat = 1e4  # onecycle: end at lr / div / final_div
-    decay: PositiveFloat = 0.1  # exponential and step: factor
-    decay_epochs: PositiveFloat = 1.0  # exponential: every so many epochs
-    milestones: list[float] = []  # step: at these epochs
-    weight_decay: float = Field(1e-5, ge=0)  # on conv and linear weights only
+    """How the learning rate changes over the run."""
+    warmup: float = Field(0.0, ge=0)
+    """Epochs of linear warm-up; onecycle has its own and does not use this."""
+    pct_start: float = Field(0.3, gt=0, lt=1)
+    """onecycle: share of the run in which the learning rate rises."""
+    div: PositiveFloat = 25.0
+    """onecycle: the learning rate starts at lr / div."""
+    final_div: PositiveFloat = 1e4
+    """onecycle: the learning rate ends at lr / div / final_div."""
+    decay: PositiveFloat = 0.1
+    """exponential and step: factor of one decay of the learning rate."""
+    decay_epochs: PositiveFloat = 1.0
+    """exponential: epochs between two decays."""
+    milestones: list[float] = []
+    """step: epochs of the decays."""
+    weight_decay: float = Field(1e-5, ge=0)
+    """Weight decay, on convolution and linear weights only."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    alpha: float = Field(0.9, gt=0, lt=1)  # rmsprop: smoothing of squared gradients
-    # adamw: the same. Squares are remembered for about 1 / (1 - beta2) updates: let that be well below those of a short run.
+    """rmsprop and sgd: momentum."""
+    alpha: float = Field(0.9, gt=0, lt=1)
+    """rmsprop: smoothing of the squared gradients."""
     beta2: float = Field(0.999, ge=0, lt=1)
-    eps: PositiveFloat = 1e-8  # adamw, rmsprop (there inside the root)
-    clip_grad: float = Field(0.0, ge=0)  # largest gradient norm, 0 = off
+    """adamw: smoothing of the squared gradients; 1 / (1 - beta2) updates should be far fewer than those of the run."""
+    eps: PositiveFloat = 1e-8
+    """adamw and rmsprop: added to the denominator (rmsprop: inside the root)."""
+    clip_grad: float = Field(0.0, ge=0)
+    """Largest norm of the gradient; 0 turns clipping off."""
     precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision."""
     channels_last: bool = True
-    ema_decay: float = Field(0.9999, ge=0, lt=1)  # at a batch of 4096; see training.ema
-    recalibrate_batches: int = Field(10, ge=0)  # batches for BN statistics before each evaluation, 0 = off
-    evaluate_every: PositiveInt = 1  # epochs
+    """Use the channels-last memory layout."""
+    ema_decay: float = Field(0.9999, ge=0, lt=1)
+    """Decay of the moving average of the weights, for a batch of 4096; see `supertickets.training.ema`."""
+    recalibrate_batches: int = Field(10, ge=0)
+    """Training batches that set the BN statistics anew before each evaluation; 0 turns this off."""
+    evaluate_every: PositiveInt = 1
+    """Epochs between two evaluations."""
 
 
 class RunConfig(Section):
     """Where a run writes and how it restarts."""
 
-    dir: Path | None = None  # default runs/TASK/DATETIME
-    resume: bool = False  # continue the run in `dir` from its last checkpoint
+    dir: Path | None = None
+    """Folder of the run; unset: runs/TASK/DATETIME."""
+    resume: bool = False
+    """Continue the run in `dir` from its last checkpoint."""
     seed: int = Field(0, ge=0, lt=2**31)
-    threads: PositiveInt | None = None  # on CPUs; unset: as PyTorch was told, but all for a lone process of accelerate launch
+    """Seed of all random numbers."""
+    threads: PositiveInt | None = None
+    """CPU threads; unset: as PyTorch was told, but all of them for a lone process of accelerate launch."""
     keep_checkpoints: PositiveInt = 1
-    rewind_epoch: int | None = Field(None, ge=0)  # keep the weights after this epoch (0: the initial ones) beside the ticket
-    examples: int = Field(8, ge=0)  # pictures drawn at the end
+    """Checkpoints to keep, the newest ones."""
+    rewind_epoch: int | None = Field(None, ge=0)
+    """Keep the weights after this epoch beside the ticket; 0: the initial weights."""
+    examples: int = Field(8, ge=0)
+    """Pictures of predictions drawn at the end."""
     tensorboard: bool = True
+    """Write TensorBoard logs."""
 
     @model_validator(mode="after")
     def _resume_needs_a_place(self) -> RunConfig:
@@ -185,7 +263,7 @@ class RunConfig(Section):
 
 
 class Config(Section):
-    """The whole experiment; a task's config adds its own sections."""
+    """The whole experiment; the config of a task adds its own sections."""
 
     arch: ArchConfig = ArchConfig()
     search: SearchConfig = SearchConfig()
@@ -203,7 +281,7 @@ class Config(Section):
         return self
 
     def resolved(self) -> Self:
-        """With what `unset` means for this run: one that starts from a ticket searches and prunes only if asked to.
+        """A copy with `search.enabled` and `prune.enabled` set: a run that starts from a ticket does neither unless asked to.
 
         Raises `UserError` for a `run.rewind_epoch` that never comes.
         """

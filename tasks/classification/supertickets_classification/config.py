@@ -17,36 +17,64 @@ class ClassificationData(Section):
     """Where images and their classes come from and what happens to them before training."""
 
     name: Literal["scenes", "folder", "cifar10", "cifar100", "lmdb"] = "scenes"
-    root: Path | None = None  # folder of the data set; not needed for scenes
-    train_split: str = "train"  # folder below root, or SPLIT.tar; cifar's own files need none
+    """Data set, or layout of the data folder."""
+    root: Path | None = None
+    """Folder of the data set; not needed for scenes."""
+    train_split: str = "train"
+    """Training data: a folder below root, or SPLIT.tar; not needed for the original CIFAR files."""
     val_split: str = "val"
-    download: bool = False  # cifar10, cifar100: fetch the data set into root if it is not there
-    folders: list[str] | None = None  # folder name of each class as stored; taken from the data set unless given
-    classes: list[str] | None = None  # class names to show; root/classes.json, else the folders' names
-    num_classes: PositiveInt | None = None  # how many there must be, if that shall be checked
+    """Validation data: a folder below root, or SPLIT.tar; not needed for the original CIFAR files."""
+    download: bool = False
+    """cifar10 and cifar100: download the data set into root if it is not there."""
+    folders: list[str] | None = None
+    """Folder name of each class; unset: taken from the data set."""
+    classes: list[str] | None = None
+    """Class names to show; unset: those of root/classes.json, or else the folder names."""
+    num_classes: PositiveInt | None = None
+    """Number of classes that the data set must have; unset: not checked."""
 
-    size_px: Size = (64, 64)  # what the network sees
-    crop: Literal["resized", "padded", "none"] = "padded"  # training: random resized crop; pad and random crop; none
-    scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)  # resized: share of the picture's area
-    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)  # resized: width / height of what is cut out
-    pad_px: NonNegativeInt = 4  # padded: border on each side
-    crop_padding: NonNegativeInt = 0  # evaluation: resized so that the short side is this much larger, then a center crop
-    flip: float = Field(0.5, ge=0, le=1)  # probability of a left-right flip
-    colour_jitter: float = Field(0.0, ge=0, le=1)  # strength of random brightness, contrast and saturation
-    rand_augment: tuple[NonNegativeInt, NonNegativeInt] = (0, 9)  # RandAugment: operations an image (0 = off), magnitude of 30
-    mixup: float = Field(0.0, ge=0)  # alpha of mixup, 0 = off; with cutmix too: one of both a batch
-    cutmix: float = Field(0.0, ge=0)  # alpha of cutmix, 0 = off
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in 0..1
+    size_px: Size = (64, 64)
+    """Height and width of the network's input, in pixels."""
+    crop: Literal["resized", "padded", "none"] = "padded"
+    """Training: a random crop that is resized, a random crop after padding, or no random crop."""
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
+    """crop resized: smallest and largest share of the image's area."""
+    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    """crop resized: smallest and largest ratio of width to height."""
+    pad_px: NonNegativeInt = 4
+    """crop padded: border on each side, in pixels."""
+    crop_padding: NonNegativeInt = 0
+    """Evaluation: the short side is resized to this many pixels more than the center crop."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a left-right flip."""
+    colour_jitter: float = Field(0.0, ge=0, le=1)
+    """Strength of random brightness, contrast and saturation."""
+    rand_augment: tuple[NonNegativeInt, NonNegativeInt] = (0, 9)
+    """RandAugment: operations per image (0 turns it off) and their magnitude, up to 30."""
+    mixup: float = Field(0.0, ge=0)
+    """Alpha of mixup; 0 turns it off. With cutmix too, each batch uses one of the two."""
+    cutmix: float = Field(0.0, ge=0)
+    """Alpha of cutmix; 0 turns it off."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of R, G and B, in 0..1."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    """Standard deviation of R, G and B, in 0..1."""
 
-    on_error: Literal["raise", "skip"] = "raise"  # an image that cannot be read ends the run, or is left out and counted
-    cache: bool | None = None  # keep all decoded images in memory; unset: where they take less than 1 GB
-    workers: int = Field(0, ge=0)  # processes that load images
-    audit_files: PositiveInt = 500  # images of a split read before training (evenly spread), where not all are kept
+    on_error: Literal["raise", "skip"] = "raise"
+    """What an unreadable image does: end the run, or be left out and counted."""
+    cache: bool | None = None
+    """Keep all decoded images in memory; unset: if they take less than 1 GB."""
+    workers: int = Field(0, ge=0)
+    """Processes that load images."""
+    audit_files: PositiveInt = 500
+    """Images of each split to read before training, evenly spread, if not all are cached."""
 
-    train_images: int = Field(3000, ge=1, le=1_000_000)  # scenes: pictures drawn for training
-    val_images: int = Field(1000, ge=1)  # scenes: pictures drawn for validation
-    seed: int = Field(0, ge=0)  # scenes: of the drawn world
+    train_images: int = Field(3000, ge=1, le=1_000_000)
+    """scenes: images drawn for training."""
+    val_images: int = Field(1000, ge=1)
+    """scenes: images drawn for validation."""
+    seed: int = Field(0, ge=0)
+    """scenes: seed of the drawn world."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> ClassificationData:
@@ -71,26 +99,33 @@ class ClassificationData(Section):
 class ClassificationEvaluation(Section):
     """How predictions are made and shown."""
 
-    flip: bool = False  # average with the mirrored image
-    top_k: PositiveInt = 5  # the wider score, and classes named for each image
-    confusion: Path | None = None  # draw the confusion matrix of each evaluation here (PNG)
+    flip: bool = False
+    """Average the predictions for the image and its mirror image."""
+    top_k: PositiveInt = 5
+    """k of the top-k score, and the number of classes that predictions name."""
+    confusion: Path | None = None
+    """PNG file for the confusion matrix of each evaluation."""
 
 
 class ClassificationLoss(Section):
     """Cross entropy."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Label smoothing of the cross entropy."""
 
 
 class ClassificationHeadConfig(Section):
-    """The head: a block a branch, chained downwards, a 1x1 conv, pooling, dropout, a linear layer.
+    """The head: one block per branch, chained downwards, then a 1x1 convolution, pooling, dropout and a linear layer.
 
-    The paper's has widths 36, 72, 144, 320, 1600 channels and dropout 0.2.
+    That of the paper has widths 36, 72, 144, 320, 1600 channels and dropout 0.2.
     """
 
-    widths: list[PositiveInt] = Field([16, 32, 64, 128], min_length=1)  # of the blocks, finest branch first
-    channels: PositiveInt = 320  # of the 1x1 conv
+    widths: list[PositiveInt] = Field([16, 32, 64, 128], min_length=1)
+    """Channels of the head's blocks, finest branch first."""
+    channels: PositiveInt = 320
+    """Channels of the last 1x1 convolution."""
     dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout before the linear layer."""
 
 
 class ClassificationConfig(Config):

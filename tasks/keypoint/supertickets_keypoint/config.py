@@ -19,43 +19,76 @@ class KeypointData(Section):
     """Where images, joints and boxes come from and what happens to a person before training."""
 
     name: Literal["scenes", "coco"] = "scenes"
-    root: Path | None = None  # folder with annotations/ and images/; not needed for scenes
-    train_split: str | None = None  # default train2017, or train where there is none
-    val_split: str | None = None  # default val2017, or val where there is none
-    train_json: Path | None = None  # default root/annotations/person_keypoints_SPLIT.json
+    """Data set, or layout of the data folder."""
+    root: Path | None = None
+    """Folder with annotations/ and images/; not needed for scenes."""
+    train_split: str | None = None
+    """Training split; unset: train2017, or train if that does not exist."""
+    val_split: str | None = None
+    """Validation split; unset: val2017, or val if that does not exist."""
+    train_json: Path | None = None
+    """Annotations for training; unset: root/annotations/person_keypoints_SPLIT.json."""
     val_json: Path | None = None
-    train_folder: Path | None = None  # folder of the images, default root/images/SPLIT, root/SPLIT or root/images
+    """Annotations for validation; unset: root/annotations/person_keypoints_SPLIT.json."""
+    train_folder: Path | None = None
+    """Training images; unset: root/images/SPLIT, root/SPLIT or root/images."""
     val_folder: Path | None = None
-    category: str | None = None  # where the JSON has several categories with keypoints
-    category_id: int | str | None = None  # its id, which boxes and poses bear; taken from the data set unless given
+    """Validation images; unset: root/images/SPLIT, root/SPLIT or root/images."""
+    category: str | None = None
+    """Name of the category to use, if the annotations have several with keypoints."""
+    category_id: int | str | None = None
+    """Id of the category in boxes and poses; unset: taken from the data set."""
 
-    joints: list[str] | None = None  # names in order; this and the next four come from the data set unless given
-    skeleton: list[NamePair] | None = None  # joints that a line connects in pictures
-    flip_pairs: list[NamePair] | None = None  # joints that change places in a mirror
-    lower_body: list[str] | None = None  # the joints of one half for half-body crops; the others are the other half
-    sigmas: dict[str, PositiveFloat] = {}  # OKS constants by joint, over COCO's by name
-    default_sigma: PositiveFloat = 0.079  # of joints that neither COCO nor `sigmas` knows (COCO's shoulders)
+    joints: list[str] | None = None
+    """Joint names, in order; unset: taken from the data set."""
+    skeleton: list[NamePair] | None = None
+    """Pairs of joints that pictures connect by a line; unset: taken from the data set."""
+    flip_pairs: list[NamePair] | None = None
+    """Pairs of joints that change places in a mirror; unset: taken from the data set."""
+    lower_body: list[str] | None = None
+    """Joints of the lower half for half-body crops; unset: taken from the data set."""
+    sigmas: dict[str, PositiveFloat] = {}
+    """OKS constants of joints, by name; they replace those of COCO."""
+    default_sigma: PositiveFloat = 0.079
+    """OKS constant of joints that neither COCO nor `sigmas` knows."""
 
-    boxes: Literal["gt"] | Path = "gt"  # of validation: the annotations', or a file of detections in COCO's result layout
-    min_box_score: float = 0.0  # detections below are left out
+    boxes: Literal["gt"] | Path = "gt"
+    """Boxes for validation: those of the annotations (gt), or a file of detections in COCO's result layout."""
+    min_box_score: float = 0.0
+    """Leave out detections with a lower score."""
 
-    size_px: tuple[Length, Length] = (64, 64)  # (height, width) of the network's input
-    padding: PositiveFloat = 1.25  # side of the crop / side of the box
-    flip: Share = 0.5  # probability of a left-right flip
-    scale: Annotated[float, Field(ge=0, lt=1)] = 0.15  # the crop grows or shrinks by up to this share
-    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0  # the crop turns by up to this angle
-    rotate: Share = 0.6  # probability of turning
-    half_body: Share = 0.0  # probability of a crop of the upper or the lower body alone, with more than 8 joints known
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in 0..1
+    size_px: tuple[Length, Length] = (64, 64)
+    """Height and width of the network's input, in pixels."""
+    padding: PositiveFloat = 1.25
+    """Side of the crop, as a multiple of the side of the box."""
+    flip: Share = 0.5
+    """Probability of a left-right flip."""
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """The crop grows or shrinks at random by up to this share."""
+    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """The crop turns at random by up to this angle, in degrees."""
+    rotate: Share = 0.6
+    """Probability of turning."""
+    half_body: Share = 0.0
+    """Probability of a crop of the upper or lower body only, for persons with more than 8 known joints."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of R, G and B, in 0..1."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    """Standard deviation of R, G and B, in 0..1."""
 
-    cache: bool | None = None  # keep decoded images in memory; unset: where they take less than 1 GB
-    workers: int = Field(0, ge=0)  # processes that load persons
+    cache: bool | None = None
+    """Keep decoded images in memory; unset: if they take less than 1 GB."""
+    workers: int = Field(0, ge=0)
+    """Processes that load persons."""
 
-    train_images: int = Field(2000, ge=1, le=1_000_000)  # scenes: pictures drawn for training
-    val_images: int = Field(200, ge=1)  # scenes: pictures drawn for validation
-    scene_px: int = Field(128, ge=32, le=512)  # scenes: side of a picture
-    seed: int = Field(0, ge=0)  # scenes: of the drawn world
+    train_images: int = Field(2000, ge=1, le=1_000_000)
+    """scenes: images drawn for training."""
+    val_images: int = Field(200, ge=1)
+    """scenes: images drawn for validation."""
+    scene_px: int = Field(128, ge=32, le=512)
+    """scenes: side of an image, in pixels."""
+    seed: int = Field(0, ge=0)
+    """scenes: seed of the drawn world."""
 
     @field_validator("joints", "lower_body")
     @classmethod
@@ -90,46 +123,61 @@ class KeypointData(Section):
 
 
 class KeypointHeatmap(Section):
-    """What the network is to give for each joint: a Gaussian around its place, one heatmap pixel a stride of the input."""
+    """What the network learns for each joint: a heatmap with a Gaussian at its place, one pixel per stride of the input."""
 
-    sigma: PositiveFloat = 1.0  # heatmap pixels
-    # Centre of the Gaussian: the joint's own place (DARK, arXiv 1910.06278), or the heatmap pixel nearest to it (HRNet).
+    sigma: PositiveFloat = 1.0
+    """Standard deviation of the Gaussian, in heatmap pixels."""
     target: Literal["exact", "rounded"] = "exact"
+    """Center of the Gaussian: the exact place of the joint (DARK), or the nearest heatmap pixel (HRNet)."""
 
 
 class KeypointLoss(Section):
-    """Mean squared error of the heatmaps, half of it, over known joints."""
+    """Half the mean squared error of the heatmaps, over known joints."""
 
-    # Heatmaps are nearly empty, so that the plain error is about 1e-3: `search.rho` and `train.eps` are read beside it.
+    # Heatmaps are nearly empty, so the plain error is about 1e-3: `search.rho` and `train.eps` would have to be as small.
     scale: PositiveFloat = 500.0
-    hard_joints: PositiveInt | None = None  # only so many joints of a person count, those of largest error
+    """Factor of the loss, whose size search.rho and train.eps depend on."""
+    hard_joints: PositiveInt | None = None
+    """Count only this many joints of each person, those with the largest error; unset: all."""
 
 
 class KeypointEvaluation(Section):
     """How predictions are made and scored."""
 
-    metric: Literal["ap", "pck"] = "ap"  # what is maximised and shown
-    decode: Literal["quarter", "dark"] = "dark"  # quarter of a pixel to the higher neighbour, or DARK
-    flip: bool = False  # average with the mirrored input
-    joint_score: Share = 0.2  # score = box score x mean of the joints above this
-    nms: Share = 0.9  # of two poses with a larger OKS the weaker goes; 1 = off
-    soft_nms: bool = False  # the weaker loses score instead
-    pck: PositiveFloat = 0.2  # a joint is right within this share of the torso or box
-    pck_by: Literal["torso", "box"] | None = None  # unset: torso where shoulders and hips are among the joints
-    results: Path | None = None  # write the poses of each evaluation here, in COCO's result layout
+    metric: Literal["ap", "pck"] = "ap"
+    """Main score of an evaluation."""
+    decode: Literal["quarter", "dark"] = "dark"
+    """Refine the highest pixel by a quarter towards its higher neighbour, or by DARK."""
+    flip: bool = False
+    """Average the predictions for the crop and its mirror image."""
+    joint_score: Share = 0.2
+    """The score of a pose is that of its box times the mean score of its joints above this."""
+    nms: Share = 0.9
+    """Remove the weaker one of two poses with a larger OKS than this; 1 turns it off."""
+    soft_nms: bool = False
+    """Lower the score of the weaker pose instead of removing it."""
+    pck: PositiveFloat = 0.2
+    """PCK: a joint is right within this share of the size of the torso or box."""
+    pck_by: Literal["torso", "box"] | None = None
+    """PCK: size to compare with; unset: the torso if shoulders and hips are among the joints, else the box."""
+    results: Path | None = None
+    """JSON file for the poses of each evaluation, in COCO's result layout."""
 
 
 class KeypointPredict(Section):
-    """For predict.py alone."""
+    """Settings of predict.py alone."""
 
-    boxes: Path | None = None  # boxes in COCO's result layout; none = the whole image is the box
-    min_joint_score: Share = 0.2  # joints below are not drawn
+    boxes: Path | None = None
+    """JSON file of boxes in COCO's result layout; unset: the whole image is the box."""
+    min_joint_score: Share = 0.2
+    """Do not draw joints with a lower score."""
 
 
 class KeypointHead(Section):
     """The head that mixes the branches."""
 
     channels: PositiveInt = 90
+    """Channels of the head."""
 
 
 class KeypointConfig(Config):

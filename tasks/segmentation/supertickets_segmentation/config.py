@@ -18,31 +18,54 @@ class SegmentationData(Section):
     """Where images and label maps come from and what happens to them before training."""
 
     name: Literal["scenes", "pairs", "cityscapes", "ade20k"] = "scenes"
-    root: Path | None = None  # folder of the data set; not needed for scenes
-    train_split: str | None = None  # the layout's own (train, training) unless given
-    val_split: str | None = None  # the layout's own (val, validation) unless given
-    classes_file: Path | None = None  # pairs: JSON with class names; default root/classes.json
-    classes: list[str] | None = None  # class names; taken from the data set unless given
-    palette: list[Colour] | None = None  # a colour a class; taken from the data set or made unless given
-    ignore_index: int | None = Field(None, ge=0, le=65535)  # label value of void pixels
+    """Data set, or layout of the data folder."""
+    root: Path | None = None
+    """Folder of the data set; not needed for scenes."""
+    train_split: str | None = None
+    """Training split; unset: the layout's own (train, training)."""
+    val_split: str | None = None
+    """Validation split; unset: the layout's own (val, validation)."""
+    classes_file: Path | None = None
+    """pairs: JSON file with the class names; unset: root/classes.json."""
+    classes: list[str] | None = None
+    """Class names; unset: taken from the data set."""
+    palette: list[Colour] | None = None
+    """Colour of each class; unset: taken from the data set, or made."""
+    ignore_index: int | None = Field(None, ge=0, le=65535)
+    """Label value of void pixels; unset: taken from the data set."""
 
-    resize: Size | None = None  # image and label are first brought to this size
-    resize_mode: Literal["exact", "fit"] = "exact"  # fit: aspect kept, short and long side at most those of `resize`
-    size_px: Size = (96, 96)  # training crop, and the network's nominal input
-    scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)  # random zoom before the crop; [1, 1] = off
-    max_class_share: float = Field(0.75, gt=0, le=1)  # a crop where one class fills more is drawn again, ten times at most
-    flip: float = Field(0.5, ge=0, le=1)  # probability of a left-right flip
-    photometric: bool = False  # random brightness, contrast, saturation and hue
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in 0..1
+    resize: Size | None = None
+    """Height and width to which images and labels are resized first; unset: not resized."""
+    resize_mode: Literal["exact", "fit"] = "exact"
+    """Resize to exactly that size, or keep the aspect ratio and bound the short and the long side by it."""
+    size_px: Size = (96, 96)
+    """Height and width of the training crop and the network's nominal input, in pixels."""
+    scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    """Smallest and largest random zoom before the crop; [1, 1] turns it off."""
+    max_class_share: float = Field(0.75, gt=0, le=1)
+    """Draw a crop again, up to ten times, if one class fills more than this share of it."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a left-right flip."""
+    photometric: bool = False
+    """Change brightness, contrast, saturation and hue at random."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of R, G and B, in 0..1."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    """Standard deviation of R, G and B, in 0..1."""
 
-    cache: bool | None = None  # keep all decoded and resized images in memory; unset: where they take less than 1 GB
-    workers: int = Field(0, ge=0)  # processes that load training images
-    audit_files: PositiveInt = 500  # label maps of a split read before training (evenly spread)
+    cache: bool | None = None
+    """Keep all decoded and resized images in memory; unset: if they take less than 1 GB."""
+    workers: int = Field(0, ge=0)
+    """Processes that load training images."""
+    audit_files: PositiveInt = 500
+    """Label maps of each split to read before training, evenly spread."""
 
-    train_images: int = Field(1000, ge=1, le=1_000_000)  # scenes: pictures drawn for training
-    val_images: int = Field(200, ge=1)  # scenes: pictures drawn for validation
-    seed: int = Field(0, ge=0)  # scenes: of the drawn world
+    train_images: int = Field(1000, ge=1, le=1_000_000)
+    """scenes: images drawn for training."""
+    val_images: int = Field(200, ge=1)
+    """scenes: images drawn for validation."""
+    seed: int = Field(0, ge=0)
+    """scenes: seed of the drawn world."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> SegmentationData:
@@ -70,17 +93,24 @@ class SegmentationEvaluation(Section):
     """How predictions are made for scores and pictures."""
 
     mode: Literal["whole", "sliding"] = "whole"
-    window: Size | None = None  # sliding: default data.size_px
-    stride: Size | None = None  # sliding: default two thirds of the window
-    flip: bool = False  # average with the mirrored image
-    scales: list[PositiveFloat] = Field([1.0], min_length=1)  # average over zoomed images
-    original_size: bool = False  # score on the label maps as stored, not as resized by data.resize
+    """Predict whole images, or average over overlapping windows."""
+    window: Size | None = None
+    """sliding: height and width of the window, in pixels; unset: data.size_px."""
+    stride: Size | None = None
+    """sliding: vertical and horizontal step, in pixels; unset: two thirds of the window."""
+    flip: bool = False
+    """Average the predictions for the image and its mirror image."""
+    scales: list[PositiveFloat] = Field([1.0], min_length=1)
+    """Average the predictions for the image zoomed by these factors."""
+    original_size: bool = False
+    """Score on the label maps as they are stored, not as data.resize makes them."""
 
 
 class SegmentationHead(Section):
     """The head that mixes the branches."""
 
     channels: PositiveInt = 90
+    """Channels of the head."""
 
 
 class SegmentationConfig(Config):

@@ -1,0 +1,61 @@
+"""What can be set: every key of a schema with its default, its choices and its line of help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from supertickets.config.complaints import choices_in, inside, section_in
+from supertickets.config.section import Section
+from supertickets.errors import UserError
+from supertickets.terminal import console
+
+
+class KeyHelp(NamedTuple):
+    key: str  # "train.epochs"
+    default: str  # as written in YAML; "unset" for null
+    help: str
+
+
+def section_help(schema: type[Section]) -> dict[str, tuple[str, list[KeyHelp]]]:
+    """For each section of a schema the first line of its docstring, and its keys."""
+    found = {}
+    for name, field in schema.model_fields.items():
+        section = section_in(inside((schema,), name))
+        if section is not None:
+            found[name] = ((section.__doc__ or "").partition("\n")[0], list(_keys(name, section, field.default)))
+    return found
+
+
+def _keys(name: str, section: type[Section], defaults: object) -> Iterator[KeyHelp]:
+    for key, field in section.model_fields.items():
+        choices = choices_in(inside((section,), key))
+        words = f" ({', '.join(map(str, choices))})" if len(choices) > 1 else ""
+        yield KeyHelp(f"{name}.{key}", _written(getattr(defaults, key)), f"{field.description or ''}{words}")
+
+
+def _written(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_written, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def print_help(schema: type[Section], section: str = "") -> None:
+    """Print all sections, or one: in a terminal as wide as it is, elsewhere one line for each key."""
+    sections = section_help(schema)
+    if section and section not in sections:
+        raise UserError(f"no section {section!r}; the sections are {', '.join(sections)}")
+    out = Console(width=None if console.is_terminal else 300)
+    for name, (text, keys) in sections.items():
+        if section in ("", name):
+            table = Table.grid(padding=(0, 2, 0, 0))
+            for key in keys:
+                table.add_row(Text(f"  --{key.key}", no_wrap=True), Text(key.default), Text(key.help))
+            out.print(f"\n{name}: {text}", highlight=False, markup=False, soft_wrap=True)
+            out.print(table)
