@@ -15,7 +15,7 @@ from supertickets import cli
 from supertickets.config.help import section_help
 from supertickets.config.reader import config_to_yaml, load_config
 from supertickets.config.section import Section
-from supertickets.config.sections import Config, PruneConfig, StageArch, TrainConfig
+from supertickets.config.sections import Config, PruneConfig, SearchConfig, StageArch, TrainConfig
 from supertickets.errors import UserError
 from supertickets.task import task_class
 
@@ -48,6 +48,7 @@ class Data(Section):
 class Settings(Config):
     train: TrainConfig = TrainConfig(epochs=7, lr=0.1)
     prune: PruneConfig = PruneConfig(target=0.5)
+    search: SearchConfig = Field(default_factory=lambda: SearchConfig(rho=0.5))
     data: Data = Data(low=-1)
 
 
@@ -78,7 +79,8 @@ def test_command_line_beats_file_beats_base_beats_defaults(write) -> None:
 
 
 def test_a_partial_section_keeps_the_defaults_its_schema_gave_it(write) -> None:
-    config = load(write("train: {decay: 0.5}"), "--data.high 5", {"prune": {"step": 0.2}})
+    config = load(write("train: {decay: 0.5}"), "--data.high 5 --search.every 2", {"prune": {"step": 0.2}})
+    assert config.search.rho == 0.5
     assert (config.train.epochs, config.data.low, config.prune.target, config.prune.step) == (7, -1, 0.5, 0.2)
 
 
@@ -93,6 +95,7 @@ def test_a_partial_section_keeps_the_defaults_its_schema_gave_it(write) -> None:
         ("--train.lr=.5", 0.5),
         ("--train.clip_grad .inf", float("inf")),
         ("--train.epochs 010", 10),
+        ("--train.epochs 1e3", 1000),
         ("--train.precision no", "no"),
         ("--data.crop none", "none"),
         ("--arch.stem_stride 2", 2),
@@ -279,7 +282,7 @@ def test_wrong_stored_values_name_the_stored_settings(value: object) -> None:
         (b"a: b: c", r"a\.yaml:1: not valid YAML"),
         (b"- 1\n- 2", r"a\.yaml: the file must hold"),
         (b"3", r"a\.yaml: the file must hold"),
-        (b"data.name: \xff\xfe", r"a\.yaml: not UTF-8 text"),
+        (b"data.name: \xff\xfe", r"a\.yaml: cannot be read: not UTF-8 text"),
         (b"data.name: \x00", r"a\.yaml: not valid YAML"),
         (b"data.name: !!python/object/apply:os.getcwd []", r"data\.name: \[\] given, expected text \(\S*a\.yaml:1\)"),
         (b"\ndata.classes: &a [*a]", r"a\.yaml:2: not valid YAML: found unconstructable recursive node"),

@@ -36,19 +36,13 @@ def is_list(kinds: Kinds) -> bool:
     return any(get_origin(kind) in (list, tuple) for kind in kinds)
 
 
-def choices_in(kinds: Kinds) -> list[object]:
-    return [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-
-
 def inside(kinds: Kinds, key: str | int) -> Kinds:
     """What a section, mapping or list of these kinds admits at `key`."""
     section = section_in(kinds)
-    if section and key in section.model_fields:
-        return members_of(section.model_fields[str(key)].annotation)
-    for kind in kinds:
-        if get_origin(kind) in ((list, tuple) if isinstance(key, int) else (dict,)):
-            return members_of(get_args(kind)[0 if isinstance(key, int) else 1])  # tuples here are of one type
-    return ()
+    if section:
+        return members_of(section.model_fields[str(key)].annotation) if key in section.model_fields else ()
+    index, origins = (0, (list, tuple)) if isinstance(key, int) else (1, (dict,))  # tuples in schemas are of one type
+    return next((members_of(get_args(kind)[index]) for kind in kinds if get_origin(kind) in origins), ())
 
 
 def describe(kinds: Kinds) -> str:
@@ -71,16 +65,14 @@ def describe(kinds: Kinds) -> str:
 def explain(error: ValidationError, schema: type[Section], settings: dict[str, Node]) -> str:
     """What pydantic found, one message for each key."""
     found: dict[str, str] = {}
-    for item in sorted(error.errors(), key=lambda item: item["type"].endswith(_SHAPE_ERRORS)):  # a bound says more than a type
-        loc, kind, given = item["loc"], item["type"], f"{_show(item['input'])} given"
+    for item in error.errors():
+        loc, kind = item["loc"], item["type"]
         if kind == "extra_forbidden":
-            found.setdefault(str(loc), _unknown_key(loc, schema, settings))
+            found[str(loc)] = _unknown_key(loc, schema, settings)
             continue
-        if kind == "missing" and isinstance(loc[-1], int):  # an item of a list that is too short
-            loc = loc[:-1]
-        elif kind == "missing":
-            given = "missing"
-        key, kinds = _locate(loc, schema)
+        short = kind == "missing" and isinstance(loc[-1], int)  # a list with too few items
+        key, kinds = _locate(loc[:-1] if short else loc, schema)
+        given = "missing" if kind == "missing" and not short else f"{_show(item['input'])} given"
         message = f"{given}, {item['msg'].replace('Input should', 'should')}"
         if kind.endswith(_SHAPE_ERRORS):
             message = f"{given}, expected {describe(kinds)}"
@@ -108,9 +100,10 @@ def _locate(loc: Sequence[int | str], schema: type[Section]) -> tuple[str, Kinds
 
 def _place(key: str, settings: dict[str, Node]) -> str:
     """Where a key is set, in brackets; for a section, where its keys are, if that is one place or one file."""
-    above = [full for full in settings if re.match(rf"{re.escape(full)}($|[.\[])", key)]
-    under = [full for full in settings if not key or full.startswith(f"{key}.")]
-    places = {settings[full].place for full in (above[-1:] or under)} - {""}
+    under = (
+        full for full in settings if not key or f"{full}.".startswith(f"{key}.") or key.startswith((f"{full}.", f"{full}["))
+    )
+    places = {settings[full].place for full in under}
     if len(places) > 1:
         places = {re.sub(r":\d+$", "", place) for place in places}
     return f" ({places.pop()})" if len(places) == 1 else ""
@@ -121,11 +114,12 @@ def _unknown_key(loc: Sequence[int | str], schema: type[Section], settings: dict
     above, kinds = _locate(loc[:-1], schema)
     key = f"{above}.{loc[-1]}".lstrip(".")
     key = next((full for full in settings if full.startswith(f"{key}.")), key)  # all of `trian.lr`
-    valid = [f"{above}.{name}".lstrip(".") for name in getattr(section_in(kinds), "model_fields", ())]
-    sections = {name: section_in(inside((schema,), name)) for name in schema.model_fields}
-    known = valid + [f"{name}.{field}" for name, section in sections.items() if section for field in section.model_fields]
-    leaves = get_close_matches(key.rpartition(".")[2], [full.rpartition(".")[2] for full in known], 1, 0.75)
-    near = get_close_matches(key, [full for full in known if full.rpartition(".")[2] in leaves], 1, 0)
+    sections = {above: section_in(kinds), "": schema} | {
+        name: section_in(inside((schema,), name)) for name in schema.model_fields
+    }
+    known = {f"{under}.{name}".lstrip("."): name for under, at in sections.items() if at for name in at.model_fields}
+    names = get_close_matches(key.rpartition(".")[2], known.values(), 1, 0.75)
+    near = get_close_matches(key, [full for full, name in known.items() if name in names], 1, 0)
     hint = f": did you mean {near[0]}?" if near else ":"
-    where, names = f" in {above}" if above else "", [full.rpartition(".")[2] for full in valid]
-    return f"unknown key {key}{_place(key, settings)}{hint} valid keys{where}: {', '.join(names)}"
+    valid = f"valid keys{f' in {above}' if above else ''}: {', '.join(getattr(sections[above], 'model_fields', ()))}"
+    return f"unknown key {key}{_place(key, settings)}{hint} {valid}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args, get_origin
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from supertickets.config.complaints import choices_in, inside, section_in
+from supertickets.config.complaints import inside, section_in
 from supertickets.config.section import Section
 from supertickets.errors import UserError
 from supertickets.terminal import console
@@ -27,15 +27,19 @@ def section_help(schema: type[Section]) -> dict[str, tuple[str, list[KeyHelp]]]:
     for name, field in schema.model_fields.items():
         section = section_in(inside((schema,), name))
         if section is not None:
-            found[name] = ((section.__doc__ or "").partition("\n")[0], list(_keys(name, section, field.default)))
+            found[name] = (
+                (section.__doc__ or "").partition("\n")[0],
+                list(_keys(name, section, field.get_default(call_default_factory=True, validated_data={}))),
+            )
     return found
 
 
 def _keys(name: str, section: type[Section], defaults: object) -> Iterator[KeyHelp]:
     for key, field in section.model_fields.items():
-        choices = choices_in(inside((section,), key))
-        words = f" ({', '.join(map(str, choices))})" if len(choices) > 1 else ""
-        yield KeyHelp(f"{name}.{key}", _written(getattr(defaults, key)), f"{field.description or ''}{words}")
+        kinds = inside((section,), key)
+        choices = [str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+        words = f" ({', '.join(choices)})" if len(choices) > 1 else ""
+        yield KeyHelp(f"{name}.{key}", _written(getattr(defaults, key, None)), f"{field.description or ''}{words}")
 
 
 def _written(value: object) -> str:

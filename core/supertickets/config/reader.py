@@ -14,17 +14,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
-from supertickets.config.complaints import Kinds, choices_in, describe, explain, inside, is_list, section_in
+from supertickets.config.complaints import Kinds, describe, explain, inside, is_list, section_in
 from supertickets.config.section import Section
 from supertickets.config.yaml_text import VARIABLE, Node, expand_variables, parse, read_file
 from supertickets.errors import UserError
 
 S = TypeVar("S", bound=Section)
-_NULL = ("null", "none", "~")
 
 
 def load_config(
@@ -35,13 +34,14 @@ def load_config(
     `overrides` are arguments as typed: `["--train.lr", "1e-3", "--run.resume", "--data.cache=true"]`; a later one wins.
     A `UserError` names, in one line, every key that is unknown or has a wrong value, where it stands and what is valid.
     """
-    settings = parse(_to_yaml(base or {}), "the stored settings").value
+    settings = parse(_to_json(base or {}), "the stored settings").value
     settings |= read_file(Path(path)) if path is not None else {}
     settings |= _read_arguments(overrides, schema)
     data = _nested(settings, schema)
     for name, field in schema.model_fields.items():  # pydantic would drop this as soon as one key of the section is set
-        if isinstance(field.default, Section) and isinstance(data.get(name), dict):
-            data[name] = field.default.model_dump(exclude_unset=True) | data[name]
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if isinstance(default, Section) and isinstance(data.get(name), dict):
+            data[name] = default.model_dump(exclude_unset=True) | data[name]
     try:
         return schema.model_validate(data)
     except ValidationError as error:
@@ -50,21 +50,17 @@ def load_config(
 
 def config_to_yaml(config: Section) -> str:
     """All settings, defaults included, as YAML that `load_config` reads back to an equal config."""
-    return _to_yaml(config.model_dump(mode="json"))
-
-
-def _to_yaml(data: Mapping[str, object]) -> str:
-    """JSON-like data as a block for each section and JSON, which YAML contains, for each value; plain words unquoted."""
-
-    def scalar(value: object) -> str:
-        text = VARIABLE.sub(r"$\g<0>", json.dumps(value, ensure_ascii=False, default=str))
-        return re.sub(r'^"(?!(?:null|none)"$)([a-z][\w/.-]*)"$', r"\1", text, flags=re.IGNORECASE)
-
     lines = []
-    for name, value in data.items():
-        keys = [f"  {key}: {scalar(item)}" for key, item in value.items()] if isinstance(value, Mapping) else []
-        lines += [f"{name}:", *keys] if keys else [f"{name}: {scalar(value)}"]
+    for name, value in config.model_dump(mode="json").items():
+        keys = value.items() if isinstance(value, dict) and value else ()
+        lines += [f"{name}:" if keys else f"{name}: {_to_json(value)}", *(f"  {key}: {_to_json(item)}" for key, item in keys)]
     return "\n".join(lines) + "\n"
+
+
+def _to_json(value: object) -> str:
+    """JSON, which is YAML too, with `${` escaped; a plain word stands without quotes."""
+    text = VARIABLE.sub(r"$\g<0>", json.dumps(value, ensure_ascii=False, default=str))
+    return re.sub(r'^"(?!(?:null|none)"$)([a-z][\w/.-]*)"$', r"\1", text, flags=re.IGNORECASE)
 
 
 def _read_arguments(arguments: Sequence[str], schema: type[Section]) -> dict[str, Node]:
@@ -112,11 +108,11 @@ def _read_value(node: Node, kinds: Kinds, key: str) -> object:
     text = expand_variables(node.value, f"{node.place}: {key}")
     if node.quoted or not node.value:
         return text if node.quoted else None
-    for choice in choices_in(kinds):
-        if str(choice) == text:
-            return choice
-    if type(None) in kinds and text.lower() in _NULL:
-        return None
-    if int in kinds and str in kinds and re.fullmatch(r"[-+]?[0-9]+", text):  # pydantic would prefer the text
+    choices = {str(choice): choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)}
+    if text in choices or (type(None) in kinds and text.lower() in ("null", "none", "~")):
+        return choices.get(text)
+    if int in kinds and re.fullmatch(r"[-+]?[0-9]+", text):  # where text is allowed too, pydantic would prefer it
         return int(text)
+    if int in kinds and str not in kinds and re.fullmatch(r"[0-9]+[eE][0-9]+", text):  # pydantic knows 1000.0, not 1e3
+        return float(text)
     return re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", text.lower()) if float in kinds else text

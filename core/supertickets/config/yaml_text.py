@@ -42,10 +42,9 @@ def read_file(*files: Path) -> dict[str, Node]:
     """The settings of the last of the `files`, which include one another."""
     try:
         root = parse(files[-1].read_bytes().decode("utf-8-sig"), str(files[-1]), files)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{files[-1]}: not UTF-8 text (byte {error.start}: {error.reason})") from error
-    except OSError as error:
-        raise UserError(f"{files[-1]}: cannot be read: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 text (byte {error.start}: {error.reason})"
+        raise UserError(f"{files[-1]}: cannot be read: {reason}") from error
     if not isinstance(root.value, dict):
         raise UserError(f"{files[-1]}: the file must hold `key: value` settings")
     return root.value
@@ -81,9 +80,11 @@ class _Loader(yaml.BaseLoader):
                 raise UserError(f"{place}: a key must be a single word, not a list or a mapping")
             if name == "_default" and not isinstance(item.value, dict):
                 raise UserError(f"{place}: _default must be a mapping, not {item.value!r}")
-            found: dict[str, Node] = {name: item}
-            if name in layers:
-                found = self.included(item) if name == "_include" else item.value
+            found = {name: item}
+            if name == "_include":
+                found = self.included(item)
+            elif name == "_default":
+                found = item.value
             elif isinstance(item.value, dict) and item.value:
                 found = {f"{name}.{inner}": value for inner, value in item.value.items()}
             layer = layers[name if name in layers else ""]
@@ -99,7 +100,7 @@ class _Loader(yaml.BaseLoader):
             if not self.files or not isinstance(name.value, str):
                 raise UserError(f"{names.place}: _include must be the name of a YAML file or a list of names")
             files = (*self.files, self.files[-1].parent / expand_variables(name.value, name.place))
-            if files[-1].resolve() in [file.resolve() for file in self.files]:
+            if files[-1].resolve() in map(Path.resolve, self.files):
                 raise UserError(f"{name.place}: _include goes round in a circle: {' -> '.join(map(str, files))}")
             if not files[-1].is_file():
                 raise UserError(f"{name.place}: _include: no such file {files[-1]}")
