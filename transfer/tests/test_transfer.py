@@ -83,3 +83,11 @@ def test_wrong_arguments_end_in_one_line(arguments, complaint, capsys, tmp_path,
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1 and complaint in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_the_keys_of_the_transfer_beside_those_of_the_target(capsys):
+    for to, key in (([], "train.epochs"), (["--to", "segmentation"], "evaluation.window")):
+        with pytest.raises(SystemExit):
+            main([*to, "--help"])
+        said = capsys.readouterr().out
+        assert "--transfer.freeze " in said and f"--{key} " in said
