@@ -12,12 +12,11 @@ import hashlib
 import io
 import json
 import os
-import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +25,13 @@ from supertickets.cli import Parser, friendly
 from supertickets.errors import UserError
 from supertickets.images import decode_image
 from supertickets.terminal import console, watch
+from supertickets_classification.lmdb_source import ABOUT, COMMAND, FORMAT, HEADER, LABELS, close, key_of, library, parts_of
 from supertickets_classification.sources import Files, open_files
 
-COMMAND = "python -m supertickets_classification.lmdb FOLDER OUT"
-FORMAT = 1
-ABOUT, LABELS = b"about", b"labels"  # the two keys that are no image's; images are numbered with eight digits
-HEADER = struct.Struct("<IH16s")  # class, length of the name, MD5 of the file; then the name and the file
-TOGETHER = 256  # images a transaction: what a kill costs at most
+if TYPE_CHECKING:
+    from lmdb import Environment
+
+TOGETHER = 256  # images per transaction: the most that is lost when the process is killed
 
 
 def pack(source: Files, out: Path, *, workers: int = 1, skip: bool = False) -> dict[str, Any]:
@@ -45,7 +44,7 @@ def pack(source: Files, out: Path, *, workers: int = 1, skip: bool = False) -> d
     out.mkdir(parents=True, exist_ok=True)
     # Pages of 4 KiB, at least one an image; the file itself grows only as it is filled.
     map_size = sum(_size(source, i) // 4096 + 2 for i in range(len(names))) * 4096 + 2**28
-    _close(out)
+    close(out)
     env = _open_to_write(out, map_size)
     try:
         about = _start(env, source, names, out)
@@ -59,7 +58,7 @@ def pack(source: Files, out: Path, *, workers: int = 1, skip: bool = False) -> d
                         if record is None:
                             about["skipped"].append(names[index])
                         else:
-                            txn.put(_key(about["images"]), record)
+                            txn.put(key_of(about["images"]), record)
                             about["images"] += 1
                     about["done"] = chosen.stop
                     txn.put(ABOUT, json.dumps(about).encode())
@@ -72,21 +71,21 @@ def pack(source: Files, out: Path, *, workers: int = 1, skip: bool = False) -> d
     return about
 
 
-def _open_to_write(out: Path, map_size: int) -> Any:
+def _open_to_write(out: Path, map_size: int) -> Environment:
     """The LMDB in `out`, made if it is not there, that has what `_start` reads. `UserError` for a damaged one."""
     env = None
     try:
-        env = _library().open(str(out), map_size=map_size)
+        env = library().open(str(out), map_size=map_size)
         with env.begin() as txn:
             txn.get(ABOUT)
-    except _library().Error as error:
+    except library().Error as error:
         if env is not None:
             env.close()
         raise UserError(f"{out / 'data.mdb'}: not usable as an LMDB ({error}); delete it and pack again") from error
     return env
 
 
-def _start(env: Any, source: Files, names: list[str], out: Path) -> dict[str, Any]:
+def _start(env: Environment, source: Files, names: list[str], out: Path) -> dict[str, Any]:
     """Where the packing of these files stands: files gone through, images written, names skipped."""
     files = hashlib.sha256("\n".join([*source.folders, *names]).encode("utf-8", "surrogateescape")).hexdigest()
     with env.begin() as txn:
@@ -121,89 +120,15 @@ def _record(source: Files, index: int, *, skip: bool) -> bytes | None:
     return HEADER.pack(int(source.labels[index]), len(name), digest) + name + content
 
 
-def _verified(env: Any, about: dict[str, Any], out: Path) -> NDArray[np.int64]:
+def _verified(env: Environment, about: dict[str, Any], out: Path) -> NDArray[np.int64]:
     """Read every record back; gives the classes. Raises `UserError` for one whose file is not what was read."""
     labels = np.zeros(about["images"], np.int64)
     with env.begin() as txn:
         for index in watch(range(about["images"]), lambda: f"verifying {out}"):
-            labels[index], digest, name, content = _parts(txn.get(_key(index)), out, index)
+            labels[index], digest, name, content = parts_of(txn.get(key_of(index)), out, index)
             if hashlib.md5(content, usedforsecurity=False).digest() != digest:
                 raise UserError(f"{out}: the record of {name} is damaged; delete the folder and pack again")
     return labels
-
-
-def _parts(record: bytes | None, out: Path, index: int) -> tuple[int, bytes, str, bytes]:
-    """Class, MD5, name and file."""
-    if record is None or len(record) < HEADER.size:
-        raise UserError(f"{out}: image {index} is missing; delete the folder and pack again")
-    label, length, digest = HEADER.unpack_from(record)
-    end = HEADER.size + length
-    return label, digest, os.fsdecode(record[HEADER.size : end]), record[end:]
-
-
-class LmdbSource:
-    """The images of an LMDB made by `pack`. Every process that reads opens it for itself."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder = folder.resolve()
-        if not (folder / "data.mdb").is_file():
-            raise UserError(
-                f"{folder}: no LMDB (data.mdb); make it with: python -m supertickets_classification.lmdb FOLDER OUT"
-            )
-        about = json.loads(self._get(ABOUT) or "{}")
-        if about.get("format") != FORMAT:
-            raise UserError(f"{folder}: not an LMDB of images that this version packs")
-        if not about["complete"]:
-            _close(folder)
-            raise UserError(
-                f"{folder}: its packing was stopped after {about['done']} of {about['total']} images; "
-                f"the same command goes on with it: {COMMAND}"
-            )
-        self.folders: list[str] = about["folders"]
-        self.labels = np.frombuffer(self._get(LABELS) or b"", "<i4").astype(np.int64)
-
-    def name(self, index: int) -> str:
-        return _parts(self._get(_key(index)), self.folder, index)[2]
-
-    def image(self, index: int) -> NDArray[np.uint8]:
-        *_, name, content = _parts(self._get(_key(index)), self.folder, index)
-        return decode_image(io.BytesIO(content), where=self.folder / name)
-
-    def _get(self, key: bytes) -> bytes | None:
-        try:
-            with _opened(self.folder).begin() as txn:
-                return txn.get(key)
-        except _library().Error as error:
-            raise UserError(f"{self.folder}: {error}") from error
-
-
-_environments: dict[Path, tuple[int, Any]] = {}  # with the process that opened each: LMDB allows one opening a process
-
-
-def _opened(folder: Path) -> Any:
-    process, environment = _environments.get(folder, (0, None))
-    if process != os.getpid():
-        _close(folder)  # inherited by a fork, where it must not be used
-        environment = _library().open(str(folder), readonly=True, lock=False, readahead=False, create=False)
-        _environments[folder] = os.getpid(), environment
-    return environment
-
-
-def _close(folder: Path) -> None:
-    if folder in _environments:
-        _environments.pop(folder)[1].close()
-
-
-def _key(index: int) -> bytes:
-    return b"%08d" % index
-
-
-def _library() -> Any:
-    try:
-        import lmdb
-    except ImportError:
-        raise UserError("LMDBs need the package lmdb: pip install 'supertickets-classification[lmdb]'") from None
-    return lmdb
 
 
 @friendly
@@ -218,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.workers < 1:
         raise UserError(f"--workers: {options.workers} must be at least 1")
-    _library()
+    library()
     sources = {split: open_files(options.folder, split) for split in options.splits}
     if len({tuple(source.folders) for source in sources.values()}) > 1:
         raise UserError(f"{options.folder}: the splits {', '.join(sources)} have different class folders")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from supertickets.errors import UserError, and_more
 from supertickets.images import decode_image, is_image_name, need_root
 from supertickets_classification.config import ClassificationData
+from supertickets_classification.lmdb_source import LmdbSource
 
 
 class Source(Protocol):
@@ -166,8 +167,6 @@ def open_source(data: ClassificationData, split: str) -> Source:
         return SceneSource(data, split)
     root, chosen = need_root(data.root, data.name), data.train_split if split == "train" else data.val_split
     if data.name == "lmdb":
-        from supertickets_classification.lmdb import LmdbSource
-
         return LmdbSource(root / chosen)
     if data.name != "folder" and not _has_split(root, chosen):
         return _open_cifar(data, split)

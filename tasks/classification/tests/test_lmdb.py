@@ -18,6 +18,7 @@ from supertickets_classification.sources import open_files
 
 pytest.importorskip("lmdb", reason="the extra lmdb is not installed")
 from supertickets_classification import lmdb as packing  # noqa: E402
+from supertickets_classification.lmdb_source import LmdbSource  # noqa: E402
 
 
 def pack_both(root: Path, out: Path, *more: str) -> Path:
@@ -46,7 +47,7 @@ def test_lmdb_and_folder_give_identical_tensors(folder_root: Path, tmp_path: Pat
 
 
 def test_names_and_classes_are_kept(folder_root: Path, tmp_path: Path):
-    source = pickle.loads(pickle.dumps(packing.LmdbSource(pack_both(folder_root, tmp_path / "out") / "train")))
+    source = pickle.loads(pickle.dumps(LmdbSource(pack_both(folder_root, tmp_path / "out") / "train")))
     folder = open_files(folder_root, "train")
     assert source.folders == folder.folders and np.array_equal(source.labels, folder.labels)
     assert [source.name(i) for i in range(12)] == [folder.name(i) for i in range(12)]
@@ -94,7 +95,7 @@ def test_unreadable_images_stop_or_are_left_out(folder_root: Path, tmp_path: Pat
     assert stopped.value.code == 2 and "bee_2.png: not a readable image" in capsys.readouterr().err
     pack_both(folder_root, tmp_path / "out", "--on-error", "skip")
     assert "11 of 12 images" in (told := capsys.readouterr().out) and "bee/bee_2.png" in told
-    assert packing.LmdbSource(tmp_path / "out/train").labels.tolist() == [0] * 4 + [1] * 3 + [2] * 4
+    assert LmdbSource(tmp_path / "out/train").labels.tolist() == [0] * 4 + [1] * 3 + [2] * 4
 
 
 def test_dangling_links_stop_or_are_left_out(folder_root: Path, tmp_path: Path, capsys):
@@ -131,19 +132,19 @@ def test_damage_is_found_when_all_is_read_back(folder_root: Path, tmp_path: Path
     with pytest.raises(UserError, match="is damaged; delete the folder"):
         packing.pack(open_files(folder_root, "val"), tmp_path / "out")
     with pytest.raises(UserError, match="stopped after 6 of 6"):
-        packing.LmdbSource(tmp_path / "out")
+        LmdbSource(tmp_path / "out")
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch, tmp_path: Path):
     monkeypatch.setitem(sys.modules, "lmdb", None)
     (tmp_path / "data.mdb").touch()
     with pytest.raises(UserError, match=r"supertickets-classification\[lmdb\]"):
-        packing.LmdbSource(tmp_path)
+        LmdbSource(tmp_path)
 
 
 def test_a_real_split_is_packed_whole(pack, tmp_path: Path):
     folder = open_files(pack("cls_tinyimagenet10_64"), "val")
     packing.pack(folder, tmp_path / "val", workers=2)
-    packed = packing.LmdbSource(tmp_path / "val")
+    packed = LmdbSource(tmp_path / "val")
     assert np.array_equal(packed.labels, folder.labels) and len(packed.labels) == 1000
     assert all(np.array_equal(packed.image(i), folder.image(i)) for i in range(1000))

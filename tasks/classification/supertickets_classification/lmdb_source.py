@@ -1,0 +1,101 @@
+"""The images of an LMDB made by `supertickets_classification.lmdb`, and the layout of its records."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.errors import UserError
+from supertickets.images import decode_image
+
+if TYPE_CHECKING:
+    from lmdb import Environment
+
+COMMAND = "python -m supertickets_classification.lmdb FOLDER OUT"
+FORMAT = 1
+ABOUT, LABELS = b"about", b"labels"  # the two keys that are not an image's; images are numbered with eight digits
+HEADER = struct.Struct("<IH16s")  # class, length of the name, MD5 of the file; the name and the file follow
+
+
+def parts_of(record: bytes | None, out: Path, index: int) -> tuple[int, bytes, str, bytes]:
+    """A record's class, MD5, file name and file. Raises `UserError` where there is no such record."""
+    if record is None or len(record) < HEADER.size:
+        raise UserError(f"{out}: image {index} is missing; delete the folder and pack again")
+    label, length, digest = HEADER.unpack_from(record)
+    end = HEADER.size + length
+    return label, digest, os.fsdecode(record[HEADER.size : end]), record[end:]
+
+
+class LmdbSource:
+    """The images of an LMDB made by `lmdb.pack`. Every process that reads from it opens it for itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder = folder.resolve()
+        if not (folder / "data.mdb").is_file():
+            raise UserError(f"{folder}: no LMDB (data.mdb); make it with: {COMMAND}")
+        about = json.loads(self._get(ABOUT) or "{}")
+        if about.get("format") != FORMAT:
+            raise UserError(f"{folder}: not an LMDB of images that this version packs")
+        if not about["complete"]:
+            close(folder)
+            raise UserError(
+                f"{folder}: its packing was stopped after {about['done']} of {about['total']} images; "
+                f"the same command goes on with it: {COMMAND}"
+            )
+        self.folders: list[str] = about["folders"]
+        self.labels = np.frombuffer(self._get(LABELS) or b"", "<i4").astype(np.int64)
+
+    def name(self, index: int) -> str:
+        return parts_of(self._get(key_of(index)), self.folder, index)[2]
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        *_, name, content = parts_of(self._get(key_of(index)), self.folder, index)
+        return decode_image(io.BytesIO(content), where=self.folder / name)
+
+    def _get(self, key: bytes) -> bytes | None:
+        try:
+            with _opened(self.folder).begin() as txn:
+                return txn.get(key)
+        except library().Error as error:
+            raise UserError(f"{self.folder}: {error}") from error
+
+
+# Each with the process that opened it: a process may open an LMDB only once.
+_environments: dict[Path, tuple[int, Environment]] = {}
+
+
+def _opened(folder: Path) -> Environment:
+    process, _ = _environments.get(folder, (0, None))
+    if process != os.getpid():
+        close(folder)  # inherited by a fork, where it must not be used
+        environment = library().open(str(folder), readonly=True, lock=False, readahead=False, create=False)
+        _environments[folder] = os.getpid(), environment
+    return _environments[folder][1]
+
+
+def close(folder: Path) -> None:
+    """Close the LMDB in `folder` if this process has it open."""
+    if folder in _environments:
+        _environments.pop(folder)[1].close()
+
+
+def key_of(index: int) -> bytes:
+    """The key of image `index`."""
+    return b"%08d" % index
+
+
+def library() -> ModuleType:
+    """The package lmdb. Raises `UserError` where it is not installed."""
+    try:
+        import lmdb
+    except ImportError:
+        raise UserError("LMDBs need the package lmdb: pip install 'supertickets-classification[lmdb]'") from None
+    return lmdb
