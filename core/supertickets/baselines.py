@@ -7,15 +7,15 @@ pruning with rewinding (Frankle & Carbin, arXiv 1803.03635; Frankle et al., arXi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from supertickets.config.sections import Config, PruneConfig
 from supertickets.draw import draw_ticket
+from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import check_same_experiment, run_folder
 
 
-def search_then_prune(task: Any, config: Config, *, searched: Path | None = None) -> Ticket:
+def search_then_prune(task: Task, config: Config, *, searched: Path | None = None) -> Ticket:
     """S+P in `train.epochs` altogether: `search/` without pruning, then `retrain/` with the searched architecture.
 
     `pipeline.retrain` is the share of the epochs after the search; pruning is at their start (`prune.schedule` one_shot) or by
@@ -27,7 +27,7 @@ def search_then_prune(task: Any, config: Config, *, searched: Path | None = None
     if not later:
         at_the_end = {"enabled": True, "schedule": "one_shot", "end": 1.0}
         return stage(task, config, folder / "search", prune=at_the_end, search={"enabled": True})
-    alone: dict[str, Any] = {
+    alone: dict[str, dict[str, object]] = {
         "train": {"epochs": epochs - later},
         "prune": PruneConfig(enabled=False).model_dump(),  # whatever comes later: the search does not depend on it
         "search": {"enabled": True},
@@ -45,7 +45,7 @@ def search_then_prune(task: Any, config: Config, *, searched: Path | None = None
     )
 
 
-def draw_by_rounds(task: Any, config: Config) -> Ticket:
+def draw_by_rounds(task: Task, config: Config) -> Ticket:
     """`imp.rounds` times train, prune and rewind; then train with the last mask. Round i is `round_i/`.
 
     Weights go by `prune.criterion` (IMP in the papers: magnitude). After round i of n the density is
@@ -57,11 +57,10 @@ def draw_by_rounds(task: Any, config: Config) -> Ticket:
         sparsity = config.prune.target if i == rounds - 1 else 1 - (1 - config.prune.target) ** ((i + 1) / rounds)
         prune = {"enabled": True, "schedule": "one_shot", "end": 1.0, "target": sparsity}
         stage(task, config, folder / f"round_{i}", prune=prune, **_from_round(folder, i, config))
-    last = {"prune": {"enabled": False}, **_from_round(folder, rounds, config)}
-    return stage(task, config, folder / f"round_{rounds}", **last)
+    return stage(task, config, folder / f"round_{rounds}", prune={"enabled": False}, **_from_round(folder, rounds, config))
 
 
-def _from_round(folder: Path, i: int, config: Config) -> dict[str, dict[str, Any]]:
+def _from_round(folder: Path, i: int, config: Config) -> dict[str, dict[str, object]]:
     """Settings that let round i begin with the mask of the one before and the early weights."""
     if i == 0:
         return {"run": {"rewind_epoch": config.imp.rewind_epoch}}
@@ -69,7 +68,7 @@ def _from_round(folder: Path, i: int, config: Config) -> dict[str, dict[str, Any
     return {"init": start, "search": {"enabled": False}, "run": {"rewind_epoch": 0}}
 
 
-def stage(task: Any, config: Config, folder: Path, **sections: dict[str, Any]) -> Ticket:
+def stage(task: Task, config: Config, folder: Path, **sections: dict[str, object]) -> Ticket:
     """One drawing in `folder` with changed sections; its ticket if it is finished, else from its last checkpoint on.
 
     Raises `UserError` where what stands in `folder` was drawn with other settings.

@@ -6,9 +6,9 @@ import argparse
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeAlias
 
 import torch
 
@@ -16,24 +16,32 @@ from supertickets.config.section import Section
 from supertickets.errors import UserError
 from supertickets.processes import leave_process_group
 
+if TYPE_CHECKING:
+    from rich.table import Table
 
-def friendly(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors of the user's making end as one line and exit code 2; Ctrl-C ends quietly with 130.
+    from supertickets.ticket.ticket import Ticket
 
-    A command that has come to its end leaves its process group.
+P = ParamSpec("P")
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+def friendly(command: Callable[P, None]) -> Callable[P, None]:
+    """A command that reports a user's mistake in one line and exits with code 2; Ctrl-C exits quietly with code 130.
+
+    When the command has finished, it leaves its process group.
     """
 
     @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
             leave_process_group()
         except UserError as error:
-            # A loader's worker hands on its error with its traceback as text: the message is what stands last.
+            # The error of a loader's worker arrives with its traceback as text; the message comes last.
             print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)
             sys.exit(2)
         except OSError as error:
-            if error.filename is None:  # not about a file: not of the user's making
+            if error.filename is None:  # it is not about a file, so it is not a mistake of the user
                 raise
             print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
             sys.exit(2)
@@ -45,7 +53,7 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, whose complaints are ours: one line, no usage block."""
+    """An argparse parser that reports mistakes as `UserError`: in one line, without the usage block."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
@@ -77,7 +85,7 @@ class _Help(argparse.Action):
 
 @friendly
 def train(task_name: str, argv: Sequence[str] | None = None) -> None:
-    """`train.py [CONFIG.yaml] [--dotted.key value ...]`: draw a ticket; no config = the embedded data set."""
+    """`train.py [CONFIG.yaml] [--dotted.key value ...]`: draw a ticket; without a config, from the embedded data set."""
     from supertickets.baselines import draw_by_rounds, search_then_prune
     from supertickets.config.reader import load_config
     from supertickets.draw import draw_ticket
@@ -85,7 +93,7 @@ def train(task_name: str, argv: Sequence[str] | None = None) -> None:
 
     cls = task_class(task_name)
     parser = SettingsParser("train.py", lambda _: cls.Config, f"Draw a {task_name} ticket.")
-    parser.add_argument("config", nargs="?", type=Path, help="YAML recipe; none = the embedded data set")
+    parser.add_argument("config", nargs="?", type=Path, help="YAML recipe (default: the embedded data set)")
     options, overrides = split_overrides(parser, argv)
     config = load_config(cls.Config, options.config, overrides)
     draw = draw_by_rounds if config.imp.rounds else search_then_prune if config.pipeline.enabled else draw_ticket
@@ -94,7 +102,7 @@ def train(task_name: str, argv: Sequence[str] | None = None) -> None:
 
 @friendly
 def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
-    """`evaluate.py TICKET [CONFIG.yaml] [--dotted.key value ...] [--out metrics.json]`"""
+    """`evaluate.py TICKET [CONFIG.yaml] [--dotted.key value ...] [--out metrics.json]`: score a ticket."""
     from accelerate import Accelerator
 
     from supertickets.config.reader import load_config
@@ -106,8 +114,8 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     cls = task_class(task_name)
     parser = SettingsParser("evaluate.py", lambda _: cls.Config, f"Score a {task_name} ticket on its validation data.")
     parser.add_argument("ticket", type=Path, help="ticket folder")
-    parser.add_argument("config", nargs="?", type=Path, help="YAML file over the ticket's own settings")
-    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("config", nargs="?", type=Path, help="YAML file that overrides the ticket's own settings")
+    parser.add_argument("--out", type=Path, help="write the scores to this JSON file")
     options, overrides = split_overrides(parser, argv)
     if options.out and options.out.is_dir():
         raise UserError(f"--out: {options.out} is a folder; name a JSON file")
@@ -117,7 +125,7 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     task, accelerator = cls(config), Accelerator()
     if difference := ticket.other_labels(task.labels):
         raise UserError(f"{options.ticket}: the ticket {difference}")
-    net = ticket.build().to(accelerator.device, memory_format=torch.channels_last)
+    net = ticket.build().to(accelerator.device).to(memory_format=torch.channels_last)
     loader = accelerator.prepare_data_loader(task.build_val_loader(config.train.batch_size))
     with torch.no_grad():
         shown = watch(loader, lambda: "evaluation", show=accelerator.is_main_process)
@@ -132,7 +140,7 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
 
 @friendly
 def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
-    """`predict.py TICKET IMAGE... --out DIR [--dotted.key value ...]`; a task whose predictions are words needs no DIR."""
+    """`predict.py TICKET IMAGE... --out DIR [--dotted.key value ...]`; a task that predicts in words needs no DIR."""
     from supertickets.config.reader import load_config
     from supertickets.task import task_class
     from supertickets.terminal import console
@@ -142,17 +150,17 @@ def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("ticket", type=Path, help="ticket folder")
     parser.add_argument("images", nargs="+", type=Path, help="image files")
     parser.add_argument("--out", type=Path, help="folder for the pictures and data")
-    short = getattr(cls, "predict_options", {})
-    for name, text in short.items():
+    for name, text in cls.predict_options.items():
         parser.add_argument(f"--{name}", metavar="VALUE", help=f"{text}; short for --predict.{name}")
     options, overrides = split_overrides(parser, argv)
-    overrides += [f"--predict.{name}={value}" for name in short if (value := getattr(options, name)) is not None]
-    if options.out is None and not getattr(cls, "predicts_in_words", False):
+    given = {name: getattr(options, name) for name in cls.predict_options}
+    overrides += [f"--predict.{name}={value}" for name, value in given.items() if value is not None]
+    if options.out is None and not cls.predicts_in_words:
         parser.error("--out: name the folder for the pictures")
     ticket = _load_ticket(options.ticket, task_name)
     task = cls(load_config(cls.Config, None, overrides, base=ticket.settings))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    net = ticket.build().to(device, memory_format=torch.channels_last)
+    net = ticket.build().to(device).to(memory_format=torch.channels_last)
     with torch.no_grad():
         written = task.predict(net, options.images, options.out)
     for path in written:
@@ -163,7 +171,7 @@ def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """The `supertickets` console script."""
     parser = Parser(
-        "supertickets", description="Look at tickets, make them smaller, export them, bring in original checkpoints."
+        "supertickets", description="Inspect tickets, make them smaller, export them, and import original checkpoints."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for add in (_add_info, _add_compact, _add_export, _add_import_original):
@@ -172,8 +180,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.run(options)
 
 
-def _add_info(commands: Any) -> None:
-    parser = commands.add_parser("info", help="what a ticket is and what it costs")
+def _add_info(commands: Commands) -> None:
+    parser = commands.add_parser("info", help="show what a ticket is and what it costs")
     parser.add_argument("ticket", type=Path)
     parser.add_argument("--json", action="store_true", help="machine-readable")
     _add_size(parser, "for the MACs")
@@ -194,15 +202,15 @@ def _add_info(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _add_compact(commands: Any) -> None:
-    parser = commands.add_parser("compact", help="remove, exactly, what pruning has left without effect")
+def _add_compact(commands: Commands) -> None:
+    parser = commands.add_parser("compact", help="remove the channels that pruning has left without effect")
     parser.add_argument("ticket", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="ticket folder to write")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     _add_size(parser, "for MACs and latency")
 
     def run(options: argparse.Namespace) -> None:
-        """Write the compact ticket, and say what it saves and how far its outputs differ."""
+        """Write the compact ticket; print what it saves and by how much its outputs differ."""
         from supertickets.deploy.compact import compact, compact_table, compare
         from supertickets.terminal import console
         from supertickets.ticket.hub import ticket_folder
@@ -225,20 +233,20 @@ def _add_compact(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _add_export(commands: Any) -> None:
+def _add_export(commands: Commands) -> None:
     from supertickets.deploy.plain import LAYOUTS
 
-    parser = commands.add_parser("export", help="write a ticket for ONNX Runtime, OpenVINO or PyTorch alone")
+    parser = commands.add_parser("export", help="write a ticket as a file for ONNX Runtime, OpenVINO or plain PyTorch")
     parser.add_argument("ticket", type=Path)
     parser.add_argument("--format", required=True, choices=("onnx", "openvino", "torch"))
-    parser.add_argument("--out", type=Path, required=True, help="file to write: .onnx, .xml (and .bin beside it) or .pt2")
-    parser.add_argument("--dynamic-batch", action="store_true", help="any number of images at once (default: one)")
-    parser.add_argument("--check", nargs="+", type=Path, default=[], metavar="IMAGE", help="real images to compare on, too")
-    parser.add_argument("--layout", choices=LAYOUTS, help="form of the blocks (default: the format's fastest)")
+    parser.add_argument("--out", type=Path, required=True, help="file to write: .onnx, .xml (with a .bin beside it) or .pt2")
+    parser.add_argument("--dynamic-batch", action="store_true", help="accept any number of images at once (default: one)")
+    parser.add_argument("--check", nargs="+", type=Path, default=[], metavar="IMAGE", help="real images for the comparison")
+    parser.add_argument("--layout", choices=LAYOUTS, help="layout of the blocks (default: the fastest one for the format)")
     _add_size(parser, "of the exported network")
 
     def run(options: argparse.Namespace) -> None:
-        """Write the file, and say how far its outputs differ from the ticket's."""
+        """Write the file; print by how much its outputs differ from the ticket's."""
         from supertickets.deploy.export import export, export_table
         from supertickets.images import expand_images
         from supertickets.terminal import console
@@ -258,10 +266,10 @@ def _add_export(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _add_import_original(commands: Any) -> None:
-    parser = commands.add_parser("import-original", help="read a checkpoint of the original project into a ticket")
+def _add_import_original(commands: Commands) -> None:
+    parser = commands.add_parser("import-original", help="turn a checkpoint of the original project into a ticket")
     parser.add_argument("--weights", type=Path, required=True, help=".safetensors, or the original's .state_dict")
-    parser.add_argument("--network", type=Path, required=True, help="JSON with the searched list")
+    parser.add_argument("--network", type=Path, required=True, help="JSON file with the list of searched channels")
     parser.add_argument("--task", required=True, help="segmentation, ...")
     parser.add_argument("--out", type=Path, required=True, help="ticket folder to write")
 
@@ -285,7 +293,7 @@ def _size(options: argparse.Namespace) -> tuple[int, int] | None:
 
 
 def split_overrides(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """The parser's own arguments, which come first or by name, and the dotted overrides."""
+    """The parser's own arguments, which come first or have a name without dots, and the dotted overrides."""
     given = list(sys.argv[1:] if argv is None else argv)
     own: list[str] = []
     rest: list[str] = []
@@ -306,19 +314,20 @@ def _known(parser: argparse.ArgumentParser) -> set[str]:
     return {flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")}
 
 
-def _load_ticket(folder: Path, task_name: str) -> Any:
+def _load_ticket(folder: Path, task_name: str) -> Ticket:
     from supertickets.ticket.ticket import Ticket
 
     ticket = Ticket.load(folder)
     if ticket.task != task_name:
-        raise UserError(f"{folder}: a {ticket.task} ticket, not a {task_name} one; use tasks/{ticket.task}'s script")
+        raise UserError(f"{folder}: a {ticket.task} ticket, not a {task_name} one; use the script in tasks/{ticket.task}")
     return ticket
 
 
-def score_table(title: str, scores: dict[str, Any]) -> Any:
+def score_table(title: str, scores: Mapping[str, object]) -> Table:
+    """A table with one row for each score."""
     from supertickets.terminal import summary_table
 
-    def text(value: Any) -> str:
+    def text(value: object) -> str:
         if isinstance(value, float):
             return f"{value:.4f}"
         if isinstance(value, dict):

@@ -7,21 +7,22 @@ SuperTickets (arXiv 2207.03677). An epoch is: prune if due, train, evaluate, shr
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from supertickets.config.sections import Config
 from supertickets.pruning.mask import density_by_kind
 from supertickets.pruning.schedule import plan_prunes
 from supertickets.report.closing import epoch_line, finish
 from supertickets.search.schedule import plan_shrinks
+from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.pruning import prune_event
 from supertickets.training.run import open_run
 from supertickets.training.shrinking import shrink_event
 from supertickets.training.trainer import Loop
+from supertickets.types import Metrics
 
 
-def draw_ticket(task: Any, config: Config) -> Ticket:
+def draw_ticket(task: Task, config: Config) -> Ticket:
     """Draw a ticket: `task` trains the supernet that `config` describes; the ticket is also written to the run folder.
 
     Raises `UserError` for settings or data that cannot work, before anything is written (diverged training: later).
@@ -42,7 +43,7 @@ def draw_ticket(task: Any, config: Config) -> Ticket:
         loop.keep_early()
     while state.epoch < epochs:
         began = time.monotonic()
-        events: dict[str, Any] = {}
+        events: dict[str, object] = {}
         if state.epoch in prunes:
             events |= prune_event(loop)
         losses = loop.train_epoch()
@@ -50,7 +51,7 @@ def draw_ticket(task: Any, config: Config) -> Ticket:
             events |= prune_event(loop)
         if state.epoch == rewind_epoch:
             loop.keep_early()
-        scores: dict[str, Any] = {}
+        scores: Metrics = {}
         if state.epoch % config.train.evaluate_every == 0 or state.epoch == epochs:
             net = loop.averaged_net()
             scores = loop.evaluate(net)

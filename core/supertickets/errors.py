@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -30,6 +30,6 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def and_more(found: Sequence[Any]) -> str:
+def and_more(found: Sequence[object]) -> str:
     """What goes behind the first of several: ` (and 3 more)`, or nothing where there is but one."""
     return f" (and {len(found) - 1} more)" if len(found) > 1 else ""

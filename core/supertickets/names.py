@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from supertickets.errors import UserError
+from supertickets.types import JsonObject
 
 
-def read_names(path: Path) -> tuple[list[str], dict[str, Any]]:
+def read_names(path: Path) -> tuple[list[str], JsonObject]:
     """Class names in the order of their numbers, and the table they stand in, for what else it holds.
 
     Accepts `["sky", ...]`, `{"names": ["sky", ...]}` and `{"classes": [{"index": 0, "name": "sky"}, ...]}`. Raises `UserError`
@@ -35,7 +36,7 @@ def read_names(path: Path) -> tuple[list[str], dict[str, Any]]:
     return names, table
 
 
-def _by_index(entries: list[Any], path: Path) -> list[str]:
+def _by_index(entries: Sequence[JsonObject], path: Path) -> list[str]:
     try:
         by_index = {int(entry.get("index", i)): entry["name"] for i, entry in enumerate(entries)}
     except (KeyError, TypeError, ValueError, AttributeError):

@@ -1,10 +1,16 @@
-"""The end of a process that worked with others."""
+"""Processes that work together: which of them speaks, and how they part."""
 
 from __future__ import annotations
 
 import gc
+import os
 
 import torch
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that prints; known from the launcher before the processes can talk to each other."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def leave_process_group() -> None:

@@ -1,90 +1,114 @@
-"""What the loop needs of a task, and how tasks are found: entry points of the group `supertickets.tasks`."""
+"""The interface between the training loop and a task, and how installed tasks are found.
+
+Tasks are entry points of the group `supertickets.tasks`, so anyone's package can bring one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from supertickets.config import sections
 from supertickets.config.reader import load_config
-from supertickets.config.sections import Config
 from supertickets.errors import UserError
 from supertickets.networks.arch import Arch
+from supertickets.types import Batch, JsonObject, Metrics
 
 
 @runtime_checkable
 class Task(Protocol):
-    """One kind of work: its data, head, loss and score. Anyone's package can bring one."""
+    """A kind of work for a network: its data, head, loss and metrics.
+
+    Any class with these attributes and methods is a task. `base_task.BaseTask` already has those that most tasks share.
+    """
 
     name: str
-    metric: str  # key of the figure to maximise in what `evaluate` gives
-    input_shape: tuple[int, int, int]  # (C, H, W) of what the network sees in training
+    metric: str  # the metric to maximise, a key of what `evaluate` returns
+    input_shape: tuple[int, int, int]  # (C, H, W) of the network's input in training
     labels: list[str]  # class or joint names
-    Config: type  # its subclass of `training.config.Config`
-    config: Any
+    Config: type[sections.Config]  # the task's own subclass of the config
+    config: sections.Config
+    predicts_in_words: bool = False  # whether `predict` prints its results, so that it needs no folder to write to
+    predict_options: Mapping[str, str] = {}  # keys of the config's section `predict` that predict.py offers by name -> help
 
-    def __init__(self, config: Any) -> None: ...
-
-    def build_loaders(self, batch_size: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
-        """Plain loaders for training (shuffled, last partial batch dropped) and validation; Accelerate shards them."""
+    def __init__(self, config: sections.Config) -> None:
+        """The task with `config`, an instance of `Config`. No data is opened yet."""
         ...
 
+    @abstractmethod
+    def build_loaders(self, batch_size: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
+        """Loaders for training (shuffled, without the last partial batch) and validation; Accelerate shards them."""
+        ...
+
+    @abstractmethod
+    def build_val_loader(self, batch_size: int) -> DataLoader[Batch]:
+        """The validation loader alone, for an evaluation without training data."""
+        ...
+
+    @abstractmethod
     def build_head(self, arch: Arch) -> nn.Module:
-        """The head for a body of this arch: list of branch features, finest first -> output."""
+        """The head for a body of this arch: it maps the list of branch features, finest first, to the output."""
         ...
 
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Scalar training loss of one batch of the training loader, on the model's device."""
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The scalar training loss of one batch of the training loader, on the model's device."""
         ...
 
-    def evaluate(self, model: nn.Module, loader: Any, accelerator: Accelerator) -> dict[str, Any]:
-        """Scores over the loader, the same on all processes: `metric` and a `protocol` that says how it was measured."""
+    @abstractmethod
+    def evaluate(self, model: nn.Module, loader: Iterable[Batch], accelerator: Accelerator) -> Metrics:
+        """Metrics over a prepared validation loader, the same on all processes.
+
+        They include `metric` and `protocol`, a sentence that says how it was measured.
+        """
         ...
 
-    def build_val_loader(self, batch_size: int) -> DataLoader[Any]:
-        """The validation loader alone, for scoring where there is no training data."""
-        ...
-
+    @abstractmethod
     def check_data(self) -> None:
-        """Look at the data before anything is written; `UserError` for what cannot be trained on."""
+        """Look at the data before anything is written. Raises `UserError` for data that cannot be trained on."""
         ...
 
     @classmethod
-    def settings_for(cls, *, outputs: int, head_channels: int) -> dict[str, Any]:
-        """Settings for a network that is known by its tensors alone (checkpoints of the original project)."""
+    @abstractmethod
+    def settings_for(cls, *, outputs: int, head_channels: int) -> JsonObject:
+        """Settings for a network of which only the tensors are known (checkpoints of the original project)."""
         ...
 
-    def settings(self) -> dict[str, Any]:
-        """JSON-able: all that `load_task` needs to rebuild the task without its data."""
+    @abstractmethod
+    def settings(self) -> JsonObject:
+        """Everything that `load_task` needs to rebuild the task without its data, JSON-able."""
         ...
 
+    @abstractmethod
     def draw_examples(self, model: nn.Module, out_dir: Path, limit: int) -> list[Path]:
-        """Pictures of predictions on validation data."""
+        """Write up to `limit` pictures of predictions on validation data; returns their files."""
         ...
 
-    def predict(self, model: nn.Module, paths: list[Path], out_dir: Path) -> list[Path]:
-        """Predictions for image files as pictures and data; returns what was written.
+    @abstractmethod
+    def predict(self, model: nn.Module, paths: Sequence[Path], out_dir: Path | None) -> list[Path]:
+        """Predict for image files and write the results as pictures and data; returns the files written.
 
-        A task with `predicts_in_words = True` prints them; its `out_dir` is None where nothing is to be written. Its
-        `predict_options` are keys of its config's section `predict`, each with a line of help, that the script knows by name.
+        `out_dir` is None only for a task that `predicts_in_words`: it then writes nothing.
         """
         ...
 
 
-def task_class(name: str) -> Any:
-    """The task's class; `UserError` with the installed ones where there is none of that name."""
+def task_class(name: str) -> type[Task]:
+    """The class of the task `name`. Raises `UserError` with the installed tasks if there is none of that name."""
     found = {point.name: point for point in entry_points(group="supertickets.tasks")}
     if name not in found:
         raise UserError(f"no task named '{name}' is installed (installed: {', '.join(sorted(found)) or 'none'})")
-    return found[name].load()
+    return cast("type[Task]", found[name].load())
 
 
-def load_task(name: str, config: Mapping[str, Any] | Config | None = None) -> Any:
-    """The task `name` with `config`: its own config object, or a mapping such as `Task.settings` gives."""
+def load_task(name: str, config: Mapping[str, object] | sections.Config | None = None) -> Task:
+    """The task `name` with `config`: its own config object, or a mapping such as `Task.settings` returns."""
     cls = task_class(name)
-    return cls(config if isinstance(config, Config) else load_config(cls.Config, base=config or {}))
+    return cls(config if isinstance(config, sections.Config) else load_config(cls.Config, base=config or {}))

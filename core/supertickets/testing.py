@@ -1,4 +1,4 @@
-"""Tiny networks and a toy task for tests: this package's own, and those of anyone's task package."""
+"""Tiny networks and a toy task for tests: for those of this package and of anyone's own task package."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator, debug_launcher
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from supertickets.config import sections
 from supertickets.config.sections import (
     ArchConfig,
     Config,
@@ -32,6 +33,8 @@ from supertickets.errors import UserError
 from supertickets.networks.arch import Arch, SupernetArch
 from supertickets.networks.heads import DenseHead
 from supertickets.networks.supernet import Supernet
+from supertickets.task import Task
+from supertickets.types import Batch, JsonObject, Metrics
 
 STAGES = [
     {"blocks": [1], "widths": [4]},
@@ -54,7 +57,7 @@ def micro_net(seed: int = 0, **changes: object) -> Supernet:
 
 
 def randomise_norms(net: nn.Module, seed: int = 1) -> None:
-    """BN scales, shifts and statistics as after training, so that no law holds by accident of the start values."""
+    """Give BN scales, shifts and statistics random values, so that no law holds only because of the initial ones."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in net.modules():
@@ -70,23 +73,27 @@ def randomise_norms(net: nn.Module, seed: int = 1) -> None:
 
 
 class ToyTask:
-    """Patches of three colours to tell apart: learnable in seconds, with every method of a Task."""
+    """Patches of three colours to tell apart: learnable in seconds, with every method of a `Task` and no base class."""
 
     name, metric = "toy", "accuracy"
-    Config: Any = Config
+    Config: type[sections.Config] = Config
+    predicts_in_words = False
+    predict_options: Mapping[str, str] = {}
 
-    def __init__(self, config: Any, images: int = 48) -> None:
-        self.config, self.labels, self.input_shape, self.images = config, ["red", "green", "blue"], (3, 16, 16), images
+    def __init__(self, config: sections.Config, images: int = 48) -> None:
+        self.config, self.images = config, images
+        self.labels = ["red", "green", "blue"]
+        self.input_shape = (3, 16, 16)
 
     def _data(self, seed: int) -> TensorDataset:
         generator = torch.Generator().manual_seed(seed)
         patches = F.interpolate(torch.randn(self.images, 3, 2, 2, generator=generator), (16, 16))
         return TensorDataset(patches + 0.3 * torch.randn(patches.shape, generator=generator), patches.argmax(1))
 
-    def build_loaders(self, batch_size: int) -> tuple[DataLoader, DataLoader]:
+    def build_loaders(self, batch_size: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
         return DataLoader(self._data(0), batch_size, shuffle=True, drop_last=True), DataLoader(self._data(1), batch_size)
 
-    def build_val_loader(self, batch_size: int) -> DataLoader:
+    def build_val_loader(self, batch_size: int) -> DataLoader[Batch]:
         return self.build_loaders(batch_size)[1]
 
     def check_data(self) -> None:
@@ -100,7 +107,7 @@ class ToyTask:
         logits = F.interpolate(model(batch[0]), batch[1].shape[-2:], mode="bilinear")
         return F.cross_entropy(logits, batch[1])
 
-    def evaluate(self, model: nn.Module, loader: DataLoader, accelerator: Accelerator) -> dict[str, object]:
+    def evaluate(self, model: nn.Module, loader: Iterable[Batch], accelerator: Accelerator) -> Metrics:
         right, count = torch.zeros(2)
         for x, y in loader:
             guess = F.interpolate(model(x), y.shape[-2:], mode="bilinear").argmax(1)
@@ -109,21 +116,25 @@ class ToyTask:
         return {"accuracy": float(right / count), "protocol": "share of pixels"}
 
     @classmethod
-    def settings_for(cls, *, outputs: int, head_channels: int) -> dict[str, object]:
+    def settings_for(cls, *, outputs: int, head_channels: int) -> JsonObject:
         return {}
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> JsonObject:
         return {}
 
     def draw_examples(self, model: nn.Module, out_dir: Path, limit: int) -> list[Path]:
         return []
 
-    def predict(self, model: nn.Module, paths: list[Path], out_dir: Path) -> list[Path]:
+    def predict(self, model: nn.Module, paths: Sequence[Path], out_dir: Path | None) -> list[Path]:
         return []
 
 
+if TYPE_CHECKING:
+    _toy: type[Task] = ToyTask
+
+
 def toy_config(folder: Path, **sections: dict[str, object]) -> Config:
-    """Six epochs of six steps that search and prune."""
+    """A config of six epochs with six steps each, in which units are searched and weights pruned."""
     return Config(
         arch=ArchConfig(preset="tiny", stages=STAGES, stem=(4, 4), stem_stride=2),
         search=SearchConfig(**{"rho": 1e-3, "warmup": 1, "target_macs": 0.6, "end": 0.7, **sections.get("search", {})}),
@@ -137,7 +148,7 @@ def toy_config(folder: Path, **sections: dict[str, object]) -> Config:
 
 
 def data_pack(name: str) -> Path:
-    """Folder of a real data pack below SUPERTICKETS_DATA; skips the test that asks where there is none."""
+    """The folder of a real data pack below SUPERTICKETS_DATA; skips the calling test if there is none."""
     import pytest
 
     if "SUPERTICKETS_DATA" not in os.environ:
@@ -149,10 +160,10 @@ def data_pack(name: str) -> Path:
 
 
 def run_on_two_processes(script: str, folder: Path, *arguments: str) -> None:
-    """Run a script's text on two CPU processes of one thread; an assertion shows what was said if one fails."""
+    """Run the text of a script on two CPU processes of one thread each; if one fails, the assertion shows what it printed."""
     worker, start = folder / "worker.py", folder / "start.py"
     worker.write_text(script)
-    # Left once nothing of the script is in use any more.
+    # The group is left after the script, when none of its objects is in use any more.
     leave = "from supertickets.processes import leave_process_group\nleave_process_group()\n"
     start.write_text(f"import runpy\nrunpy.run_path({str(worker)!r})\n{leave}")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(start), *arguments]
@@ -161,11 +172,11 @@ def run_on_two_processes(script: str, folder: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def scores_on_two_processes(build: Callable[[], tuple[Any, nn.Module, Any]], folder: Path) -> list[dict[str, Any]]:
-    """What each of two CPU processes gets from `evaluate`; `build` makes task, network and loader in each of them."""
+def scores_on_two_processes(build: Callable[[], tuple[Task, nn.Module, DataLoader[Batch]]], folder: Path) -> list[JsonObject]:
+    """What `evaluate` returns on each of two CPU processes; `build` makes the task, network and loader on each of them."""
 
     def score() -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)  # forked: the parent's single-process state came along
+        AcceleratorState._reset_state(reset_partial_state=True)  # forked: the state of the single parent process came along
         accelerator, (task, net, loader) = Accelerator(cpu=True), build()
         scores = task.evaluate(net, accelerator.prepare_data_loader(loader), accelerator)
         (folder / f"scores_{accelerator.process_index}.json").write_text(json.dumps(scores))

@@ -1,14 +1,15 @@
 """Transfer: the body of a ticket (architecture, mask, weights) with a new head, trained on another task or data set.
 
-SuperTickets (arXiv 2207.03677), section 4.3. The head is always new and the body only ever the ticket's, so nothing that was
-trained on the target slips in. Controls: fresh weights under the same mask, a shuffled mask, dense from scratch.
+SuperTickets (arXiv 2207.03677), section 4.3. The head is always new and the whole body comes from the ticket, so that nothing
+trained on the target slips in. The controls are fresh weights under the same mask, a shuffled mask, and a dense network trained
+from scratch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 from pydantic import create_model
 
@@ -18,8 +19,10 @@ from supertickets.config.section import Section
 from supertickets.config.sections import Config
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
-from supertickets.task import task_class
+from supertickets.task import Task, task_class
 from supertickets.ticket.ticket import Ticket
+
+C = TypeVar("C", bound=Config)
 
 
 class TransferConfig(Section):
@@ -33,40 +36,41 @@ class TransferConfig(Section):
     """Train only the new head (body), or everything."""
 
 
-def transfer_schema(task: type | None) -> type[Config]:
-    """The target task's config with a `transfer` section beside its own; without a task, what all tasks have."""
-    base: type[Config] = Config if task is None else task.Config  # type: ignore[attr-defined]
+def transfer_schema(task: type[Task] | None) -> type[Config]:
+    """The config of the target task with a section `transfer` beside its own; without a task, what all tasks have."""
+    base = Config if task is None else task.Config
     return create_model(f"{base.__name__}ForTransfer", __base__=base, transfer=(TransferConfig, TransferConfig()))
 
 
-def transfer_config(ticket: Path, config: Any) -> Any:
-    """`config` (of a `transfer_schema`) for a run that starts from the body of the ticket in folder `ticket`.
+def transfer_config(ticket: Path, config: C) -> C:
+    """`config` (of a `transfer_schema`) for a run that starts from the body of the ticket in the folder `ticket`.
 
-    Search and prune then act on the head alone, and only if asked for (`search.enabled`, `prune.enabled`). Raises `UserError`
-    for settings that a transfer does not have.
+    Search and pruning then act on the head alone, and only if they are enabled (`search.enabled`, `prune.enabled`). Raises
+    `UserError` for settings that a transfer does not have.
     """
     for name in ("init", "imp", "pipeline"):
         if (given := getattr(config, name)) != type(given)():
-            raise UserError(f"{name}: not in a transfer; TICKET and --transfer.* say what of the ticket is taken")
-    chosen = config.transfer
+            raise UserError(f"{name}: cannot be set in a transfer; TICKET and --transfer.* choose what is taken of it")
+    # By name, as type checkers cannot know a schema that is made at run time.
+    chosen: TransferConfig = getattr(config, "transfer")  # noqa: B009
     start = {"ticket": ticket, "part": "body", "weights": chosen.weights, "mask": chosen.mask, "freeze": chosen.freeze}
     return config.model_copy(update={"init": config.init.model_copy(update=start)})
 
 
-def transfer(ticket: Path, task: Any, config: Any) -> Ticket:
-    """Train the body of the ticket in folder `ticket` with a new head on `task`, as `config` (of a `transfer_schema`) says."""
+def transfer(ticket: Path, task: Task, config: Config) -> Ticket:
+    """Train the body of the ticket in the folder `ticket` with a new head on `task`; `config` is of a `transfer_schema`."""
     return draw_ticket(task, transfer_config(ticket, config))
 
 
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
     """`transfer.py TICKET --to TASK [CONFIG.yaml] [--transfer.weights keep|fresh] [--dotted.key value ...]`"""
-    what = "Move a ticket to another task or data set: its body with a new head."
+    what = "Train the body of a ticket with a new head on another task or data set."
     parser = SettingsParser(
         "transfer.py", lambda options: transfer_schema(task_class(options.to) if options.to else None), what
     )
     parser.add_argument("ticket", type=Path, help="ticket folder")
-    parser.add_argument("config", nargs="?", type=Path, help="YAML recipe of the target; none = the embedded data set")
+    parser.add_argument("config", nargs="?", type=Path, help="YAML recipe of the target task (default: its embedded data set)")
     parser.add_argument("--to", required=True, metavar="TASK", help="the target task: segmentation, ...")
     options, overrides = split_overrides(parser, argv)
     cls = task_class(options.to)

@@ -73,7 +73,7 @@ def test_recipes_are_the_targets_own(recipe, target, monkeypatch, tmp_path):
         (["nothing", "--to", "detection"], "no task named 'detection' is installed"),
         (["nothing", "--to", TASKS[0], "--transfer.weight", "keep"], "transfer.weights"),
         (["nothing", "--to", TASKS[0], "--transfer.mask", "none", "--transfer.freeze", "head"], "body"),
-        (["nothing", "--to", TASKS[0], "--imp.rounds", "2"], "imp: not in a transfer"),
+        (["nothing", "--to", TASKS[0], "--imp.rounds", "2"], "imp: cannot be set in a transfer"),
     ],
 )
 def test_wrong_arguments_end_in_one_line(arguments, complaint, capsys, tmp_path, monkeypatch):

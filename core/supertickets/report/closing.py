@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from supertickets.networks.macs import paper_macs
+from supertickets.task import Task
 from supertickets.terminal import console, human, standing, summary_table
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import Run
@@ -29,7 +30,7 @@ def epoch_line(record: dict[str, Any], metric: str, epochs: int) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def finish(run: Run, task: Any, ticket: Ticket, net: nn.Module, *, early: Mapping[str, Tensor] | None = None) -> None:
+def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early: Mapping[str, Tensor] | None = None) -> None:
     """Write the ticket, the curves and the example pictures; print the closing table.
 
     `early`: tensors to rewind to; they become a ticket within the ticket's folder.
@@ -51,7 +52,7 @@ def finish(run: Run, task: Any, ticket: Ticket, net: nn.Module, *, early: Mappin
         tracker.finish()
 
 
-def summary(ticket: Any, metric: str, folder: Path) -> dict[str, str]:
+def summary(ticket: Ticket, metric: str, folder: Path) -> dict[str, str]:
     """The closing table's rows, each figure beside the full supernet's where there is one."""
     figures, full = ticket.metrics, ticket.provenance.get("supernet", {})
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from supertickets.terminal import human
 from supertickets.ticket.facts import describe, preprocessing
-from supertickets.ticket.ticket import Ticket
+
+if TYPE_CHECKING:
+    from supertickets.ticket.ticket import Ticket
 
 _COSTS = {"macs", "sparse_macs", "params", "sparsity", "units", "protocol"}  # metrics that another section of the card gives
 
@@ -51,7 +55,9 @@ A {ticket.task} ticket: a network whose architecture was searched and whose weig
 
 ## Use
 ```python
-from supertickets.ticket.ticket import Ticket
+
+if TYPE_CHECKING:
+    from supertickets.ticket.ticket import Ticket
 
 net = Ticket.load("{repo_id}").build()  # a plain nn.Module in eval mode
 ```

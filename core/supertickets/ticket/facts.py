@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from supertickets.networks.macs import count_layers, count_params, dense_macs, paper_macs, sparse_layer_macs
 from supertickets.networks.supernet import prunable
-from supertickets.ticket.ticket import Ticket
 from supertickets.units.groups import unit_groups
+
+if TYPE_CHECKING:
+    from supertickets.ticket.ticket import Ticket
 
 
 class LayerFacts(TypedDict):

@@ -9,11 +9,15 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from supertickets.errors import UserError
 from supertickets.ticket.card import model_card
-from supertickets.ticket.ticket import FILES, Ticket
 
+if TYPE_CHECKING:
+    from supertickets.ticket.ticket import Ticket
+
+FILES = ("ticket.json", "ticket.safetensors")  # what a ticket's folder holds
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")  # owner/name
 
 

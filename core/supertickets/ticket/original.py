@@ -32,6 +32,7 @@ from supertickets.networks.original import (
 )
 from supertickets.task import load_task, task_class
 from supertickets.ticket.ticket import Ticket
+from supertickets.types import JsonObject
 
 
 def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
@@ -45,7 +46,9 @@ def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
     kwargs, searched = _read_network(network)
     try:
         head = read_head(tensors)
-        settings = cls.settings_for(outputs=len(classifier_of(tensors)), head_channels=head["channels"])
+        channels = head["channels"]
+        assert isinstance(channels, int)
+        settings = cls.settings_for(outputs=len(classifier_of(tensors)), head_channels=channels)
         try:
             instance = load_task(task, settings | {"head": settings["head"] | head})
         except UserError as error:  # the head of one task has settings that another's does not know
@@ -101,7 +104,7 @@ def _effective(tensors: Tensors, path: Path) -> Tensors:
     return used
 
 
-def _read_network(path: Path) -> tuple[dict[str, Any], list[Any]]:
+def _read_network(path: Path) -> tuple[JsonObject, list[object]]:
     try:
         data = json.loads(path.read_text())
     except OSError as error:

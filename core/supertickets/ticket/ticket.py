@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,10 +31,11 @@ from supertickets.networks.build import build_net, read_arch
 from supertickets.networks.network import Network
 from supertickets.networks.supernet import prunable
 from supertickets.pruning.mask import Mask, apply_mask, sparsity
-from supertickets.task import load_task
+from supertickets.task import Task, load_task
+from supertickets.ticket.hub import FILES, push, ticket_folder
+from supertickets.types import JsonObject
 
 FORMAT = 1
-FILES = ("ticket.json", "ticket.safetensors")
 _FIELDS = {
     "task": str,
     "settings": dict,
@@ -53,20 +53,20 @@ class Ticket:
     """A drawn network as data: `tensors` is its whole state, masked entries at zero; `mask` is empty for a dense network."""
 
     task: str
-    settings: dict[str, Any]
+    settings: JsonObject
     arch: Arch
     tensors: dict[str, Tensor]
     mask: Mask = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    metrics: JsonObject = field(default_factory=dict)
+    provenance: JsonObject = field(default_factory=dict)
 
     @classmethod
     def from_net(
         cls,
         net: Network,
-        task: Any,
+        task: Task,
         *,
-        metrics: Mapping[str, Any],
+        metrics: Mapping[str, object],
         mask: Mapping[str, Tensor] | None = None,
         config: Config | None = None,
         full: Mapping[str, float] | None = None,
@@ -92,7 +92,7 @@ class Ticket:
         apply_mask(self.mask, own)
         return replace(self, tensors=own, metrics={})
 
-    def load_task(self) -> Any:
+    def load_task(self) -> Task:
         """The ticket's task with the settings it was drawn for."""
         return load_task(self.task, self.settings)
 
@@ -146,9 +146,7 @@ class Ticket:
         return folder
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-        """Upload the ticket with a model card to `owner/name`; returns the commit's URL. See `ticket.share`."""
-        from supertickets.ticket.hub import push
-
+        """Upload the ticket with a model card to `owner/name`; returns the commit's URL. See `hub.push`."""
         return push(self, repo_id, private=private, token=token)
 
     @classmethod
@@ -157,8 +155,6 @@ class Ticket:
 
         A `UserError` names the file and what is wrong in it.
         """
-        from supertickets.ticket.hub import ticket_folder
-
         folder = ticket_folder(folder)
         json_file, tensor_file = (folder / name for name in FILES)
         about = _read_json(json_file)
@@ -186,11 +182,11 @@ class Ticket:
         return ticket
 
 
-def _digest(about: Mapping[str, Any]) -> str:
+def _digest(about: JsonObject) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonObject:
     if not path.is_file():
         raise UserError(f"{path}: no such file; a ticket is a folder with ticket.json and ticket.safetensors")
     try:

@@ -21,6 +21,7 @@ from accelerate.utils import (
 from supertickets.config.reader import config_to_yaml, load_config
 from supertickets.config.sections import Config
 from supertickets.errors import UserError
+from supertickets.task import Task
 from supertickets.terminal import console
 from supertickets.training.cpu import prepare_cpu
 from supertickets.training.state import TrainState, load_state, new_state, save_state
@@ -41,7 +42,7 @@ class Run:
         """Checkpoint files, oldest first."""
         return sorted((self.folder / "checkpoints").glob("epoch_*.safetensors"))
 
-    def state(self, task: Any) -> TrainState:
+    def state(self, task: Task) -> TrainState:
         """Where the run stands: its last checkpoint when resuming, else a fresh supernet."""
         if self.config.run.resume:
             return load_state(self.checkpoints()[-1], task, self.config, self.accelerator.device)

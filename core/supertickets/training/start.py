@@ -13,13 +13,14 @@ from supertickets.networks.build import build_net
 from supertickets.networks.network import Network
 from supertickets.networks.supernet import prunable
 from supertickets.pruning.mask import Mask, apply_mask
+from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
 
 HEAD = "head."
 REWIND = "rewind"  # folder of the early weights within a ticket's, itself a ticket
 
 
-def start_net(task: Any, config: Config) -> tuple[Network, Mask, dict[str, float]]:
+def start_net(task: Task, config: Config) -> tuple[Network, Mask, dict[str, float]]:
     """The network to train, the mask that holds from the start (empty: none) and the full supernet's figures, if known.
 
     Raises `UserError` for a ticket that does not fit the task.
@@ -42,7 +43,7 @@ def start_net(task: Any, config: Config) -> tuple[Network, Mask, dict[str, float
     return net, mask, ticket.provenance.get("supernet", {}) if whole else {}
 
 
-def _same_task(ticket: Ticket, task: Any, init: InitConfig) -> None:
+def _same_task(ticket: Ticket, task: Task, init: InitConfig) -> None:
     hint = "use transfer/transfer.py, which gives it a new head"
     if ticket.task != task.name:
         raise UserError(f"init.ticket: {init.ticket} is a {ticket.task} ticket, not a {task.name} one; {hint}")

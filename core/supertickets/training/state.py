@@ -19,6 +19,7 @@ from supertickets.networks.build import build_net, read_arch
 from supertickets.networks.network import Network
 from supertickets.pruning.mask import Mask
 from supertickets.search.penalty import Penalty, build_penalty
+from supertickets.task import Task
 from supertickets.training.ema import Ema, averaged, start_ema
 from supertickets.training.optim import build_optimizer, load_named_state, named_state
 from supertickets.training.start import start_net
@@ -44,7 +45,7 @@ class TrainState:
     scaler: dict[str, Any] = field(default_factory=dict)  # fp16's loss scale
 
 
-def new_state(task: Any, config: Config, device: torch.device) -> TrainState:
+def new_state(task: Task, config: Config, device: torch.device) -> TrainState:
     """The network that the run starts from, and its companions."""
     net, mask, full = start_net(task, config)
     net = place(net, config, device)
@@ -94,7 +95,7 @@ def save_state(state: TrainState, path: Path) -> None:
     os.replace(part, path)
 
 
-def load_state(path: Path, task: Any, config: Config, device: torch.device) -> TrainState:
+def load_state(path: Path, task: Task, config: Config, device: torch.device) -> TrainState:
     """The state as `save_state` wrote it: the same network, companions and counters, bit for bit."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -106,7 +107,7 @@ def load_state(path: Path, task: Any, config: Config, device: torch.device) -> T
         raise UserError(f"{path}: not a checkpoint of a {task.name} run with this config ({_first_line(error)})") from error
 
 
-def _restore(about: dict[str, Any], tensors: dict[str, Tensor], task: Any, config: Config, device: torch.device) -> TrainState:
+def _restore(about: dict[str, Any], tensors: dict[str, Tensor], task: Task, config: Config, device: torch.device) -> TrainState:
     def group(name: str) -> dict[str, Tensor]:
         return {key.removeprefix(f"{name}/"): t.to(device) for key, t in tensors.items() if key.startswith(f"{name}/")}
 

@@ -23,6 +23,7 @@ from supertickets.pruning.mask import Mask, apply_mask, mask_gradients, zero_spa
 from supertickets.pruning.prune import prune
 from supertickets.search.budget import measure, resolve_target
 from supertickets.search.penalty import rho_at
+from supertickets.task import Task
 from supertickets.terminal import standing, watch
 from supertickets.training.batchnorm import recalibrate
 from supertickets.training.ema import averaged, decay_at, load_ema, update_ema
@@ -51,7 +52,7 @@ class Loop:
 
     def __init__(
         self,
-        task: Any,
+        task: Task,
         config: Config,
         state: TrainState,
         accelerator: Accelerator,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from supertickets.cli import Parser, friendly
 from supertickets.errors import UserError
 from supertickets.images import decode_image
 from supertickets.terminal import console, watch
+from supertickets.types import JsonObject
 from supertickets_classification.lmdb_source import ABOUT, COMMAND, FORMAT, HEADER, LABELS, close, key_of, library, parts_of
 from supertickets_classification.sources import Files, open_files
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 TOGETHER = 256  # images per transaction: the most that is lost when the process is killed
 
 
-def pack(source: Files, out: Path, *, workers: int = 1, skip: bool = False) -> dict[str, Any]:
+def pack(source: Files, out: Path, *, workers: int = 1, skip: bool = False) -> JsonObject:
     """Pack a split into the LMDB `out`, or go on with it; returns what it holds (see `_start`).
 
     Each image is decoded once: `UserError` for one that cannot be read, unless `skip`. Raises `UserError` too where `out`
@@ -85,7 +86,7 @@ def _open_to_write(out: Path, map_size: int) -> Environment:
     return env
 
 
-def _start(env: Environment, source: Files, names: list[str], out: Path) -> dict[str, Any]:
+def _start(env: Environment, source: Files, names: list[str], out: Path) -> JsonObject:
     """Where the packing of these files stands: files gone through, images written, names skipped."""
     files = hashlib.sha256("\n".join([*source.folders, *names]).encode("utf-8", "surrogateescape")).hexdigest()
     with env.begin() as txn:
@@ -120,7 +121,7 @@ def _record(source: Files, index: int, *, skip: bool) -> bytes | None:
     return HEADER.pack(int(source.labels[index]), len(name), digest) + name + content
 
 
-def _verified(env: Environment, about: dict[str, Any], out: Path) -> NDArray[np.int64]:
+def _verified(env: Environment, about: JsonObject, out: Path) -> NDArray[np.int64]:
     """Read every record back; gives the classes. Raises `UserError` for one whose file is not what was read."""
     labels = np.zeros(about["images"], np.int64)
     with env.begin() as txn:

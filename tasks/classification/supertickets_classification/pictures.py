@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 TILE_PX, TEXT_PX, GAP_PX, COLUMNS = 160, 14, 8, 8
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 PAPER, INK, RIGHT, WRONG = (255, 255, 255), (25, 25, 25), (20, 120, 40), (190, 30, 30)
 NUMBERED, NAMED = 16, 60  # classes up to which a confusion matrix bears numbers, and names
 CHARS_AN_INCH = 13  # of its title
@@ -61,11 +61,11 @@ def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _fitted(image: Image.Image) -> Image.Image:
     """The image with its longer side at `TILE_PX`; few pixels stay visible as such."""
     zoom = TILE_PX / max(image.size)
-    size = tuple(max(1, round(side * zoom)) for side in image.size)
-    return image.resize(size, Image.Resampling.NEAREST if zoom >= 4 else Image.Resampling.BICUBIC)
+    width, height = (max(1, round(side * zoom)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.NEAREST if zoom >= 4 else Image.Resampling.BICUBIC)
 
 
-def _cut(text: str, font: Any) -> str:
+def _cut(text: str, font: Font) -> str:
     while text and font.getlength(text) > TILE_PX:
         text = text[:-2] + "…" if len(text) > 2 else ""
     return text

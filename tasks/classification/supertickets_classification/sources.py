@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from accelerate import PartialState
@@ -122,7 +122,7 @@ class TarFiles(Files):
     def size(self, index: int) -> int:
         return self._places[self.name(index)][1]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_file": None}
 
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
+from supertickets.base_task import BaseTask, eval_mode, evenly_spread, read_settings
 from supertickets.errors import UserError
 from supertickets.images import Normalise, expand_images, read_image, save_whole
 from supertickets.networks.arch import Arch
 from supertickets.networks.heads import ClassificationHead
 from supertickets.networks.supernet import device_of
+from supertickets.processes import is_first_process
+from supertickets.task import Task
 from supertickets.terminal import console
+from supertickets.types import Batch, JsonObject, Metrics
 from supertickets_classification.audit import audit
 from supertickets_classification.classes import check_folders, imagenet_names, with_classes
 from supertickets_classification.config import ClassificationConfig
@@ -35,25 +37,25 @@ ON_A_SHEET = 32
 PREDICTED_ON_A_SHEET = 256  # of more images, the first are shown
 
 
-class ClassificationTask:
+class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
     """Classification of scenes, folders of images, CIFAR or LMDBs.
 
-    Constructing it reads at most the class names; with `config.data.classes` given, no file at all.
+    The constructor reads the class names at most; where `config.data.classes` is set, it opens no file at all. Batches are
+    [images (B, 3, H, W) float32, labels (B,) int64]; mixed training images have shares (B, classes) float32 as labels.
     """
 
     name = "classification"
     metric = "top1"
-    predicts_in_words = True  # `predict` needs no folder to write to
+    predicts_in_words = True
     Config = ClassificationConfig
 
-    def __init__(self, config: ClassificationConfig | Mapping[str, Any] | None = None) -> None:
-        given = config if isinstance(config, ClassificationConfig) else ClassificationConfig.model_validate(config or {})
-        self.config = given.model_copy(update={"data": with_classes(given.data)})
+    def __init__(self, config: ClassificationConfig | Mapping[str, object] | None = None) -> None:
+        given = read_settings(ClassificationConfig, config)
+        super().__init__(given.model_copy(update={"data": with_classes(given.data)}), workers=given.data.workers)
         self.labels: list[str] = list(self.config.data.classes or ())
         self.input_shape: tuple[int, int, int] = (3, *self.config.data.size_px)
-        self._sets: dict[str, ImageSet] = {}  # splits opened so far
 
-    # What the loop calls ------------------------------------------------------------------------------------------
+    # What the training loop calls ------------------------------------------------------------------------------------------
 
     def build_head(self, arch: Arch) -> nn.Module:
         """Branch features, finest first -> (B, classes) logits."""
@@ -61,31 +63,6 @@ class ClassificationTask:
         return ClassificationHead(
             arch, classes=len(self.labels), widths=head.widths, channels=head.channels, dropout=head.dropout
         )
-
-    def check_data(self) -> None:
-        """Open both splits and look at the images. `UserError` for wrong input."""
-        self._open("train", "val")
-
-    def build_loaders(self, batch_size: int) -> tuple[DataLoader, DataLoader]:
-        """Training (shuffled, last partial batch dropped) and validation loader, after the audit.
-
-        Batches are [images (B, 3, H, W) float32, labels (B,) int64 or, mixed, shares (B, classes) float32]. Raises
-        `UserError` for wrong input.
-        """
-        train, val = self._open("train", "val")
-        if len(train) < batch_size:
-            raise UserError(f"{len(train)} training images make no batch of {batch_size}: lower train.batch_size")
-        data = self.config.data
-        collate = TrainCollate(data, classes=len(self.labels))
-        workers, pin = data.workers, torch.cuda.is_available()
-        loader = DataLoader(
-            train, batch_size, shuffle=True, drop_last=True, collate_fn=collate, num_workers=workers, pin_memory=pin
-        )
-        return loader, self._val_loader(val, batch_size)
-
-    def build_val_loader(self, batch_size: int) -> DataLoader:
-        """The validation loader alone, audited: for scoring where there is no training data."""
-        return self._val_loader(self._open("val")[0], batch_size)
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """Mean cross entropy with smoothed labels over the readable images; 0 where none is."""
@@ -97,28 +74,26 @@ class ClassificationTask:
         return total / (labels != UNREADABLE).sum().clamp(min=1)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, loader: Iterable, accelerator: Accelerator | None = None) -> dict[str, Any]:
-        """Score `model` over a (prepared) loader; the same result on all processes.
+    def evaluate(self, model: nn.Module, loader: Iterable[Batch], accelerator: Accelerator | None = None) -> Metrics:
+        """Score `model` over a prepared validation loader; the result is the same on all processes.
 
-        Gives top1, top5 (or what `evaluation.top_k` says), loss, per_class (by class name, None where there are no
-        images), images, unreadable (by split, where images may be skipped) and protocol.
+        Returns top1, top5 (or another k, `evaluation.top_k`), val_loss, per_class (by class name, None for a class without
+        images), images, unreadable (by split, only where unreadable images may be skipped) and protocol.
         """
-        was_training = model.training
-        model.eval()
         keeper, loss = ScoreKeeper(len(self.labels), self._k), 0.0
-        for images, labels in loader:
-            logits, labels = self._logits(model, images), labels.to(device_of(model))
-            if accelerator is not None:  # drops the images repeated to fill the last batch
-                logits, labels = accelerator.gather_for_metrics((logits, labels))
-            keeper.add(logits, labels)
-            loss += float(F.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="sum"))
-        model.train(was_training)
+        with eval_mode(model):
+            for images, labels in loader:
+                logits, labels = self._logits(model, images), labels.to(device_of(model))
+                if accelerator is not None:  # drops the images repeated to fill the last batch
+                    logits, labels = accelerator.gather_for_metrics((logits, labels))
+                keeper.add(logits, labels)
+                loss += float(F.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="sum"))
         if not keeper.images:
             raise UserError("no image of the validation set can be read: there is nothing to score")
         scores, picture = keeper.scores(), self.config.evaluation.confusion
         if picture is not None and (accelerator is None or accelerator.is_main_process):
             self._draw_confusion(scores, picture, images=f"{keeper.images} images")
-        found = {
+        found: Metrics = {
             "top1": scores.top1,
             f"top{self._k}": scores.topk,
             "val_loss": loss / keeper.images,
@@ -131,13 +106,13 @@ class ClassificationTask:
         return found
 
     @classmethod
-    def settings_for(cls, *, outputs: int, head_channels: int) -> dict[str, Any]:
+    def settings_for(cls, *, outputs: int, head_channels: int) -> JsonObject:
         """Settings of a network known by its tensors alone: 1,000 outputs are ImageNet, else classes are numbered."""
         classes = imagenet_names() if outputs == 1000 else [f"class_{i}" for i in range(outputs)]
         data = {"name": "folder", "classes": classes, "size_px": [224, 224], "crop_padding": 32}
         return {"data": data, "head": {"channels": head_channels}}
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """All that rebuilds this task without its data, JSON-able; not where a picture went while it was trained."""
         included = {"data", "evaluation", "loss", "head"}
         return self.config.model_dump(mode="json", include=included, exclude={"evaluation": {"confusion"}})
@@ -161,12 +136,10 @@ class ClassificationTask:
         They come from up to 5,000 validation images, evenly spread.
         """
         (val,) = self._open("val")
-        chosen = _spread(len(val), LOOKED_AT)
-        loader = self._val_loader(Subset(val, chosen), self.config.train.batch_size)
-        was_training = model.training
-        model.eval()
-        logits = torch.cat([self._logits(model, images).float().cpu() for images, _ in loader])  # (N, classes)
-        model.train(was_training)
+        chosen = evenly_spread(len(val), LOOKED_AT)
+        loader = self._loader(Subset(val, chosen), self.config.train.batch_size)
+        with eval_mode(model):
+            logits = torch.cat([self._logits(model, images).float().cpu() for images, _ in loader])  # (N, classes)
         labels = torch.tensor([val.label(index) for index in chosen])
         shares, predicted = logits.softmax(dim=1).max(dim=1)
 
@@ -181,7 +154,7 @@ class ClassificationTask:
         keeper.add(logits, labels)
         scores, out_dir, written = keeper.scores(), Path(out_dir), []
         if limit > 0:
-            rows = [int(seen[i]) for i in _spread(len(seen), ON_A_SHEET)]
+            rows = [int(seen[i]) for i in evenly_spread(len(seen), ON_A_SHEET)]
             written.append(save_whole(draw_sheet([tile(row) for row in rows]), out_dir / "examples.png"))
         if limit > 1:
             path = out_dir / "confusion.png"
@@ -200,20 +173,18 @@ class ClassificationTask:
         """
         images = expand_images(paths)
         transform, normalise = EvalTransform(self.config.data), Normalise(self.config.data.mean, self.config.data.std)
-        was_training = model.training
-        model.eval()
         found: list[list[tuple[int, float]]] = []
         tiles: list[Tile] = []
-        for path in images:
-            picture = read_image(path)
-            pixels = torch.from_numpy(picture).permute(2, 0, 1)  # (3, H, W)
-            shares = self._logits(model, normalise(transform(pixels))[None])[0].float().softmax(dim=0).cpu()
-            top = shares.topk(self._k)
-            found.append(list(zip(top.indices.tolist(), top.values.tolist(), strict=True)))
-            if out_dir is not None and len(tiles) < PREDICTED_ON_A_SHEET:
-                # Shrunk at once: many whole pictures would fill the memory.
-                tiles.append(Tile(shrunk(picture), self.labels[found[-1][0][0]], found[-1][0][1]))
-        model.train(was_training)
+        with eval_mode(model):
+            for path in images:
+                picture = read_image(path)
+                pixels = torch.from_numpy(picture).permute(2, 0, 1)  # (3, H, W)
+                shares = self._logits(model, normalise(transform(pixels))[None])[0].float().softmax(dim=0).cpu()
+                top = shares.topk(self._k)
+                found.append(list(zip(top.indices.tolist(), top.values.tolist(), strict=True)))
+                if out_dir is not None and len(tiles) < PREDICTED_ON_A_SHEET:
+                    # Shrunk at once: many whole pictures would fill the memory.
+                    tiles.append(Tile(shrunk(picture), self.labels[found[-1][0][0]], found[-1][0][1]))
         self._print(images, found)
         return self._write(images, found, tiles, Path(out_dir)) if out_dir is not None else []
 
@@ -262,29 +233,22 @@ class ClassificationTask:
         shares = sum(model(view).float().softmax(dim=1) for view in (images, images.flip(-1))) / 2
         return shares.clamp(min=1e-12).log()
 
-    def _val_loader(self, val: ImageSet | Subset, batch_size: int) -> DataLoader:
-        collate, workers, pin = Collate(self.config.data), self.config.data.workers, torch.cuda.is_available()
-        return DataLoader(val, batch_size, collate_fn=collate, num_workers=workers, pin_memory=pin)
-
-    def _open(self, *splits: str) -> list[ImageSet]:
-        """The splits, opened and audited the first time."""
+    def _collate(self, *, train: bool) -> Collate:
         data = self.config.data
-        sources = {split: open_source(data, split) for split in splits if split not in self._sets}
-        if sources:
-            check_folders(sources, data)
-            new = {
-                split: ImageSet(source, TrainTransform(data) if split == "train" else EvalTransform(data), data)
-                for split, source in sources.items()
-            }
-            if data.name != "scenes":  # drawn here: nothing can be wrong with them
-                audit(new, show=int(os.environ.get("RANK", "0")) == 0)
-            self._sets |= new
-        return [self._sets[split] for split in splits]
+        return TrainCollate(data, classes=len(self.labels)) if train else Collate(data)
 
-
-def _spread(count: int, most: int) -> list[int]:
-    """Up to `most` evenly spread numbers below `count`."""
-    return torch.linspace(0, count - 1, min(count, most)).round().int().unique().tolist()
+    def _open_splits(self, splits: Sequence[str]) -> dict[str, ImageSet]:
+        """Open the splits and audit them; drawn scenes need no audit."""
+        data = self.config.data
+        sources = {split: open_source(data, split) for split in splits}
+        check_folders(sources, data)
+        sets = {
+            split: ImageSet(source, TrainTransform(data) if split == "train" else EvalTransform(data), data)
+            for split, source in sources.items()
+        }
+        if data.name != "scenes":
+            audit(sets, show=is_first_process())
+        return sets
 
 
 def _count(images: ImageSet, accelerator: Accelerator | None) -> int:
@@ -293,3 +257,6 @@ def _count(images: ImageSet, accelerator: Accelerator | None) -> int:
     if accelerator is not None and accelerator.num_processes > 1:
         marks = accelerator.reduce(marks.to(accelerator.device), reduction="sum").cpu()
     return int((marks > 0).sum())
+
+
+_checked: type[Task] = ClassificationTask  # lets type checkers find a method that is missing

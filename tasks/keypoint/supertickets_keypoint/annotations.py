@@ -9,13 +9,13 @@ import json
 from collections import Counter
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from supertickets.errors import UserError, listed
+from supertickets.types import JsonObject
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.persons import is_box
 
-Truth = dict[str, Any]  # images, annotations, categories (one) of COCO's layout, complete for COCOeval
+Truth = JsonObject  # images, annotations, categories (one) of COCO's layout, complete for COCOeval
 
 
 def json_path(data: KeypointData, split: str) -> Path:
@@ -57,7 +57,7 @@ def split_names(data: KeypointData, split: str) -> list[str]:
     return [chosen] if chosen else [f"{split}2017", split]
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> object:
     """The content of a JSON file; `UserError` with its name where there is none."""
     if path.is_dir():
         raise UserError(f"{path}: a folder, not a JSON file")
@@ -99,7 +99,7 @@ def read_truth(path: Path, category: str | None = None) -> Truth:
     return {"images": images, "annotations": annotations, "categories": [chosen]}
 
 
-def _need_listed(content: dict[str, Any], path: Path) -> None:
+def _need_listed(content: JsonObject, path: Path) -> None:
     """Raise `UserError` for the first annotation whose category the file does not list: it would be lost in silence."""
     known = [category["id"] for category in content["categories"] if isinstance(category, dict) and "id" in category]
     for index, annotation in enumerate(content["annotations"]):
@@ -110,7 +110,7 @@ def _need_listed(content: dict[str, Any], path: Path) -> None:
             )
 
 
-def choose_category(categories: list[Any], name: str | None, path: Path) -> dict[str, Any]:
+def choose_category(categories: list[object], name: str | None, path: Path) -> JsonObject:
     """The category with joints, by `name` where there are several."""
     named = [c for c in categories if isinstance(c, dict) and isinstance(c.get("keypoints"), list) and c["keypoints"]]
     if not named:
@@ -127,7 +127,7 @@ def choose_category(categories: list[Any], name: str | None, path: Path) -> dict
     return named[0]
 
 
-def read_detections(path: Path) -> list[dict[str, Any]]:
+def read_detections(path: Path) -> list[JsonObject]:
     """Boxes with scores in COCO's result layout: a list of image_id, bbox and score (category_id)."""
     entries = _list_of_objects(path)
     for i, entry in enumerate(entries):
@@ -137,7 +137,7 @@ def read_detections(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def read_results(path: Path, *, joints: int | None = None) -> list[dict[str, Any]]:
+def read_results(path: Path, *, joints: int | None = None) -> list[JsonObject]:
     """Poses in COCO's result layout: a list of image_id, keypoints [x, y, score, ...] and score, all finite."""
     entries = _list_of_objects(path)
     for i, entry in enumerate(entries):
@@ -152,20 +152,20 @@ def read_results(path: Path, *, joints: int | None = None) -> list[dict[str, Any
     return entries
 
 
-def _list_of_objects(path: Path) -> list[dict[str, Any]]:
+def _list_of_objects(path: Path) -> list[JsonObject]:
     content = read_json(path)
     if not isinstance(content, list) or not all(isinstance(entry, dict) and "image_id" in entry for entry in content):
         raise UserError(f"{path}: not COCO's result layout, a list of objects with an image_id")
     return content
 
 
-def _need_number(entry: dict[str, Any], key: str, where: str) -> None:
+def _need_number(entry: JsonObject, key: str, where: str) -> None:
     value = entry.get(key)
     if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
         raise UserError(f"{where} has the {key} {value!r}, not a finite number")
 
 
-def _checked_image(image: Any, index: int, path: Path) -> dict[str, Any]:
+def _checked_image(image: object, index: int, path: Path) -> JsonObject:
     if not isinstance(image, dict) or not isinstance(image.get("id"), int | str) or not isinstance(image.get("file_name"), str):
         raise UserError(f"{path}: image {index} needs an id and a file_name")
     for key in ("width", "height"):
@@ -174,7 +174,7 @@ def _checked_image(image: Any, index: int, path: Path) -> dict[str, Any]:
     return {key: image[key] for key in ("id", "file_name", "width", "height")}
 
 
-def _checked_annotation(annotation: Any, index: int, images: set[Any], joints: int, path: Path) -> dict[str, Any]:
+def _checked_annotation(annotation: object, index: int, images: set[int | str], joints: int, path: Path) -> JsonObject:
     where = f"{path}: annotation {annotation.get('id', index) if isinstance(annotation, dict) else index}"
     if not isinstance(annotation, dict) or "keypoints" not in annotation:
         raise UserError(f"{where} has no keypoints")

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from supertickets.errors import UserError, and_more, listed
+from supertickets.types import JsonObject
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.joints import Joints
 from supertickets_keypoint.persons import clip_box
@@ -36,9 +37,9 @@ class SplitAudit:
     known: np.ndarray[Any, Any]  # (joints,) how often each joint is known
     boxes_outside: list[int]  # numbers of detections left out
     found: Counter[str] = field(default_factory=Counter)  # kind of doubt -> how many
-    first: dict[str, Any] = field(default_factory=dict)  # kind of doubt -> first annotation's id
+    first: JsonObject = field(default_factory=dict)  # kind of doubt -> first annotation's id
 
-    def add(self, kind: str, annotation: dict[str, Any], count: int = 1) -> None:
+    def add(self, kind: str, annotation: JsonObject, count: int = 1) -> None:
         if count:
             self.found[kind] += count
             self.first.setdefault(kind, annotation["source_id"])

@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from supertickets import cli
 from supertickets.cli import Parser, friendly, score_table, split_overrides
@@ -17,6 +16,7 @@ from supertickets.config.reader import load_config
 from supertickets.errors import UserError
 from supertickets.terminal import console
 from supertickets.training.run import write_text
+from supertickets.types import Metrics
 from supertickets_keypoint.annotations import json_path, read_results, read_truth
 from supertickets_keypoint.config import KeypointConfig
 from supertickets_keypoint.joints import joints_of
@@ -52,7 +52,7 @@ def evaluate_results(argv: Sequence[str]) -> None:
         console.print(f"written to {options.out}", highlight=False)
 
 
-def score_results(results: Path, config: KeypointConfig) -> dict[str, Any]:
+def score_results(results: Path, config: KeypointConfig) -> Metrics:
     """COCO's figures of a results file on the config's validation annotations. Raises `UserError`."""
     data, assumed = complete(config.data)
     joints = joints_of(data)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from supertickets.errors import UserError
 from supertickets.images import match_names
+from supertickets.types import JsonObject
 
 
 class ImageFiles:
@@ -18,10 +18,10 @@ class ImageFiles:
     def __init__(
         self,
         files: Sequence[Path],
-        entries: Iterable[Mapping[str, Any]],
+        entries: Iterable[JsonObject],
         *,
         where: Path,
-        names: Mapping[Any, str] | None = None,
+        names: Mapping[int | str, str] | None = None,
     ) -> None:
         """`where` is the entries' own file. Raises `UserError` for a name that may be one file or another."""
         self.where, self.names = where, names or {}
@@ -31,12 +31,12 @@ class ImageFiles:
         for file in dict.fromkeys(path.absolute() for path in files):
             self._by_id.setdefault(image_id(file.stem), []).append(file)
 
-    def name(self, entry: Mapping[str, Any]) -> str | None:
+    def name(self, entry: JsonObject) -> str | None:
         """The entry's file name, as far as it has one."""
         name = entry.get("file_name", self.names.get(entry["image_id"]))
         return name if isinstance(name, str) else None
 
-    def of(self, entry: Mapping[str, Any]) -> Path | None:
+    def of(self, entry: JsonObject) -> Path | None:
         """The entry's file, absolute, or None. Raises `UserError` where its number alone may be several."""
         name = self.name(entry)
         if name is not None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from supertickets.errors import UserError
+from supertickets.types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def clip_box(box: Iterable[float], width: int, height: int) -> NDArray[np.float3
     return np.array([left, top, right - left, bottom - top], np.float32)
 
 
-def persons_in(truth: Mapping[str, Any], *, joints: int) -> list[Person]:
+def persons_in(truth: JsonObject, *, joints: int) -> list[Person]:
     """The persons that COCO's protocol trains on and scores with ground-truth boxes.
 
     Left out: crowds, persons without a known joint, boxes without area. Boxes are cut to the image.
@@ -51,7 +51,7 @@ def persons_in(truth: Mapping[str, Any], *, joints: int) -> list[Person]:
 
 
 def persons_detected(
-    detections: list[dict[str, Any]], truth: Mapping[str, Any], *, joints: int, min_score: float, where: str
+    detections: list[JsonObject], truth: JsonObject, *, joints: int, min_score: float, where: str
 ) -> tuple[list[Person], list[int]]:
     """Detections (COCO result layout) of the truth's category as persons with no joint known, and the numbers of those that
     are left out as they lie outside their image.
@@ -80,12 +80,12 @@ def persons_detected(
     return persons, outside
 
 
-def counts(found: Mapping[str, Any], *, category: Any, min_score: float) -> bool:
+def counts(found: JsonObject, *, category: int | str | None, min_score: float) -> bool:
     """Whether a detection is one of `category`, or bears none, with a score of at least `min_score`."""
     return found.get("category_id", category) == category and found["score"] >= min_score
 
 
-def is_box(box: Any) -> bool:
+def is_box(box: object) -> bool:
     """Whether it is [x, y, width, height], all finite numbers."""
     return (
         isinstance(box, list | tuple)

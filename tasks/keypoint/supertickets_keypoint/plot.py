@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from supertickets.cli import Parser, friendly
 from supertickets.errors import UserError
 from supertickets.images import find_images, read_image, save_whole, unused_name
-from supertickets_keypoint.annotations import read_results, read_truth
+from supertickets_keypoint.annotations import Truth, read_results, read_truth
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.files import ImageFiles
 from supertickets_keypoint.joints import COCO_JOINTS, Joints, joints_of
@@ -51,7 +51,7 @@ def plot(results: Path, images: Path, out_dir: Path, annotations: Path | None = 
     if not images.is_dir():
         raise UserError(f"{images}: no such folder (--images)")
     files = ImageFiles(find_images(images), entries, where=results, names=names)
-    poses: dict[Path, list[Any]] = defaultdict(list)
+    poses: dict[Path, list[NDArray[np.float64]]] = defaultdict(list)
     for entry in entries:
         path = files.of(entry)
         if path is None:
@@ -69,7 +69,7 @@ def plot(results: Path, images: Path, out_dir: Path, annotations: Path | None = 
     return written
 
 
-def _skeleton(count: int, truth: dict[str, Any] | None, results: Path) -> Joints:
+def _skeleton(count: int, truth: Truth | None, results: Path) -> Joints:
     if truth is not None:
         return joints_of(with_joints(KeypointData(), truth["categories"][0], where="--annotations"))
     if count not in (0, len(COCO_JOINTS)):

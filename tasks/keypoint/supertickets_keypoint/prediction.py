@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
+from supertickets.base_task import evenly_spread
 from supertickets.errors import UserError
 from supertickets.images import expand_images, names_below, read_image, save_whole, unused_name
+from supertickets.types import JsonObject
 from supertickets_keypoint.annotations import read_detections
 from supertickets_keypoint.config import KeypointConfig
 from supertickets_keypoint.crop import crop, inverse, map_to_input, move
@@ -35,13 +37,13 @@ def draw_val(find: Finder, val: PersonSet, joints: Joints, out_dir: Path, limit:
     """A sheet of prediction and truth for up to `limit` persons of the validation set, evenly spread, in larger crops."""
     used: set[str] = set()
     written = []
-    for index in torch.linspace(0, len(val) - 1, min(limit, len(val))).round().int().unique().tolist():
+    for index in evenly_spread(len(val), limit):
         person = val.persons[index]
         places, heights = find(val[index][0][None], val[index][2][None])
         side = float(max(person.box[2:])) * 1.3
         size = (320, 320)
         to_view = map_to_input((person.box[0] + person.box[2] / 2, person.box[1] + person.box[3] / 2), side / 320, size)
-        pixels = crop(lambda shrink, n=person.image: val.picture(n, shrink), to_view, size, val.transform.fill)
+        pixels = crop(partial(val.picture, person.image), to_view, size, val.transform.fill)
         found = np.column_stack([move(to_view, places[0].numpy()), heights[0].numpy()])
         truth = np.column_stack([move(to_view, person.joints[:, :2]), person.joints[:, 2] > 0])
         panels = {"prediction": draw_poses(pixels, [found], joints)}
@@ -91,8 +93,13 @@ def _named(images: Sequence[Path]) -> list[tuple[str, int | str]]:
 
 
 def _poses(
-    find: Finder, pixels: NDArray[np.uint8], persons: Sequence[Person], number: Any, config: KeypointConfig, joints: Joints
-) -> list[dict[str, Any]]:
+    find: Finder,
+    pixels: NDArray[np.uint8],
+    persons: Sequence[Person],
+    number: int | str,
+    config: KeypointConfig,
+    joints: Joints,
+) -> list[JsonObject]:
     if not persons:
         return []
     picture, transform = Image.fromarray(pixels), PersonTransform(config.data, joints, train=False)
@@ -129,7 +136,7 @@ class _Boxes:
 
     def __init__(self, config: KeypointConfig, images: Sequence[Path]) -> None:
         self.data, self.file, self.outside = config.data, config.predict.boxes, 0
-        self._of_image: dict[Path | None, list[dict[str, Any]]] = {}
+        self._of_image: dict[Path | None, list[JsonObject]] = {}
         if self.file is not None:
             entries = read_detections(self.file)
             files = ImageFiles(images, entries, where=self.file)

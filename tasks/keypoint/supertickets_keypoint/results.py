@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import json_tricks
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from supertickets.errors import UserError
 from supertickets.training.run import write_text
+from supertickets.types import JsonObject
 from supertickets_keypoint.annotations import Truth
 from supertickets_keypoint.config import KeypointEvaluation
 from supertickets_keypoint.crop import Size, zoom_of
@@ -41,7 +41,7 @@ def results_of(
     size_px: Size,
     padding: float,
     evaluation: KeypointEvaluation,
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Results of all persons: `places` (N, J, 2) in image pixels, `heights` (N, J) of the peaks.
 
     Poses that repeat a better one go (or lose score, `soft_nms`). The area of a pose is that of its crop: its box padded and
@@ -49,8 +49,8 @@ def results_of(
     gave numbers that are not finite.
     """
     if not (np.isfinite(places).all() and np.isfinite(heights).all()):
-        person = int(np.flatnonzero(~(np.isfinite(places).all((1, 2)) & np.isfinite(heights).all(1)))[0])
-        image = truth["images"][persons[person].image]["id"]
+        broken = int(np.flatnonzero(~(np.isfinite(places).all((1, 2)) & np.isfinite(heights).all(1)))[0])
+        image = truth["images"][persons[broken].image]["id"]
         raise UserError(f"the network gives numbers that are not finite for a person in image {image}: its weights are broken")
     scores = pose_scores(np.array([p.score for p in persons]), heights, evaluation.joint_score)
     areas = np.array([zoom_of(p.box, size_px, padding) ** 2 * size_px[0] * size_px[1] for p in persons])
@@ -58,8 +58,8 @@ def results_of(
     for i, person in enumerate(persons):
         of_image[person.image].append(i)
     results = []
-    for image, numbers in of_image.items():
-        group = np.array(numbers)
+    for number, members in of_image.items():
+        group = np.array(members)
         kept, left = np.arange(len(group)), scores[group]
         if evaluation.nms < 1 and len(group) > 1:
             arguments = places[group], scores[group], areas[group], sigmas, evaluation.nms
@@ -71,7 +71,7 @@ def results_of(
         for i, score in zip(group[kept], left, strict=True):
             results.append(
                 {
-                    "image_id": truth["images"][image]["id"],
+                    "image_id": truth["images"][number]["id"],
                     "category_id": truth["categories"][0]["id"],
                     "keypoints": flat_pose(places[i], heights[i]),
                     "score": round(float(score), 6),
@@ -85,7 +85,7 @@ def flat_pose(places: Floats, heights: Floats) -> list[float]:
     return [round(float(v), 3) for v in np.column_stack([places, heights]).ravel()]
 
 
-def write_results(results: Sequence[dict[str, Any]], path: Path) -> Path:
+def write_results(results: Sequence[JsonObject], path: Path) -> Path:
     """Write a results file, whole or not at all; returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json_tricks.dumps(list(results), allow_nan=False) + "\n")

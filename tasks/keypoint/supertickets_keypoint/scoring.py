@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from supertickets.errors import UserError
+from supertickets.types import JsonObject, Metrics
 from supertickets_keypoint.annotations import Truth
 from supertickets_keypoint.joints import Joints
 from supertickets_keypoint.persons import Person
@@ -25,7 +25,7 @@ def has_known_joints(truth: Truth) -> bool:
     return any(a["num_keypoints"] and not a["iscrowd"] for a in truth["annotations"])
 
 
-def ap_scores(truth: Truth, results: Sequence[dict[str, Any]], sigmas: NDArray[np.float64]) -> dict[str, float | None]:
+def ap_scores(truth: Truth, results: Sequence[JsonObject], sigmas: NDArray[np.float64]) -> dict[str, float | None]:
     """COCO's ten keypoint figures over all images of `truth`, in 0..1; None where no ground truth falls in their range.
 
     `results` are poses in COCO's result layout. All is None where the truth has no areas. Raises `UserError` for coordinates
@@ -55,9 +55,7 @@ def ap_scores(truth: Truth, results: Sequence[dict[str, Any]], sigmas: NDArray[n
     return {name: float(value) if value >= 0 else None for name, value in zip(STATS, scoring.stats, strict=True)}
 
 
-def pck_scores(
-    persons: Sequence[Person], places: NDArray[np.floating], joints: Joints, *, share: float, by: str
-) -> dict[str, Any]:
+def pck_scores(persons: Sequence[Person], places: NDArray[np.floating], joints: Joints, *, share: float, by: str) -> Metrics:
     """Share of known joints whose prediction (N, J, 2) lies within `share` of the person's torso or longer box side.
 
     The torso is the longer known diagonal from a shoulder to the opposite hip; persons without one are not counted. Gives pck,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from supertickets.errors import UserError, listed
+from supertickets.types import JsonObject
 from supertickets_keypoint.annotations import choose_category, json_path, read_json
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.joints import COCO_JOINTS, COCO_SIGMAS
@@ -20,7 +20,7 @@ def complete(data: KeypointData) -> tuple[KeypointData, list[str]]:
     return with_joints(data, category, where=where), assumed_sigmas(names, data)
 
 
-def _category_of(data: KeypointData) -> tuple[dict[str, Any] | None, str]:
+def _category_of(data: KeypointData) -> tuple[JsonObject | None, str]:
     """The category that fills in what the settings leave open, and where it stands; None where names must do."""
     from supertickets.scenes import JOINTS, SKELETON
 
@@ -42,7 +42,7 @@ def _category_of(data: KeypointData) -> tuple[dict[str, Any] | None, str]:
     return (category, str(path)) if data.joints in (None, category["keypoints"]) else (None, "data")
 
 
-def with_joints(data: KeypointData, category: dict[str, Any] | None, *, where: str) -> KeypointData:
+def with_joints(data: KeypointData, category: JsonObject | None, *, where: str) -> KeypointData:
     """`data` with names, category id, skeleton, flip pairs, lower body and OKS constants complete.
 
     What the settings leave open comes from a COCO category (1-based `skeleton` and `flip_pairs`), then from the names:
@@ -50,15 +50,15 @@ def with_joints(data: KeypointData, category: dict[str, Any] | None, *, where: s
     """
     names = data.joints or list((category or {}).get("keypoints", []))
     number = (category or {}).get("id", 1) if data.category_id is None else data.category_id  # 1 is COCO's person
-    found: dict[str, Any] = {"joints": names, "category_id": number}
+    found: JsonObject = {"joints": names, "category_id": number}
     for key in ("skeleton", "flip_pairs"):
         given = getattr(data, key)
         if given is None and category is not None and key in category:
             given = _by_name(category[key], names, f"{where}: {key}")
         found[key] = given
     if found["flip_pairs"] is None:
-        found["flip_pairs"] = [(name, mirror_name(name)) for name in names if "left" in name.lower()]
-        found["flip_pairs"] = [pair for pair in found["flip_pairs"] if pair[1] in names]
+        pairs = [(name, mirror_name(name)) for name in names if "left" in name.lower()]
+        found["flip_pairs"] = [pair for pair in pairs if pair[1] in names]
     found["skeleton"] = found["skeleton"] or []
     lower = data.lower_body
     found["lower_body"] = [n for n in names if any(part in n.lower() for part in LOWER)] if lower is None else lower
@@ -91,7 +91,7 @@ def mirror_name(name: str) -> str:
     return name
 
 
-def _by_name(pairs: Any, names: Sequence[str], where: str) -> list[tuple[str, str]]:
+def _by_name(pairs: object, names: Sequence[str], where: str) -> list[tuple[str, str]]:
     """Pairs of joint numbers from 1, or of names -> pairs of names."""
     found = []
     for pair in pairs if isinstance(pairs, list) else [pairs]:

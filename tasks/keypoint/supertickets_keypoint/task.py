@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
+from supertickets.base_task import BaseTask, eval_mode, read_settings
 from supertickets.errors import UserError
 from supertickets.networks.arch import Arch
 from supertickets.networks.heads import DenseHead
 from supertickets.networks.supernet import device_of
+from supertickets.processes import is_first_process
+from supertickets.task import Task
+from supertickets.types import Batch, JsonObject, Metrics
 from supertickets_keypoint.audit import audit
 from supertickets_keypoint.config import KeypointConfig
 from supertickets_keypoint.data import PersonSet
@@ -25,58 +26,39 @@ from supertickets_keypoint.inference import find_joints, predict_heatmaps
 from supertickets_keypoint.joints import COCO_JOINTS, joints_of
 from supertickets_keypoint.loss import heatmap_loss
 from supertickets_keypoint.prediction import Finder, draw_val, predict_images
-from supertickets_keypoint.results import results_of, write_results
+from supertickets_keypoint.results import Floats, results_of, write_results
 from supertickets_keypoint.scoring import ap_scores, has_known_joints, pck_scores
 from supertickets_keypoint.skeletons import assumption, complete
 from supertickets_keypoint.sources import CocoSource, SceneSource, open_source
 
 
-class KeypointTask:
+class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
     """Joints of persons in drawn scenes or in COCO's layout.
 
-    Constructing it reads at most the annotation file's category; where `config.data` has joints, skeleton and flip_pairs, as
-    a ticket's settings have, no file at all.
+    The constructor reads the category of the annotation file at most; where `config.data` has joints, skeleton and flip_pairs,
+    as the settings of a ticket have, it opens no file at all. Batches are [images (B, 3, H, W), joints (B, J, 3) in input
+    pixels, maps from input to image coordinates (B, 2, 3), numbers of the persons (B,)].
     """
 
     name = "keypoint"
+    items = "persons"
     Config = KeypointConfig
     predict_options = {"boxes": "JSON file of persons' boxes in COCO's result layout (default: the whole image is the box)"}
 
-    def __init__(self, config: KeypointConfig | Mapping[str, Any] | None = None) -> None:
-        given = config if isinstance(config, KeypointConfig) else KeypointConfig.model_validate(config or {})
+    def __init__(self, config: KeypointConfig | Mapping[str, object] | None = None) -> None:
+        given = read_settings(KeypointConfig, config)
         data, self.assumed = complete(given.data)
-        self.config = given.model_copy(update={"data": data})
+        super().__init__(given.model_copy(update={"data": data}), workers=data.workers)
         self.metric: str = given.evaluation.metric
         self.joints = joints_of(data)
         self.labels: list[str] = list(self.joints.names)
         self.input_shape: tuple[int, int, int] = (3, *data.size_px)
-        self._sets: dict[str, PersonSet] = {}  # splits opened so far
 
-    # What the loop calls ------------------------------------------------------------------------------------------
+    # What the training loop calls ------------------------------------------------------------------------------------------
 
     def build_head(self, arch: Arch) -> nn.Module:
         """Branch features, finest first -> (B, joints, H/stem_stride, W/stem_stride) heatmaps."""
         return DenseHead(arch, channels=self.config.head.channels, outputs=len(self.labels))
-
-    def check_data(self) -> None:
-        """Open and audit both splits. `UserError` for wrong input."""
-        self._open("train", "val")
-
-    def build_loaders(self, batch_size: int) -> tuple[DataLoader, DataLoader]:
-        """Training (shuffled, last partial batch dropped) and validation loader, after the audit.
-
-        Batches are [images (B, 3, H, W), joints (B, J, 3) in input pixels, maps to the pictures (B, 2, 3), persons (B,)].
-        """
-        train, val = self._open("train", "val")
-        if len(train) < batch_size:
-            raise UserError(f"{len(train)} training persons make no batch of {batch_size}: lower train.batch_size")
-        workers, pin = self.config.data.workers, torch.cuda.is_available()
-        loader = DataLoader(train, batch_size, shuffle=True, drop_last=True, num_workers=workers, pin_memory=pin)
-        return loader, self._val_loader(val, batch_size)
-
-    def build_val_loader(self, batch_size: int) -> DataLoader:
-        """The validation loader alone, audited: for scoring where there is no training data."""
-        return self._val_loader(self._open("val")[0], batch_size)
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """Mean over persons of the heatmaps' squared error, times `loss.scale`."""
@@ -84,29 +66,28 @@ class KeypointTask:
         return self._losses(model(images), joints).mean()
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, loader: Iterable, accelerator: Accelerator | None = None) -> dict[str, Any]:
-        """Score `model` over a (prepared) loader of `build_val_loader`; the same result on all processes.
+    def evaluate(self, model: nn.Module, loader: Iterable[Batch], accelerator: Accelerator | None = None) -> Metrics:
+        """Score `model` over a prepared loader of `build_val_loader`; the result is the same on all processes.
 
-        Gives COCO's figures (ap, ap50, ...), pck and val_loss (with ground-truth boxes), persons and protocol.
+        Returns COCO's figures (ap, ap50, ...), pck and val_loss (both only with ground-truth boxes), persons and protocol.
         """
-        was_training = model.training
-        model.eval()
         found: list[list[Tensor]] = []
-        for images, joints, to_image, numbers in loader:
-            heatmaps = self._heatmaps(model, images.to(device_of(model)))
-            losses = self._losses(heatmaps, joints.to(heatmaps.device))
-            part = [*self._find(heatmaps, to_image), losses.cpu(), numbers.cpu()]
-            if accelerator is not None:  # drops the persons repeated to fill the last batch
-                part = [t.cpu() for t in accelerator.gather_for_metrics([t.to(accelerator.device) for t in part])]
-            found.append(part)
-        model.train(was_training)
+        with eval_mode(model):
+            for images, joints, to_image, numbers in loader:
+                heatmaps = self._heatmaps(model, images.to(device_of(model)))
+                losses = self._losses(heatmaps, joints.to(heatmaps.device))
+                part = [*self._find(heatmaps, to_image), losses.cpu(), numbers.cpu()]
+                if accelerator is not None:  # drops the persons repeated to fill the last batch
+                    part = [t.cpu() for t in accelerator.gather_for_metrics([t.to(accelerator.device) for t in part])]
+                found.append(part)
         places, heights, losses, numbers = (torch.cat(parts) for parts in zip(*found, strict=True))
         order = numbers.argsort()  # the same whatever process had which person
-        places, heights = (part[order].double().numpy() for part in (places, heights))
-        return self._score(places, heights, losses, numbers[order].tolist(), accelerator)
+        return self._score(
+            places[order].double().numpy(), heights[order].double().numpy(), losses, numbers[order].tolist(), accelerator
+        )
 
     @classmethod
-    def settings_for(cls, *, outputs: int, head_channels: int) -> dict[str, Any]:
+    def settings_for(cls, *, outputs: int, head_channels: int) -> JsonObject:
         """Settings of a network known by its tensors alone: 17 outputs are COCO's joints, else joints are numbered."""
         joints = COCO_JOINTS if outputs == len(COCO_JOINTS) else [f"joint_{i}" for i in range(outputs)]
         return {
@@ -117,7 +98,7 @@ class KeypointTask:
             "head": {"channels": head_channels},
         }
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """All that rebuilds this task without its data, JSON-able; not where poses were written while it was trained."""
         included = {"data", "heatmap", "loss", "evaluation", "head"}
         return self.config.model_dump(mode="json", include=included, exclude={"evaluation": {"results"}})
@@ -142,42 +123,41 @@ class KeypointTask:
     def draw_examples(self, model: nn.Module, out_dir: Path, limit: int) -> list[Path]:
         """Write up to `limit` pictures, evenly spread over the validation persons: prediction and truth."""
         (val,) = self._open("val")
-        return self._in_eval_mode(model, lambda find: draw_val(find, val, self.joints, Path(out_dir), limit))
+        with eval_mode(model):
+            return draw_val(self._finder(model), val, self.joints, Path(out_dir), limit)
 
     @torch.no_grad()
-    def predict(self, model: nn.Module, paths: Iterable[str | Path], out_dir: Path) -> list[Path]:
+    def predict(self, model: nn.Module, paths: Iterable[str | Path], out_dir: Path | None) -> list[Path]:
         """Write NAME_poses.png for each image (files, folders or patterns) and poses.json, see `predict_images`."""
-        config, joints = self.config, self.joints
-        return self._in_eval_mode(model, lambda find: predict_images(find, paths, out_dir, config=config, joints=joints))
-
-    def _in_eval_mode(self, model: nn.Module, work: Callable[[Finder], list[Path]]) -> list[Path]:
-        was_training = model.training
-        model.eval()
-        device = device_of(model)
-        written = work(lambda images, to_image: self._find(self._heatmaps(model, images.to(device)), to_image))
-        model.train(was_training)
-        return written
+        assert out_dir is not None  # these predictions are pictures
+        with eval_mode(model):
+            return predict_images(self._finder(model), paths, out_dir, config=self.config, joints=self.joints)
 
     # Within -------------------------------------------------------------------------------------------------------
 
     def _losses(self, heatmaps: Tensor, joints: Tensor) -> Tensor:
         """Loss of each person (B,)."""
-        settings = self.config.heatmap
-        size, stride = tuple(heatmaps.shape[-2:]), self.config.data.size_px[1] / heatmaps.shape[-1]
-        targets, weights = encode(joints, size, stride=stride, sigma=settings.sigma, rounded=settings.target == "rounded")
-        loss = self.config.loss
+        heatmap, loss = self.config.heatmap, self.config.loss
+        height, width = heatmaps.shape[-2:]
+        stride, rounded = self.config.data.size_px[1] / width, heatmap.target == "rounded"
+        targets, weights = encode(joints, (height, width), stride=stride, sigma=heatmap.sigma, rounded=rounded)
         return loss.scale * heatmap_loss(heatmaps, targets, weights, hard_joints=loss.hard_joints)
 
     def _heatmaps(self, model: nn.Module, images: Tensor) -> Tensor:
         return predict_heatmaps(model, images, flip=self.config.evaluation.flip, swapped=self.joints.swapped)
+
+    def _finder(self, model: nn.Module) -> Finder:
+        """The function that finds joints in a batch of images with `model`."""
+        device = device_of(model)
+        return lambda images, to_image: self._find(self._heatmaps(model, images.to(device)), to_image)
 
     def _find(self, heatmaps: Tensor, to_image: Tensor) -> tuple[Tensor, Tensor]:
         width, sigma = self.config.data.size_px[1], self.config.heatmap.sigma
         return find_joints(heatmaps, to_image, input_width=width, evaluation=self.config.evaluation, sigma=sigma)
 
     def _score(
-        self, places: Any, heights: Any, losses: Tensor, numbers: list[int], accelerator: Accelerator | None
-    ) -> dict[str, Any]:
+        self, places: Floats, heights: Floats, losses: Tensor, numbers: list[int], accelerator: Accelerator | None
+    ) -> Metrics:
         data, evaluation, val = self.config.data, self.config.evaluation, self._sets["val"]
         persons, truth = [val.persons[i] for i in numbers], val.source.truth
         results = results_of(
@@ -192,7 +172,7 @@ class KeypointTask:
         )
         if evaluation.results is not None and (accelerator is None or accelerator.is_main_process):
             write_results(results, evaluation.results)
-        scores: dict[str, Any] = dict(ap_scores(truth, results, self.joints.sigmas))
+        scores: Metrics = dict(ap_scores(truth, results, self.joints.sigmas))
         if data.boxes == "gt":
             scores |= pck_scores(persons, places, self.joints, share=evaluation.pck, by=self._pck_by())
             scores["val_loss"] = float(losses.double().mean())
@@ -201,24 +181,19 @@ class KeypointTask:
     def _pck_by(self) -> str:
         return self.config.evaluation.pck_by or ("torso" if self.joints.torso else "box")
 
-    def _val_loader(self, val: PersonSet, batch_size: int) -> DataLoader:
-        workers, pin = self.config.data.workers, torch.cuda.is_available()
-        return DataLoader(val, batch_size, num_workers=workers, pin_memory=pin)
-
-    def _open(self, *splits: str) -> list[PersonSet]:
-        """The splits, opened and audited the first time; drawn scenes need no audit."""
+    def _open_splits(self, splits: Sequence[str]) -> dict[str, PersonSet]:
+        """Open the splits and audit those that consist of files; drawn scenes need no audit."""
         data = self.config.data
-        sources = {split: open_source(data, split) for split in splits if split not in self._sets}
+        sources = {split: open_source(data, split) for split in splits}
         files = {split: source for split, source in sources.items() if isinstance(source, CocoSource)}
         if files:
-            audit(files, data, self.joints, assumed=self.assumed, show=int(os.environ.get("RANK", "0")) == 0)
-        for split, source in sources.items():
-            if split == "val":
-                self._can_score(source)
-            self._sets[split] = PersonSet(source, data, self.joints, train=split == "train")
-        return [self._sets[split] for split in splits]
+            audit(files, data, self.joints, assumed=self.assumed, show=is_first_process())
+        if "val" in sources:
+            self._check_scorable(sources["val"])
+        return {split: PersonSet(source, data, self.joints, train=split == "train") for split, source in sources.items()}
 
-    def _can_score(self, source: CocoSource | SceneSource) -> None:
+    def _check_scorable(self, source: CocoSource | SceneSource) -> None:
+        """Raise `UserError` for validation data that the chosen metric cannot be computed on."""
         if self.metric == "ap" and not all("area" in annotation for annotation in source.truth["annotations"]):
             raise UserError("the validation annotations have no areas, which OKS AP needs: set evaluation.metric to pck")
         if self.metric == "ap" and not has_known_joints(source.truth):
@@ -232,3 +207,6 @@ class KeypointTask:
                     "evaluation.metric: pck by torso counts no validation person, as none has a shoulder and the opposite hip "
                     "known: set evaluation.pck_by to box"
                 )
+
+
+_checked: type[Task] = KeypointTask  # lets type checkers find a method that is missing

@@ -16,7 +16,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.progress import track
 
@@ -24,6 +23,7 @@ from supertickets.cli import Parser, friendly
 from supertickets.errors import UserError
 from supertickets.images import save_whole
 from supertickets.terminal import console
+from supertickets.types import JsonObject
 
 POLYGONS, TRAIN_IDS = "_gtFine_polygons.json", "_gtFine_labelTrainIds.png"
 LEFT_OUT = ("fewer than 3 points", "a point that is not a number")  # what cannot be drawn
@@ -62,7 +62,7 @@ def convert(source: Path) -> Conversion:
     return Conversion(source, problems)
 
 
-def read_polygons(source: Path) -> dict[str, Any]:
+def read_polygons(source: Path) -> JsonObject:
     """Read and check a polygon file: its form, its size, its label names. Raises `UserError` with the file's name."""
     from cityscapesscripts.helpers.labels import name2label
 
@@ -83,7 +83,7 @@ def read_polygons(source: Path) -> dict[str, Any]:
     return content
 
 
-def _is_polygon(points: Any) -> bool:
+def _is_polygon(points: object) -> bool:
     return isinstance(points, list) and all(
         isinstance(p, list) and len(p) == 2 and all(type(v) in (int, float) for v in p) for p in points
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from supertickets.errors import UserError
 from supertickets.images import need_root
@@ -54,7 +54,7 @@ def with_classes(data: SegmentationData) -> SegmentationData:
     elif data.name == "scenes":
         from supertickets.scenes import CLASSES, PALETTE
 
-        names, palette = names or list(CLASSES), palette or [tuple(colour) for colour in PALETTE]
+        names, palette = names or list(CLASSES), palette or [(r, g, b) for r, g, b in PALETTE]
     elif names is None:
         path = data.classes_file or need_root(data.root, data.name) / "classes.json"
         names, found_palette, found_ignore = read_classes(path)
@@ -80,7 +80,7 @@ def read_classes(path: Path) -> tuple[list[str], Palette | None, int | None]:
     return names, _palette(table.get("palette"), len(names), path), ignore_index
 
 
-def _palette(colours: Any, count: int, path: Path) -> Palette | None:
+def _palette(colours: Iterable[Sequence[int]] | None, count: int, path: Path) -> Palette | None:
     if colours is None:
         return None
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from supertickets_segmentation.config import SegmentationData
 from supertickets_segmentation.layouts import Pair, find_pairs
 from supertickets_segmentation.reading import read_label_map
 from supertickets_segmentation.transforms import fitted, resize_mask
+
+if TYPE_CHECKING:
+    from supertickets.scenes import Scene
 
 CACHE_BYTES = 10**9
 
@@ -90,7 +93,7 @@ class SceneSource:
         scene = self._draw(index)
         return scene.image, scene.labels
 
-    def _draw(self, index: int) -> Any:
+    def _draw(self, index: int) -> Scene:
         from supertickets.scenes import draw_scene
 
         return draw_scene(self.start + index, seed=self.data.seed, size_px=self.size_px)

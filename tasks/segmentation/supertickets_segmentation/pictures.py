@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 LEAST_PX = 320  # smaller panels are enlarged by a whole factor until their longer side reaches this
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 ALPHA = 0.6  # weight of the class colour
 VOID_COLOUR = (0, 0, 0)
 PAPER, INK = (255, 255, 255), (25, 25, 25)
@@ -69,7 +69,7 @@ def _compose(panels: dict[str, NDArray[np.uint8]], size: tuple[int, int], entrie
     return sheet
 
 
-def _legend(entries: list[tuple[str, tuple]], width: int, font: Any, text_px: int) -> Image.Image:
+def _legend(entries: list[tuple[str, tuple]], width: int, font: Font, text_px: int) -> Image.Image:
     """Swatches and names in columns as wide as the longest name."""
     row_px, swatch_px, pad = round(text_px * 1.6), text_px, max(4, text_px // 2)
     longest = max((font.getlength(name) for name, _ in entries), default=0)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,11 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from supertickets.errors import UserError
+from supertickets.base_task import BaseTask, eval_mode, evenly_spread, read_settings
 from supertickets.images import Normalise, expand_images, read_image, resize_image, save_whole, unused_name
 from supertickets.networks.arch import Arch
 from supertickets.networks.heads import DenseHead
 from supertickets.networks.supernet import device_of
+from supertickets.processes import is_first_process
+from supertickets.task import Task
+from supertickets.types import Batch, JsonObject, Metrics
 from supertickets_segmentation.audit import audit
 from supertickets_segmentation.classes import ADE20K_CLASSES, CITYSCAPES, ade20k_classes, with_classes
 from supertickets_segmentation.config import SegmentationConfig
@@ -28,78 +29,58 @@ from supertickets_segmentation.pictures import draw_panels, index_picture
 from supertickets_segmentation.transforms import EvalTransform, TrainTransform, fitted
 
 
-class SegmentationTask:
+class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
     """Segmentation of scenes, pairs of files, Cityscapes or ADE20K.
 
-    Constructing it reads at most the class names; with `config.data.classes` given, no file at all.
+    The constructor reads the class names at most; where `config.data.classes` is set, it opens no file at all. Batches are
+    [images (B, 3, H, W) float32, labels (B, H, W) int64].
     """
 
     name = "segmentation"
     metric = "miou"
     Config = SegmentationConfig
 
-    def __init__(self, config: SegmentationConfig | Mapping[str, Any] | None = None) -> None:
-        given = config if isinstance(config, SegmentationConfig) else SegmentationConfig.model_validate(config or {})
-        self.config = given.model_copy(update={"data": with_classes(given.data)})
+    def __init__(self, config: SegmentationConfig | Mapping[str, object] | None = None) -> None:
+        given = read_settings(SegmentationConfig, config)
+        super().__init__(given.model_copy(update={"data": with_classes(given.data)}), workers=given.data.workers)
         self.labels: list[str] = list(self.config.data.classes or ())
         self.input_shape: tuple[int, int, int] = (3, *self.config.data.size_px)
-        self._sets: dict[str, SegmentationSet] = {}  # splits opened so far
 
-    # What the loop calls ------------------------------------------------------------------------------------------
+    # What the training loop calls ------------------------------------------------------------------------------------------
 
     def build_head(self, arch: Arch) -> nn.Module:
         """Branch features, finest first -> (B, classes, H/stem_stride, W/stem_stride) logits."""
         return DenseHead(arch, channels=self.config.head.channels, outputs=len(self.labels))
 
-    def check_data(self) -> None:
-        """Open both splits: label audit, then all images if they are kept in memory. `UserError` for wrong input."""
-        self._open("train", "val")
-
-    def build_loaders(self, batch_size: int) -> tuple[DataLoader, DataLoader]:
-        """Training (shuffled, last partial batch dropped) and validation loader, after the label audit.
-
-        Batches are [images (B, 3, H, W) float32, labels (B, H, W) int64]. Raises `UserError` for wrong input.
-        """
-        train, val = self._open("train", "val")
-        if len(train) < batch_size:
-            raise UserError(f"{len(train)} training images make no batch of {batch_size}: lower train.batch_size")
-        workers, pin = self.config.data.workers, torch.cuda.is_available()
-        loader = DataLoader(train, batch_size, shuffle=True, drop_last=True, num_workers=workers, pin_memory=pin)
-        return loader, self._val_loader(val, batch_size)
-
-    def build_val_loader(self, batch_size: int) -> DataLoader:
-        """The validation loader alone, audited: for scoring where there is no training data."""
-        return self._val_loader(self._open("val")[0], batch_size)
-
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """Mean cross entropy over the labelled pixels, logits enlarged to the labels' size; 0 where all is void."""
         images, labels = batch
-        logits = enlarge(model(images), tuple(labels.shape[-2:]))  # (B, C, H, W)
+        height, width = labels.shape[-2:]
+        logits = enlarge(model(images), (height, width))  # (B, C, H, W)
         void = self.config.data.void
         total = F.cross_entropy(logits, labels, ignore_index=void, reduction="sum")
         return total / (labels != void).sum().clamp(min=1)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, loader: Iterable, accelerator: Accelerator | None = None) -> dict[str, Any]:
-        """Score `model` over a (prepared) loader; the same result on all processes.
+    def evaluate(self, model: nn.Module, loader: Iterable[Batch], accelerator: Accelerator | None = None) -> Metrics:
+        """Score `model` over a prepared validation loader; the result is the same on all processes.
 
-        Gives miou, accuracy, loss, iou (by class name, None where the ground truth has none), images and protocol.
+        Returns miou, accuracy, val_loss, iou (by class name, None for a class that the ground truth does not have), images
+        and protocol.
         """
         void, classes = self.config.data.void, len(self.labels)
-        was_training = model.training
-        model.eval()
         confusion, loss, images_seen = torch.zeros(classes, classes, dtype=torch.int64), 0.0, 0
-        for images, labels in loader:
-            images, labels = images.to(device_of(model)), labels.to(device_of(model))
-            logits = self._logits(model, images, tuple(labels.shape[-2:]))
-            losses = F.cross_entropy(logits, labels, ignore_index=void, reduction="none").sum(dim=(1, 2))  # (B,)
-            found = confusions(logits.argmax(dim=1), labels, classes=classes, void=void)  # (B, C, C)
-            if accelerator is not None:  # drops the images repeated to fill the last batch
-                found, losses = accelerator.gather_for_metrics((found, losses))
-            confusion += found.sum(dim=0).cpu()
-            loss += float(losses.double().sum()) if losses.device.type != "mps" else float(losses.sum())
-            images_seen += len(found)
-        model.train(was_training)
+        with eval_mode(model):
+            for images, labels in loader:
+                images, labels = images.to(device_of(model)), labels.to(device_of(model))
+                logits = self._logits(model, images, tuple(labels.shape[-2:]))
+                losses = F.cross_entropy(logits, labels, ignore_index=void, reduction="none").sum(dim=(1, 2))  # (B,)
+                found = confusions(logits.argmax(dim=1), labels, classes=classes, void=void)  # (B, C, C)
+                if accelerator is not None:  # drops the images repeated to fill the last batch
+                    found, losses = accelerator.gather_for_metrics((found, losses))
+                confusion += found.sum(dim=0).cpu()
+                loss += float(losses.double().sum()) if losses.device.type != "mps" else float(losses.sum())
+                images_seen += len(found)
         scores = scores_of(confusion)
         return {
             "miou": scores.miou,
@@ -111,7 +92,7 @@ class SegmentationTask:
         }
 
     @classmethod
-    def settings_for(cls, *, outputs: int, head_channels: int) -> dict[str, Any]:
+    def settings_for(cls, *, outputs: int, head_channels: int) -> JsonObject:
         """Settings of a network known by its tensors alone: 19 outputs are Cityscapes, 150 ADE20K (with the protocol of
         configs/ade20k.yaml), else classes are numbered.
         """
@@ -125,7 +106,7 @@ class SegmentationTask:
             return {"data": data | fit, "evaluation": {"original_size": True}, **head}
         return {"data": {"name": "pairs", "classes": [f"class_{i}" for i in range(outputs)], "size_px": [512, 512]}, **head}
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """All that rebuilds this task without its data, JSON-able."""
         return self.config.model_dump(mode="json", include={"data", "evaluation", "head"})
 
@@ -152,52 +133,46 @@ class SegmentationTask:
     def draw_examples(self, model: nn.Module, out_dir: Path, limit: int) -> list[Path]:
         """Write up to `limit` pictures, evenly spread over the validation set: input, prediction, truth, legend."""
         (val,) = self._open("val")
-        was_training = model.training
-        model.eval()
         paths = []
-        for index in torch.linspace(0, len(val) - 1, min(limit, len(val))).round().int().unique().tolist():
-            image, mask = val.read(index)  # (3, H, W) uint8, (H, W)
-            predicted = self._predict_one(model, image, tuple(mask.shape))
-            pixels = resize_image(image, tuple(mask.shape)).permute(1, 2, 0).numpy()
-            sheet = draw_panels(
-                pixels,
-                {"prediction": predicted.numpy(), "truth": mask.numpy()},
-                names=self.labels,
-                palette=self._palette,
-            )
-            paths.append(save_whole(sheet, out_dir / f"{val.source.name(index).replace('/', '_')}.png"))
-        model.train(was_training)
+        with eval_mode(model):
+            for index in evenly_spread(len(val), limit):
+                image, mask = val.read(index)  # (3, H, W) uint8, (H, W)
+                size = mask.shape[0], mask.shape[1]
+                predicted = self._predict_one(model, image, size)
+                sheet = draw_panels(
+                    resize_image(image, size).permute(1, 2, 0).numpy(),
+                    {"prediction": predicted.numpy(), "truth": mask.numpy()},
+                    names=self.labels,
+                    palette=self._palette,
+                )
+                paths.append(save_whole(sheet, out_dir / f"{val.source.name(index).replace('/', '_')}.png"))
         return paths
 
     @torch.no_grad()
-    def predict(self, model: nn.Module, paths: Iterable[str | Path], out_dir: Path) -> list[Path]:
-        """Write NAME_overlay.png (with legend) and NAME_labels.png (class numbers) at each image's own size.
+    def predict(self, model: nn.Module, paths: Iterable[str | Path], out_dir: Path | None) -> list[Path]:
+        """Write NAME_overlay.png (with a legend) and NAME_labels.png (class numbers) at the size of each image.
 
-        `paths` are files, folders or patterns such as `street/*.jpg`. All are read once before anything is written;
-        raises `UserError` for one that is missing or unreadable.
+        `paths` are files, folders or patterns such as `street/*.jpg`. All images are read once before anything is written.
+        Raises `UserError` for an image that is missing or unreadable.
         """
+        assert out_dir is not None  # these predictions are pictures
         images = expand_images(paths)
         for path in images:
             read_image(path)
-        was_training = model.training
-        model.eval()
         written: list[Path] = []
         used: set[str] = set()
-        for path in images:
-            pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1)  # (3, H, W)
-            small = resize_image(pixels, fitted(pixels.shape[-2:], self.config.data))
-            predicted = self._predict_one(model, small, tuple(pixels.shape[-2:])).numpy()
-            sheet = draw_panels(
-                pixels.permute(1, 2, 0).numpy(),
-                {"prediction": predicted},
-                names=self.labels,
-                palette=self._palette,
-                show_input=False,
-            )
-            stem = unused_name(path.stem, used)
-            written.append(save_whole(sheet, Path(out_dir) / f"{stem}_overlay.png"))
-            written.append(save_whole(index_picture(predicted, self._palette), Path(out_dir) / f"{stem}_labels.png"))
-        model.train(was_training)
+        with eval_mode(model):
+            for path in images:
+                picture = read_image(path)
+                size = picture.shape[0], picture.shape[1]
+                small = resize_image(torch.from_numpy(picture).permute(2, 0, 1), fitted(size, self.config.data))  # (3, H, W)
+                predicted = self._predict_one(model, small, size).numpy()
+                sheet = draw_panels(
+                    picture, {"prediction": predicted}, names=self.labels, palette=self._palette, show_input=False
+                )
+                stem = unused_name(path.stem, used)
+                written.append(save_whole(sheet, Path(out_dir) / f"{stem}_overlay.png"))
+                written.append(save_whole(index_picture(predicted, self._palette), Path(out_dir) / f"{stem}_labels.png"))
         return written
 
     # Within -------------------------------------------------------------------------------------------------------
@@ -215,21 +190,24 @@ class SegmentationTask:
         batch = Normalise(self.config.data.mean, self.config.data.std)(image)[None].to(device_of(model))
         return self._logits(model, batch, out_size)[0].argmax(dim=0).cpu()
 
-    def _val_loader(self, val: SegmentationSet, batch_size: int) -> DataLoader:
-        """Images of different sizes go one by one."""
-        workers, pin = self.config.data.workers, torch.cuda.is_available()
-        return DataLoader(val, batch_size if val.one_size() else 1, num_workers=workers, pin_memory=pin)
+    def _val_loader(self, val: SegmentationSet, batch_size: int) -> DataLoader[Batch]:
+        """Images of different sizes are loaded one by one."""
+        return self._loader(val, batch_size if val.one_size() else 1)
 
-    def _open(self, *splits: str) -> list[SegmentationSet]:
-        """The splits, opened and audited the first time; drawn scenes need no audit."""
+    def _open_splits(self, splits: Sequence[str]) -> dict[str, SegmentationSet]:
+        """Open the splits and audit those that consist of files; drawn scenes need no audit."""
         data = self.config.data
-        sources = {split: open_source(data, split) for split in splits if split not in self._sets}
+        sources = {split: open_source(data, split) for split in splits}
         files = {split: source for split, source in sources.items() if isinstance(source, FileSource)}
-        if files:  # what will be kept in memory is read in full below
-            audit(files, show=int(os.environ.get("RANK", "0")) == 0, images=not all(map(cached, files.values())))
+        if files:  # images that will be kept in memory are all read below
+            audit(files, show=is_first_process(), images=not all(map(cached, files.values())))
+        sets = {}
         for split, source in sources.items():
             train = split == "train"
             transform = TrainTransform(data) if train else EvalTransform(data)
             resize_labels = train or not self.config.evaluation.original_size
-            self._sets[split] = SegmentationSet(source, transform, resize_labels=resize_labels)
-        return [self._sets[split] for split in splits]
+            sets[split] = SegmentationSet(source, transform, resize_labels=resize_labels)
+        return sets
+
+
+_checked: type[Task] = SegmentationTask  # lets type checkers find a method that is missing
