@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -30,8 +31,10 @@ from supertickets.config.sections import (
     TrainConfig,
 )
 from supertickets.errors import UserError
-from supertickets.networks.arch import Arch, SupernetArch
+from supertickets.networks.arch import Arch, SupernetArch, resolve_arch
+from supertickets.networks.build import build_net
 from supertickets.networks.heads import DenseHead
+from supertickets.networks.macs import count_layers
 from supertickets.networks.supernet import Supernet
 from supertickets.task import Task
 from supertickets.types import Batch, JsonObject, Metrics
@@ -130,7 +133,32 @@ class ToyTask:
 
 
 if TYPE_CHECKING:
-    _toy: type[Task] = ToyTask
+    _checked: type[Task] = ToyTask
+
+
+def check_task(task: Task, folder: Path) -> None:
+    """Assert everything that the training loop relies on in a task, in batches of two of its own data.
+
+    `folder` receives the example pictures. The config's `arch` should be a small one, as the network is built in full.
+    """
+    assert isinstance(task, Task) and len(task.input_shape) == 3
+    task.check_data()
+    train, val = task.build_loaders(2)
+    assert len(list(task.build_val_loader(2))) == len(val)
+    net = build_net(resolve_arch(task.config.arch), task)
+    assert count_layers(net, task.input_shape)  # the network accepts inputs of the shape that the task names
+    loss = task.loss(net, next(iter(train)))
+    loss.backward()
+    assert loss.ndim == 0 and all(param.grad is not None for param in net.parameters())
+    with torch.no_grad():
+        metrics = task.evaluate(net.eval(), val, Accelerator())
+        pictures = task.draw_examples(net, folder, 2)
+    score = metrics[task.metric]
+    assert isinstance(score, float | int) and math.isfinite(score)  # of any range: more is better
+    assert metrics["protocol"] and json.loads(json.dumps(metrics)) == metrics
+    own = {"epoch", "loss", "penalty", "rho", "lr", "seconds"}  # the training loop's own values on the same line of the log
+    assert not own & set(metrics)
+    assert all(path.exists() for path in pictures)
 
 
 def toy_config(folder: Path, **sections: dict[str, object]) -> Config:
