@@ -1,7 +1,7 @@
-"""Baselines made of several drawings, each in a folder of its own within the run's; finished ones are not run again.
+"""Baselines that consist of several drawings, each in its own folder inside the run folder; finished ones are not repeated.
 
-S+P: search alone, then prune, then retrain or not: what SuperTickets (arXiv 2207.03677) compares with. IMP: iterative magnitude
-pruning with rewinding (Frankle & Carbin, arXiv 1803.03635; Frankle et al., arXiv 1912.05671).
+S+P searches without pruning, then prunes, and retrains if asked to; SuperTickets (arXiv 2207.03677) compares with it. IMP is
+iterative magnitude pruning with rewinding (Frankle & Carbin, arXiv 1803.03635; Frankle et al., arXiv 1912.05671).
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from supertickets.training.run import check_same_experiment, run_folder
 
 
 def search_then_prune(task: Task, config: Config, *, searched: Path | None = None) -> Ticket:
-    """S+P in `train.epochs` altogether: `search/` without pruning, then `retrain/` with the searched architecture.
+    """S+P in `train.epochs` epochs in total: `search/` without pruning, then `retrain/` with the searched architecture.
 
-    `pipeline.retrain` is the share of the epochs after the search; pruning is at their start (`prune.schedule` one_shot) or by
-    the schedule within them. 0: pruned at once after the last epoch, not retrained. `searched`: a folder for the search
-    instead of `search/`, so that pipelines which differ in their pruning alone share one (not with `pipeline.retrain` 0).
+    `pipeline.retrain` is the share of the epochs that follow the search. The network is pruned at the start of these epochs
+    (`prune.schedule` one_shot) or as scheduled within them. With a share of 0, it is pruned after the last epoch and not
+    retrained. `searched` is a folder for the search instead of `search/`, so that pipelines that differ only in their pruning
+    can share it; it is not used if `pipeline.retrain` is 0.
     """
     folder, epochs = run_folder(task.name, config), config.train.epochs
     later = round(epochs * config.pipeline.retrain)
@@ -29,7 +30,7 @@ def search_then_prune(task: Task, config: Config, *, searched: Path | None = Non
         return stage(task, config, folder / "search", prune=at_the_end, search={"enabled": True})
     alone: dict[str, dict[str, object]] = {
         "train": {"epochs": epochs - later},
-        "prune": PruneConfig(enabled=False).model_dump(),  # whatever comes later: the search does not depend on it
+        "prune": PruneConfig(enabled=False).model_dump(),  # the same whatever follows, as the search does not depend on it
         "search": {"enabled": True},
     }
     searched = searched or folder / "search"
@@ -46,11 +47,11 @@ def search_then_prune(task: Task, config: Config, *, searched: Path | None = Non
 
 
 def draw_by_rounds(task: Task, config: Config) -> Ticket:
-    """`imp.rounds` times train, prune and rewind; then train with the last mask. Round i is `round_i/`.
+    """Train, prune and rewind `imp.rounds` times, then train with the last mask. Round i is in `round_i/`.
 
-    Weights go by `prune.criterion` (IMP in the papers: magnitude). After round i of n the density is
-    (1 - prune.target)^(i/n). Search works in the first round only: the architecture then stays, as rewinding needs. Each round
-    trains `train.epochs`.
+    `prune.criterion` chooses the weights to prune (magnitude for the IMP of the papers). After round i of n the density is
+    (1 - prune.target)^(i/n). Only the first round searches; the architecture stays the same from then on, because rewinding
+    needs the same tensors. Each round trains for `train.epochs`.
     """
     folder, rounds = run_folder(task.name, config), config.imp.rounds
     for i in range(rounds):
@@ -61,7 +62,7 @@ def draw_by_rounds(task: Task, config: Config) -> Ticket:
 
 
 def _from_round(folder: Path, i: int, config: Config) -> dict[str, dict[str, object]]:
-    """Settings that let round i begin with the mask of the one before and the early weights."""
+    """Settings with which round i starts from the mask of the previous round and the early weights."""
     if i == 0:
         return {"run": {"rewind_epoch": config.imp.rewind_epoch}}
     start = {"ticket": folder / f"round_{i - 1}" / "ticket", "weights": "rewind", "mask": "keep"}
@@ -69,9 +70,10 @@ def _from_round(folder: Path, i: int, config: Config) -> dict[str, dict[str, obj
 
 
 def stage(task: Task, config: Config, folder: Path, **sections: dict[str, object]) -> Ticket:
-    """One drawing in `folder` with changed sections; its ticket if it is finished, else from its last checkpoint on.
+    """The ticket of one drawing in `folder` with changed sections of the config.
 
-    Raises `UserError` where what stands in `folder` was drawn with other settings.
+    A finished drawing is loaded, and an interrupted one is continued from its last checkpoint. Raises `UserError` if `folder`
+    holds a drawing with other settings.
     """
     begun = any((folder / "checkpoints").glob("epoch_*.safetensors"))
     sections["run"] = {**sections.get("run", {}), "dir": folder, "resume": begun}

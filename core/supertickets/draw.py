@@ -1,7 +1,7 @@
-"""The whole experiment: train a supernet while searching its architecture and pruning its weights; what is left is a ticket.
+"""The whole experiment: train a supernet while searching its architecture and pruning its weights; what remains is a ticket.
 
-SuperTickets (arXiv 2207.03677). An epoch is: prune if due, train, evaluate, shrink if due. The verbs are in `training.trainer`,
-`training.pruning` and `training.shrinking`.
+SuperTickets (arXiv 2207.03677). Each epoch consists of a prune if one is due, training, an evaluation, and a shrink if one is
+due. These steps are defined in `training.trainer`, `training.pruning` and `training.shrinking`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from supertickets.types import Metrics
 
 
 def draw_ticket(task: Task, config: Config) -> Ticket:
-    """Draw a ticket: `task` trains the supernet that `config` describes; the ticket is also written to the run folder.
+    """Draw a ticket from the supernet that `config` describes by training it on `task`; it is also written to the run folder.
 
-    Raises `UserError` for settings or data that cannot work, before anything is written (diverged training: later).
+    Raises `UserError` for settings or data that cannot work, before anything is written, and for training that diverges.
     """
     config = config.resolved()
     epochs = config.train.epochs
@@ -47,7 +47,7 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
         if state.epoch in prunes:
             events |= prune_event(loop)
         losses = loop.train_epoch()
-        if state.epoch == epochs and epochs in prunes:  # pruned at the very end, not trained any more
+        if state.epoch == epochs and epochs in prunes:  # a prune at the very end, after which nothing is trained
             events |= prune_event(loop)
         if state.epoch == rewind_epoch:
             loop.keep_early()

@@ -1,4 +1,4 @@
-"""Name what is in images with a ticket: python predict.py TICKET IMAGE... [--out DIR]."""
+"""Classify images with a ticket: python predict.py TICKET IMAGE... [--out DIR]."""
 
 from supertickets import cli
 

@@ -1,4 +1,4 @@
-"""Poses of images with a ticket: python predict.py TICKET IMAGE... --out DIR [--boxes FILE.json]; no boxes = whole images."""
+"""Find poses in images with a ticket: python predict.py TICKET IMAGE... --out DIR [--boxes FILE.json]."""
 
 from supertickets import cli
 

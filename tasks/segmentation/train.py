@@ -1,4 +1,4 @@
-"""Draw a ticket: accelerate launch train.py [CONFIG.yaml] [--dotted.key value ...]; no config = drawn scenes."""
+"""Draw a ticket: accelerate launch train.py [CONFIG.yaml] [--dotted.key value ...]; without a config, from drawn scenes."""
 
 from supertickets import cli
 

@@ -1,9 +1,10 @@
-"""Image folders as LMDBs, one file a split: for disks that are slow with a million small files.
+"""Packs image folders into LMDBs, one file per split, for disks that are slow with a million small files.
 
     python -m supertickets_classification.lmdb FOLDER OUT [--workers N] [--splits train val] [--on-error skip]
 
-FOLDER/SPLIT (or SPLIT.tar) becomes OUT/SPLIT. A record is the untouched bytes of an image file with its name and class, so
-what is read from it equals what the folder gives. A packing that was stopped goes on where it was; in the end all is read back.
+FOLDER/SPLIT (or SPLIT.tar) becomes OUT/SPLIT. A record holds the unchanged bytes of an image file with its name and class, so
+that the images are the same as those of the folder. A packing that was interrupted continues where it stopped. At the end,
+every record is read back.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ TOGETHER = 256  # images per transaction: the most that is lost when the process
 
 
 def pack(source: Files, out: Path, *, workers: int = 1, skip: bool = False) -> JsonObject:
-    """Pack a split into the LMDB `out`, or go on with it; returns what it holds (see `_start`).
+    """Pack a split into the LMDB `out`, or continue an interrupted packing; returns what it holds (see `_start`).
 
-    Each image is decoded once: `UserError` for one that cannot be read, unless `skip`. Raises `UserError` too where `out`
-    holds the packing of other files.
+    Each image is decoded once. Raises `UserError` for an image that cannot be read, unless `skip` is set, and if `out` was
+    packed from other files.
     """
     names, out = [source.name(i) for i in range(len(source.labels))], out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    # Pages of 4 KiB, at least one an image; the file itself grows only as it is filled.
+    # In pages of 4 KiB, at least one per image; the file itself only grows as it is filled.
     map_size = sum(_size(source, i) // 4096 + 2 for i in range(len(names))) * 4096 + 2**28
     close(out)
     env = _open_to_write(out, map_size)
@@ -73,7 +74,7 @@ def pack(source: Files, out: Path, *, workers: int = 1, skip: bool = False) -> J
 
 
 def _open_to_write(out: Path, map_size: int) -> Environment:
-    """The LMDB in `out`, made if it is not there, that has what `_start` reads. `UserError` for a damaged one."""
+    """The LMDB in `out`, created if it does not exist. Raises `UserError` for a damaged one."""
     env = None
     try:
         env = library().open(str(out), map_size=map_size)
@@ -87,7 +88,7 @@ def _open_to_write(out: Path, map_size: int) -> Environment:
 
 
 def _start(env: Environment, source: Files, names: list[str], out: Path) -> JsonObject:
-    """Where the packing of these files stands: files gone through, images written, names skipped."""
+    """The progress of packing these files: files visited, images written, names skipped."""
     files = hashlib.sha256("\n".join([*source.folders, *names]).encode("utf-8", "surrogateescape")).hexdigest()
     with env.begin() as txn:
         stored = txn.get(ABOUT)
@@ -101,7 +102,7 @@ def _start(env: Environment, source: Files, names: list[str], out: Path) -> Json
 
 
 def _size(source: Files, index: int) -> int:
-    """Bytes of a file; 0 for one that cannot be read, which is told when it is its turn."""
+    """The size of a file in bytes; 0 if it cannot be read, which is reported when the file is packed."""
     try:
         return source.size(index)
     except UserError:
@@ -109,7 +110,7 @@ def _size(source: Files, index: int) -> int:
 
 
 def _record(source: Files, index: int, *, skip: bool) -> bytes | None:
-    """The record of a file; None for one that cannot be read and may be skipped."""
+    """The record of a file; None for a file that cannot be read and may be skipped."""
     try:
         content = source.read(index)
         decode_image(io.BytesIO(content), where=source.path(index))
@@ -122,7 +123,7 @@ def _record(source: Files, index: int, *, skip: bool) -> bytes | None:
 
 
 def _verified(env: Environment, about: JsonObject, out: Path) -> NDArray[np.int64]:
-    """Read every record back; gives the classes. Raises `UserError` for one whose file is not what was read."""
+    """Read every record back; returns the classes. Raises `UserError` for a record that is damaged."""
     labels = np.zeros(about["images"], np.int64)
     with env.begin() as txn:
         for index in watch(range(about["images"]), lambda: f"verifying {out}"):
@@ -136,11 +137,11 @@ def _verified(env: Environment, about: JsonObject, out: Path) -> NDArray[np.int6
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m supertickets_classification.lmdb FOLDER OUT`"""
     parser = Parser(COMMAND.rsplit(" ", 2)[0], description="Pack an image folder into LMDBs.")
-    parser.add_argument("folder", type=Path, help="holds SPLIT/CLASS/IMAGE, or SPLIT.tar of the same")
-    parser.add_argument("out", type=Path, help="folder for one LMDB a split")
+    parser.add_argument("folder", type=Path, help="folder with SPLIT/CLASS/IMAGE, or SPLIT.tar with the same content")
+    parser.add_argument("out", type=Path, help="folder for the LMDBs, one per split")
     parser.add_argument("--splits", nargs="+", default=["train", "val"])
     parser.add_argument("--workers", type=int, default=1, help="threads that read and check images")
-    parser.add_argument("--on-error", choices=["raise", "skip"], default="raise", help="what an unreadable image does")
+    parser.add_argument("--on-error", choices=["raise", "skip"], default="raise", help="what to do about an unreadable image")
     options = parser.parse_args(argv)
     if options.workers < 1:
         raise UserError(f"--workers: {options.workers} must be at least 1")

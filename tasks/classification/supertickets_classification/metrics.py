@@ -1,4 +1,4 @@
-"""Scores of class predictions, by torchmetrics: top-1 and top-k over all images, right ones of each class, confusion matrix."""
+"""Scores of class predictions, computed by torchmetrics: top-1 and top-k accuracy, accuracy by class, confusion matrix."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from supertickets_classification.transforms import UNREADABLE
 
 @dataclass(frozen=True)
 class Scores:
-    """Of a whole split, all in 0..1."""
+    """The scores of a whole split; accuracies are in 0..1."""
 
     top1: float
     topk: float
-    per_class: list[float | None]  # share of each class's images that are right, None where there are none
+    per_class: list[float | None]  # share of the images of each class that are right, None for a class without images
     confusion: Tensor  # (classes, classes) int64 counts, rows = truth
 
 
 class ScoreKeeper:
-    """Adds up batches; images with the label UNREADABLE count nowhere. Give it what was gathered from all processes."""
+    """Adds up batches that were gathered from all processes; images with the label UNREADABLE are not counted."""
 
     def __init__(self, classes: int, k: int) -> None:
         def accuracy(top_k: int) -> MulticlassAccuracy:
@@ -35,14 +35,14 @@ class ScoreKeeper:
         self.images = 0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """(B, classes) and (B,)"""
+        """Add a batch of logits (B, classes) and labels (B,)."""
         readable = (labels != UNREADABLE).cpu()
         if readable.any():
             self._metrics.update(logits.float().cpu()[readable], labels.cpu()[readable])
             self.images += int(readable.sum())
 
     def scores(self) -> Scores:
-        """The scores of all that was added, at least one image."""
+        """The scores of all batches added so far; there must be at least one image."""
         found = self._metrics.compute()
         confusion = found["confusion"]
         truth, right = confusion.sum(dim=1).tolist(), confusion.diagonal().tolist()

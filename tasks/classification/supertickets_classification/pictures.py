@@ -16,13 +16,13 @@ from torch import Tensor
 TILE_PX, TEXT_PX, GAP_PX, COLUMNS = 160, 14, 8, 8
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 PAPER, INK, RIGHT, WRONG = (255, 255, 255), (25, 25, 25), (20, 120, 40), (190, 30, 30)
-NUMBERED, NAMED = 16, 60  # classes up to which a confusion matrix bears numbers, and names
-CHARS_AN_INCH = 13  # of its title
+NUMBERED, NAMED = 16, 60  # up to this many classes, a confusion matrix shows counts, or class names
+CHARS_PER_INCH = 13  # of its title
 
 
 @dataclass(frozen=True)
 class Tile:
-    """An image with what was predicted, and what it is where that is known."""
+    """An image with its predicted class, and its true class if that is known."""
 
     image: NDArray[np.uint8]  # (H, W, 3)
     predicted: str
@@ -31,7 +31,7 @@ class Tile:
 
 
 def draw_sheet(tiles: Sequence[Tile], title: str = "") -> Image.Image:
-    """The images in rows of eight, each above its predicted class; a wrong one in red, with its true class."""
+    """The images in rows of eight, each above its predicted class; wrong predictions are red and followed by the true class."""
     font = ImageFont.load_default(size=TEXT_PX)
     line_px, columns = round(TEXT_PX * 1.4), min(COLUMNS, len(tiles))
     lines = 2 if any(tile.truth is not None for tile in tiles) else 1
@@ -54,12 +54,12 @@ def draw_sheet(tiles: Sequence[Tile], title: str = "") -> Image.Image:
 
 
 def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture (H, W, 3) as small as a sheet shows it; one that is smaller, as it is."""
+    """The picture (H, W, 3) reduced to the size that a sheet shows; a smaller picture is returned as it is."""
     return image if max(image.shape[:2]) <= TILE_PX else np.array(_fitted(Image.fromarray(image)))
 
 
 def _fitted(image: Image.Image) -> Image.Image:
-    """The image with its longer side at `TILE_PX`; few pixels stay visible as such."""
+    """The image with a longer side of `TILE_PX`; the pixels of a tiny image stay visible as squares."""
     zoom = TILE_PX / max(image.size)
     width, height = (max(1, round(side * zoom)) for side in image.size)
     return image.resize((width, height), Image.Resampling.NEAREST if zoom >= 4 else Image.Resampling.BICUBIC)
@@ -72,8 +72,9 @@ def _cut(text: str, font: Font) -> str:
 
 
 def draw_confusion(confusion: Tensor, names: Sequence[str], path: Path, title: str) -> Path:
-    """Write the confusion matrix (classes, classes), rows = truth, as shares of each row; beside many classes, what is
-    confused most often. The title is broken into lines of the picture's width.
+    """Write the confusion matrix (classes, classes), rows = truth, as shares of each row.
+
+    With many classes, the most frequent mistakes are listed below it. The title is wrapped to the width of the picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -88,7 +89,7 @@ def draw_confusion(confusion: Tensor, names: Sequence[str], path: Path, title: s
     drawn = axis.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
     figure.colorbar(drawn, ax=axis, shrink=0.7, label="share of the true class")
     axis.set(xlabel="predicted", ylabel="true")
-    figure.suptitle("\n".join(wrap(title, round(CHARS_AN_INCH * figure.get_figwidth()))), fontsize=9)
+    figure.suptitle("\n".join(wrap(title, round(CHARS_PER_INCH * figure.get_figwidth()))), fontsize=9)
     if classes <= NAMED:
         axis.set_xticks(range(classes), names, rotation=90)
         axis.set_yticks(range(classes), names)
@@ -109,7 +110,7 @@ def draw_confusion(confusion: Tensor, names: Sequence[str], path: Path, title: s
 
 
 def confused(confusion: Tensor, names: Sequence[str], count: int = 10) -> list[str]:
-    """The most frequent mistakes, a line each."""
+    """The most frequent mistakes, one line per mistake."""
     mistakes = confusion.clone()
     mistakes.fill_diagonal_(0)
     found = mistakes.flatten().sort(descending=True, stable=True)

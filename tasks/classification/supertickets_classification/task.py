@@ -32,9 +32,9 @@ from supertickets_classification.pictures import Tile, draw_confusion, draw_shee
 from supertickets_classification.sources import open_source
 from supertickets_classification.transforms import UNREADABLE, Collate, EvalTransform, TrainCollate, TrainTransform
 
-LOOKED_AT = 5000  # validation images, evenly spread, behind the pictures at the end of a run
+LOOKED_AT = 5000  # validation images, evenly spread, from which the pictures at the end of a run are drawn
 ON_A_SHEET = 32
-PREDICTED_ON_A_SHEET = 256  # of more images, the first are shown
+PREDICTED_ON_A_SHEET = 256  # if there are more images, the sheet shows the first ones
 
 
 class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
@@ -55,17 +55,17 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
         self.labels: list[str] = list(self.config.data.classes or ())
         self.input_shape: tuple[int, int, int] = (3, *self.config.data.size_px)
 
-    # What the training loop calls ------------------------------------------------------------------------------------------
+    # What the training loop calls -----------------------------------------------------------------------------------
 
     def build_head(self, arch: Arch) -> nn.Module:
-        """Branch features, finest first -> (B, classes) logits."""
+        """The head that maps branch features, finest first, to logits (B, classes)."""
         head = self.config.head
         return ClassificationHead(
             arch, classes=len(self.labels), widths=head.widths, channels=head.channels, dropout=head.dropout
         )
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
-        """Mean cross entropy with smoothed labels over the readable images; 0 where none is."""
+        """Mean cross entropy with smoothed labels over the readable images; 0 if none is readable."""
         images, labels = batch
         logits, smoothing = model(images).float(), self.config.loss.label_smoothing
         if labels.is_floating_point():
@@ -84,7 +84,7 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
         with eval_mode(model):
             for images, labels in loader:
                 logits, labels = self._logits(model, images), labels.to(device_of(model))
-                if accelerator is not None:  # drops the images repeated to fill the last batch
+                if accelerator is not None:  # drops the images that were repeated to fill the last batch
                     logits, labels = accelerator.gather_for_metrics((logits, labels))
                 keeper.add(logits, labels)
                 loss += float(F.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="sum"))
@@ -107,18 +107,18 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
 
     @classmethod
     def settings_for(cls, *, outputs: int, head_channels: int) -> JsonObject:
-        """Settings of a network known by its tensors alone: 1,000 outputs are ImageNet, else classes are numbered."""
+        """Settings of a network of which only the tensors are known: 1,000 outputs are ImageNet, other classes are numbered."""
         classes = imagenet_names() if outputs == 1000 else [f"class_{i}" for i in range(outputs)]
         data = {"name": "folder", "classes": classes, "size_px": [224, 224], "crop_padding": 32}
         return {"data": data, "head": {"channels": head_channels}}
 
     def settings(self) -> JsonObject:
-        """All that rebuilds this task without its data, JSON-able; not where a picture went while it was trained."""
+        """Everything that rebuilds this task without its data, JSON-able; without the path of the confusion matrix."""
         included = {"data", "evaluation", "loss", "head"}
         return self.config.model_dump(mode="json", include=included, exclude={"evaluation": {"confusion"}})
 
     def protocol(self) -> str:
-        """How `evaluate` measures, in words."""
+        """A sentence that says how `evaluate` measures."""
         data = self.config.data
         height, width = data.size_px
         padding = data.crop_padding
@@ -127,13 +127,13 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
             f"center crop {height}x{width}, {'flip averaged' if self.config.evaluation.flip else 'one crop'}"
         )
 
-    # What people look at ------------------------------------------------------------------------------------------
+    # Pictures and predictions ---------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def draw_examples(self, model: nn.Module, out_dir: Path, limit: int) -> list[Path]:
-        """Write up to `limit` pictures: examples, the mistakes the network was surest of, the confusion matrix.
+        """Write up to `limit` pictures: examples, the confusion matrix, and the mistakes with the highest confidence.
 
-        They come from up to 5,000 validation images, evenly spread.
+        They are drawn from up to 5,000 validation images, evenly spread.
         """
         (val,) = self._open("val")
         chosen = evenly_spread(len(val), LOOKED_AT)
@@ -168,8 +168,8 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
     def predict(self, model: nn.Module, paths: Iterable[str | Path], out_dir: Path | None) -> list[Path]:
         """Print the likeliest classes of each image; with `out_dir`, write predictions.json and predictions.png there.
 
-        `paths` are files, folders or patterns such as `street/*.jpg`; the picture shows the first 256 of them. Raises
-        `UserError` for one that is missing or unreadable, before anything is printed or written.
+        `paths` are files, folders or patterns such as `street/*.jpg`; the picture shows the first 256 images. Raises
+        `UserError` for an image that is missing or unreadable, before anything is printed or written.
         """
         images = expand_images(paths)
         transform, normalise = EvalTransform(self.config.data), Normalise(self.config.data.mean, self.config.data.std)
@@ -183,7 +183,7 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
                 top = shares.topk(self._k)
                 found.append(list(zip(top.indices.tolist(), top.values.tolist(), strict=True)))
                 if out_dir is not None and len(tiles) < PREDICTED_ON_A_SHEET:
-                    # Shrunk at once: many whole pictures would fill the memory.
+                    # Shrunk right away, as many pictures of full size would fill the memory.
                     tiles.append(Tile(shrunk(picture), self.labels[found[-1][0][0]], found[-1][0][1]))
         self._print(images, found)
         return self._write(images, found, tiles, Path(out_dir)) if out_dir is not None else []
@@ -219,14 +219,14 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
     def _draw_confusion(self, scores: Scores, path: Path, *, images: str) -> Path:
         return draw_confusion(scores.confusion, self.labels, path, f"{self.protocol()}; {images}: {scores.top1:.3f}")
 
-    # Within -------------------------------------------------------------------------------------------------------
+    # Helpers --------------------------------------------------------------------------------------------------------
 
     @property
     def _k(self) -> int:
         return min(self.config.evaluation.top_k, len(self.labels))
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
-        """(B, classes); with `evaluation.flip`, the log of the shares averaged with those of the mirrored images."""
+        """Logits (B, classes); with `evaluation.flip`, the log of the mean softmax of the images and their mirror images."""
         images = images.to(device_of(model))
         if not self.config.evaluation.flip:
             return model(images)
@@ -252,7 +252,7 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
 
 
 def _count(images: ImageSet, accelerator: Accelerator | None) -> int:
-    """Images found unreadable by any process."""
+    """The number of images that any process found unreadable."""
     marks = images.unreadable.int()
     if accelerator is not None and accelerator.num_processes > 1:
         marks = accelerator.reduce(marks.to(accelerator.device), reduction="sum").cpu()

@@ -1,6 +1,6 @@
-"""From a stored picture to what the network sees: crop, flip, colours, RandAugment an image; mixing and scaling a batch.
+"""From a stored picture to the network's input: crop, flip, colours and RandAugment for images; mixing and scaling for batches.
 
-Random numbers come from torch's generator alone, so that a resumed run sees what an uninterrupted one would.
+All random numbers come from torch's generator, so that a resumed run sees the same images as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ UNREADABLE = -1  # the label of an image that could not be read
 
 
 class TrainTransform:
-    """(3, H, W) uint8 of any size -> (3, *size_px) uint8, changed at random."""
+    """(3, H, W) uint8 of any size -> (3, *size_px) uint8, augmented at random."""
 
     def __init__(self, data: ClassificationData) -> None:
         self.data = data
@@ -40,7 +40,7 @@ class TrainTransform:
         return image if self.augment is None else self.augment(image)
 
     def cut(self, image: Tensor) -> Tensor:
-        """A window of `size_px` at random out of the padded picture (`padded`), or its middle (`none`)."""
+        """A random window of `size_px` of the padded picture (`data.crop` padded), or the middle of the picture (none)."""
         data, (height, width) = self.data, self.data.size_px
         image = fitted(image, data.size_px)
         if data.crop == "padded" and data.pad_px:
@@ -52,7 +52,7 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """(3, H, W) uint8 of any size -> (3, *size_px) uint8: short side to size + crop_padding, bicubic; center crop."""
+    """(3, H, W) uint8 of any size -> (3, *size_px) uint8: resized to cover size_px + crop_padding, center-cropped."""
 
     def __init__(self, data: ClassificationData) -> None:
         self.size, self.padding = data.size_px, data.crop_padding
@@ -64,7 +64,7 @@ class EvalTransform:
 
 
 def fitted(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(3, H, W) -> the smallest picture of the same aspect that covers `size`, bicubic with antialias."""
+    """Resize (3, H, W) to the smallest picture of the same aspect ratio that covers `size`, bicubic with antialias."""
     height, width = image.shape[-2:]
     zoom = max(size[0] / height, size[1] / width)
     new = [max(size[0], round(height * zoom)), max(size[1], round(width * zoom))]
@@ -84,7 +84,7 @@ class Collate:
 
 
 class TrainCollate(Collate):
-    """Leaves out what could not be read; with mixup or cutmix the labels are shares (B, classes) float32."""
+    """Leaves out unreadable images; with mixup or cutmix, the labels are shares (B, classes) float32."""
 
     def __init__(self, data: ClassificationData, *, classes: int) -> None:
         super().__init__(data)
@@ -93,7 +93,7 @@ class TrainCollate(Collate):
 
     def __call__(self, items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
         readable = [item for item in items if item[1] != UNREADABLE]
-        images, labels = super().__call__(readable or items)  # a batch of nothing else has the loss 0
+        images, labels = super().__call__(readable or items)  # a batch of only unreadable images has the loss 0
         if not self.mixers or not readable:
             return images, labels
         return self.mixers[int(random_unit() * len(self.mixers))](images, labels)

@@ -1,7 +1,7 @@
-"""From a box in a picture to the network's input and back: affine maps and the crop they make.
+"""From a box in a picture to the network's input and back: affine maps, and the crop that they define.
 
-Coordinates are of pixel centres, at integers. Map: p -> F R (p - c) / zoom + (S - 1) / 2 with the crop's centre c, turn R,
-mirror F and size S; zoom is image pixels per input pixel, so that the aspect is kept.
+Coordinates refer to pixel centres, which lie at integers. The map is p -> F R (p - c) / zoom + (S - 1) / 2, with the centre c,
+rotation R, mirroring F and size S of the crop. As zoom (image pixels per input pixel) is one number, the aspect ratio is kept.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Affine = NDArray[np.float64]  # (2, 3)
 
 
 def zoom_of(box: Sequence[float] | NDArray[np.float32], size: Size, padding: float) -> float:
-    """Image pixels per input pixel, so that a box (x, y, w, h) padded on all sides fits in an input of `size`."""
+    """Image pixels per input pixel with which a box (x, y, w, h), padded on all sides, fits in an input of `size`."""
     return padding * max(float(box[3]) / size[0], float(box[2]) / size[1])
 
 
 def centre_of(box: Sequence[float] | NDArray[np.float32]) -> tuple[float, float]:
-    """Centre of a box whose edges lie between pixels, in coordinates of pixel centres."""
+    """The centre, in coordinates of pixel centres, of a box whose edges lie between pixels."""
     return float(box[0]) + (float(box[2]) - 1) / 2, float(box[1]) + (float(box[3]) - 1) / 2
 
 
@@ -38,29 +38,30 @@ def map_to_input(
 
 
 def inverse(affine: Affine) -> Affine:
-    """The map back."""
+    """The inverse of an affine map (2, 3)."""
     linear = np.linalg.inv(affine[:, :2])
     return np.column_stack([linear, -linear @ affine[:, 2]])
 
 
 def move(affine: Affine, points: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Points (..., 2) under an affine map."""
+    """Apply an affine map to points (..., 2)."""
     return (points @ affine[:, :2].T + affine[:, 2]).astype(np.float32)
 
 
 def crop(
     picture: Callable[[int], tuple[Image.Image, int]], to_input: Affine, size: Size, fill: tuple[int, int, int]
 ) -> NDArray[np.uint8]:
-    """What the network sees: (height, width, 3) uint8, `fill` where there is no picture.
+    """The crop as the network sees it: (height, width, 3) uint8, with the colour `fill` outside the picture.
 
-    `picture(shrink)` gives an RGB picture reduced by at most `shrink`, and by how much. Where the crop shrinks the picture n
-    times or more, blocks of n x n pixels are averaged first: bilinear sampling alone would skip pixels. Of the ways tried
-    (PIL, torchvision, grid_sample, scikit-image) this one is the fastest, and near the exact average (docs/experiments.md).
+    `picture(shrink)` returns an RGB picture that may be reduced by up to the factor `shrink`, and the actual factor. If the
+    crop shrinks the picture n times or more, blocks of n x n pixels are averaged first, as bilinear sampling alone would skip
+    pixels. Of the methods tried (PIL, torchvision, grid_sample, scikit-image), this one is the fastest and close to the exact
+    average (docs/experiments.md).
     """
     back = inverse(to_input)
     shrink = max(1, floor(np.sqrt(abs(np.linalg.det(back[:, :2]))) + 1e-6))
     image, reduced = picture(shrink)
-    # From here on coordinates of pixel edges: PIL's, in which reducing is a plain division.
+    # From here on, coordinates refer to pixel edges as in PIL, so that reducing is a plain division.
     linear = back[:, :2] / reduced
     offset = (back[:, 2] + 0.5 - back[:, :2] @ (0.5, 0.5)) / reduced
     factor = max(1, shrink // reduced)
@@ -73,11 +74,11 @@ def crop(
         linear, offset = linear / factor, (offset - region[:2]) / factor
     data = (*linear[0], offset[0], *linear[1], offset[1])
     out = image.transform((size[1], size[0]), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR, fillcolor=fill)
-    return np.array(out)  # a copy: PIL's own memory is not writable
+    return np.array(out)  # a copy, as PIL's own memory is not writable
 
 
 def _blocks(corners: NDArray[np.float64], factor: int, size: Size) -> tuple[int, int, int, int] | None:
-    """The part of a (W, H) picture that a crop with these corners touches, from a whole block on; None if it is beside it."""
+    """The part of a (W, H) picture that a crop with these corners touches, in whole blocks; None if they do not overlap."""
     low = np.floor(corners.min(axis=0) / factor) * factor - factor
     high = np.array([ceil(v) for v in corners.max(axis=0)]) + factor
     left, top = (max(0, int(v)) for v in low)

@@ -1,4 +1,4 @@
-"""Scores of a ticket or, with --results, of poses that are already in a file.
+"""Scores of a ticket or, with --results, of poses that are read from a file.
 
 python evaluate.py --results FILE.json [CONFIG.yaml] [--dotted.key value ...] [--out metrics.json]
 """
@@ -26,7 +26,7 @@ from supertickets_keypoint.sources import open_source
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`evaluate.py TICKET ...` is the common one; `evaluate.py --results FILE.json ...` needs no ticket."""
+    """Score a ticket (`evaluate.py TICKET ...`) or a results file (`evaluate.py --results FILE.json ...`)."""
     given = list(sys.argv[1:] if argv is None else argv)
     if any(word.split("=")[0] == "--results" for word in given):
         evaluate_results(given)
@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def evaluate_results(argv: Sequence[str]) -> None:
     """Score a results file on the validation annotations of a config."""
     parser = Parser("evaluate.py", description="Score poses in COCO's result layout.")
-    parser.add_argument("config", nargs="?", type=Path, help="YAML recipe that names the data; none = the embedded data set")
+    parser.add_argument("config", nargs="?", type=Path, help="YAML recipe that names the data (default: the embedded data set)")
     parser.add_argument("--results", type=Path, required=True, help="poses in COCO's result layout")
-    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--out", type=Path, help="write the scores to this JSON file")
     options, overrides = split_overrides(parser, argv)
     if options.out and options.out.is_dir():
         raise UserError(f"--out: {options.out} is a folder; name a JSON file")
@@ -53,7 +53,7 @@ def evaluate_results(argv: Sequence[str]) -> None:
 
 
 def score_results(results: Path, config: KeypointConfig) -> Metrics:
-    """COCO's figures of a results file on the config's validation annotations. Raises `UserError`."""
+    """COCO's metrics of a results file on the validation annotations of the config. Raises `UserError` for wrong files."""
     data, assumed = complete(config.data)
     joints = joints_of(data)
     truth = open_source(data, "val").truth if data.name == "scenes" else read_truth(json_path(data, "val"), data.category)
@@ -63,9 +63,7 @@ def score_results(results: Path, config: KeypointConfig) -> Metrics:
     except UserError as error:
         raise UserError(f"{results}: {error}") from None
     if scores["ap"] is None:
-        raise UserError(
-            f"{json_path(data, 'val')}: has annotations without an area (or no joint at all): no OKS AP without them"
-        )
+        raise UserError(f"{json_path(data, 'val')}: OKS AP needs an area for each annotation, and at least one known joint")
     protocol = (
         f"OKS AP of {data.name}/{data.val_split or 'val'}; poses of {results.name}: boxes, flip test and input size are theirs"
     )

@@ -1,6 +1,6 @@
 """Joints as heatmaps and back.
 
-Heatmap pixel j lies at input pixel stride x j: that is where a padded 3x3 convolution of stride 2 looks.
+Heatmap pixel j lies at input pixel stride x j, the centre of what a padded 3x3 convolution of stride 2 sees.
 Quarter-pixel shift: Newell et al., arXiv 1603.06937; DARK: Zhang et al., arXiv 1910.06278.
 """
 
@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CUT = 3  # Gaussians end at so many sigma
+CUT = 3  # Gaussians end at this many sigma
 
 
 def encode(
     joints: Tensor, size: tuple[int, int], *, stride: float, sigma: float, rounded: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Joints (B, J, 3) in input pixels, third 1 = known -> Gaussians of height 1 (B, J, *size) and weights (B, J).
+    """Joints (B, J, 3), x and y in input pixels and 1 if known -> Gaussians of height 1 (B, J, *size) and weights (B, J).
 
-    A joint whose Gaussian does not touch the map has weight 0. `sigma` in heatmap pixels; `rounded` centres on a pixel.
+    A joint whose Gaussian does not touch the map has weight 0. `sigma` is in heatmap pixels; `rounded` centres each Gaussian on
+    the nearest pixel.
     """
     centre = joints[..., :2] / stride
     if rounded:
@@ -35,10 +36,11 @@ def encode(
 
 
 def decode(heatmaps: Tensor, *, how: str, sigma: float) -> tuple[Tensor, Tensor]:
-    """Heatmaps (B, J, h, w) -> places (B, J, 2) as x, y in heatmap pixels and heights (B, J) of their peaks.
+    """Heatmaps (B, J, h, w) -> places (B, J, 2) as x, y in heatmap pixels, and the heights (B, J) of their peaks.
 
-    `how`: "quarter" = a quarter of a pixel to the higher neighbour each way; "dark" = the top of the logarithm's parabola,
-    after the map was smoothed like its targets (`sigma`). Where a peak is no peak (flat, not finite) its pixel is the place.
+    `how` is "quarter", a shift by a quarter of a pixel towards the higher neighbour in each direction, or "dark", the top of a
+    parabola fitted to the logarithm of the map, which is first smoothed like its targets (`sigma`). If a map has no proper peak
+    (it is flat, or not finite), the place is that of the highest pixel.
     """
     heatmaps = heatmaps.float()
     height, width = heatmaps.shape[-2:]
@@ -52,17 +54,17 @@ def decode(heatmaps: Tensor, *, how: str, sigma: float) -> tuple[Tensor, Tensor]
 
 
 def _quarter(heatmaps: Tensor, pixel: Tensor) -> Tensor:
-    """Offsets (B, J, 2) of 0 or +-0.25, 0 at the map's border."""
+    """Offsets (B, J, 2) of 0 or +-0.25, and 0 at the border of the map."""
     around, inside = _neighbours(heatmaps, pixel)
     slope = torch.stack([around[..., 1, 2] - around[..., 1, 0], around[..., 2, 1] - around[..., 0, 1]], dim=-1)
     return 0.25 * slope.nan_to_num(0).sign() * inside[..., None]
 
 
 def _dark(heatmaps: Tensor, pixel: Tensor, sigma: float) -> Tensor:
-    """Places (B, J, 2): the pixel - H^-1 g with the gradient g and the second derivatives H of the log heatmap.
+    """Places (B, J, 2): pixel - H^-1 g, with the gradient g and the second derivatives H of the log heatmap.
 
-    Near the border the map is taken unsmoothed, and the 3x3 pixels that are there stand for those around the peak: for a
-    Gaussian both are exact.
+    Near the border, the map is not smoothed, and the nearest 3x3 pixels inside the map replace those around the peak; for a
+    Gaussian, both are exact.
     """
     height, width = heatmaps.shape[-2:]
     reach = round(2.5 * sigma)
@@ -78,13 +80,13 @@ def _dark(heatmaps: Tensor, pixel: Tensor, sigma: float) -> Tensor:
     det = dxx * dyy - dxy**2
     offset = torch.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], dim=-1) / det[..., None]
     place = centre + offset
-    # A real top lies near the highest pixel; anything else is no parabola.
+    # A real top lies near the highest pixel; otherwise the map is not a parabola there.
     good = (dxx < 0) & (det > 1e-10) & ((place - pixel).abs() <= 1).all(dim=-1)
     return torch.where(good[..., None], place, pixel.float())
 
 
 def _neighbours(heatmaps: Tensor, pixel: Tensor) -> tuple[Tensor, Tensor]:
-    """The 3x3 values around each pixel (B, J, 3, 3), and whether they all lie in the map (B, J)."""
+    """The 3x3 values around each pixel (B, J, 3, 3), and whether all of them lie inside the map (B, J)."""
     height, width = heatmaps.shape[-2:]
     x, y = pixel[..., 0], pixel[..., 1]
     inside = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
@@ -96,7 +98,7 @@ def _neighbours(heatmaps: Tensor, pixel: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _smooth(heatmaps: Tensor, sigma: float, reach: int) -> Tensor:
-    """Convolved with a Gaussian of `sigma` cut at `reach` pixels."""
+    """The heatmaps convolved with a Gaussian of `sigma` that ends at `reach` pixels."""
     off = torch.arange(-reach, reach + 1, device=heatmaps.device, dtype=heatmaps.dtype)
     kernel = torch.exp(off.square() / (-2 * sigma**2))
     kernel = kernel / kernel.sum()
@@ -106,10 +108,10 @@ def _smooth(heatmaps: Tensor, sigma: float, reach: int) -> Tensor:
 
 
 def mirror_back(heatmaps: Tensor, swapped: Sequence[int], *, stride: float) -> Tensor:
-    """Heatmaps (B, J, h, w) of a mirrored input as those of the input: left-right and joint names turned back.
+    """Turn the heatmaps (B, J, h, w) of a mirrored input into those of the input: flipped, with left and right joints swapped.
 
-    As pixel j lies at stride x j, the turned map lies (stride - 1) / stride pixels too far left. It is moved back, at stride 4
-    by one whole pixel (as HRNet does).
+    As pixel j lies at stride x j, the flipped map is (stride - 1) / stride pixels too far to the left. It is shifted back by
+    that much, or by one whole pixel from stride 4 on, as in HRNet.
     """
     turned = heatmaps.flip(-1)[:, list(swapped)]
     share = 1.0 if stride >= 4 else (stride - 1) / stride

@@ -14,7 +14,7 @@ Network = Callable[[Tensor], Tensor]  # (B, 3, H, W) -> (B, J, H/stride, W/strid
 
 
 def predict_heatmaps(model: Network, images: Tensor, *, flip: bool, swapped: Sequence[int]) -> Tensor:
-    """Heatmaps (B, J, h, w) float32, with `flip` the mean of those of the input and of its mirror image."""
+    """Heatmaps (B, J, h, w) float32; with `flip`, the mean over the input and its mirror image."""
     heatmaps = model(images).float()
     if not flip:
         return heatmaps
@@ -25,9 +25,10 @@ def predict_heatmaps(model: Network, images: Tensor, *, flip: bool, swapped: Seq
 def find_joints(
     heatmaps: Tensor, to_image: Tensor, *, input_width: int, evaluation: KeypointEvaluation, sigma: float
 ) -> tuple[Tensor, Tensor]:
-    """Places (B, J, 2) in image pixels, float32 on the CPU, and heights (B, J) of the peaks, within 0..1.
+    """Places (B, J, 2) in image pixels, float32 on the CPU, and the heights (B, J) of the peaks, in 0..1.
 
-    `to_image` (B, 2, 3) maps input to image coordinates. What is not finite stays so, for the caller to tell.
+    `to_image` (B, 2, 3) maps input to image coordinates. Joints of heatmaps that are not finite have the height NaN, so that
+    the caller can report them.
     """
     places, heights = decode(heatmaps, how=evaluation.decode, sigma=sigma)
     finite = torch.isfinite(heatmaps).flatten(2).all(dim=-1)  # (B, J)

@@ -1,4 +1,4 @@
-"""A skeleton: joint names, the lines between them, what a mirror swaps, and how exactly each joint can be placed."""
+"""A skeleton: joint names, the lines between them, the pairs that a mirror swaps, and the precision of each joint."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COCO_JOINTS = list(COCO_SIGMAS)
 
 @dataclass(frozen=True)
 class Joints:
-    """A skeleton by numbers, from 0."""
+    """A skeleton whose joints are numbered from 0."""
 
     names: tuple[str, ...]
     skeleton: tuple[tuple[int, int], ...]
@@ -47,7 +47,7 @@ class Joints:
 
     @property
     def torso(self) -> list[tuple[int, int]]:
-        """The two diagonals between shoulders and hips, (0 or 2 pairs)."""
+        """The two diagonals between shoulders and hips; empty if one of these joints is missing."""
         pairs = [("left_shoulder", "right_hip"), ("right_shoulder", "left_hip")]
         if not {name for pair in pairs for name in pair} <= set(self.names):
             return []
@@ -55,7 +55,7 @@ class Joints:
 
 
 def joints_of(data: KeypointData) -> Joints:
-    """The skeleton of settings that `skeletons.with_joints` has completed."""
+    """The skeleton that the settings describe, once `skeletons.with_joints` has completed them."""
     names = data.joints or []
     number = {name: i for i, name in enumerate(names)}
     swapped = list(range(len(names)))

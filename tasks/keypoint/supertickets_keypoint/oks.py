@@ -1,4 +1,4 @@
-"""Object keypoint similarity, and the choice among poses that repeat one another.
+"""Object keypoint similarity (OKS), and the suppression of poses that repeat one another.
 
 OKS = mean over joints of exp(-d^2 / (2 area (2 sigma)^2)), https://cocodataset.org/#keypoints-eval
 """
@@ -9,18 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-MAX_POSES = 20  # of an image, with soft suppression: as many as COCO scores
+MAX_POSES = 20  # per image, with soft suppression; COCO scores no more
 
 
 def oks_matrix(poses: Floats, areas: Floats, sigmas: Floats) -> Floats:
-    """OKS of each pair: poses (n, joints, 2) in pixels, areas (n,) in pixels^2 -> (n, n); area is the mean of the two."""
+    """OKS of all pairs: poses (n, joints, 2) in pixels, areas (n,) in pixels^2 -> (n, n), with the mean area of each pair."""
     d2 = np.square(poses[:, None] - poses[None]).sum(axis=-1)  # (n, n, joints)
     area = (areas[:, None] + areas[None]) / 2 + np.spacing(1)
     return np.exp(-d2 / (2 * area[..., None] * np.square(2 * sigmas))).mean(axis=-1)
 
 
 def oks_nms(poses: Floats, scores: Floats, areas: Floats, sigmas: Floats, threshold: float) -> NDArray[np.intp]:
-    """Numbers of the poses kept, best first: each drops the weaker ones whose OKS with it is above `threshold`."""
+    """Indices of the poses kept, best first; each pose removes weaker ones whose OKS with it is above `threshold`."""
     order = np.argsort(-scores, kind="stable")
     similar = oks_matrix(poses[order], areas[order], sigmas) > threshold
     dropped = np.zeros(len(order), bool)
@@ -33,7 +33,7 @@ def oks_nms(poses: Floats, scores: Floats, areas: Floats, sigmas: Floats, thresh
 def soft_oks_nms(
     poses: Floats, scores: Floats, areas: Floats, sigmas: Floats, threshold: float
 ) -> tuple[NDArray[np.intp], Floats]:
-    """Numbers of the poses kept, best first, at most `MAX_POSES`, and their lowered scores.
+    """Indices of the poses kept, best first and at most `MAX_POSES`, and their lowered scores.
 
     Each chosen pose multiplies the scores of the others by exp(-OKS^2 / threshold) (Soft-NMS, arXiv 1704.04503).
     """

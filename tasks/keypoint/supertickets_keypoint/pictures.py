@@ -1,4 +1,4 @@
-"""Poses as pictures: skeletons over images, the person's left and right told apart by colour."""
+"""Poses as pictures: skeletons over images, with different colours for the left and right of the person."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from PIL import Image, ImageDraw, ImageFont
 from supertickets_keypoint.joints import Joints
 
 Poses = Sequence[NDArray[np.floating]]  # each (joints, 3): x, y in pixels, score
-COLOURS = {"left": (255, 140, 0), "right": (0, 150, 255), "middle": (60, 220, 90)}  # of the person, also for the colour-blind
+# Sides of the person, in colours that colour-blind people can tell apart.
+COLOURS = {"left": (255, 140, 0), "right": (0, 150, 255), "middle": (60, 220, 90)}
 PAPER, INK = (255, 255, 255), (20, 20, 20)
-LEAST_PX = 320  # smaller pictures are enlarged by a whole factor until their longer side reaches this
-FINE = 3  # lines are drawn at so many times the size and averaged down
+LEAST_PX = 320  # smaller pictures are enlarged by an integer factor until their longer side reaches this
+FINE = 3  # lines are drawn at this many times the size, then averaged down
 
 
 def side_of(name: str) -> str:
-    """left, right or middle."""
+    """The side of the person that a joint is on, by its name: left, right or middle."""
     return "left" if "left" in name.lower() else "right" if "right" in name.lower() else "middle"
 
 
 def draw_poses(image: NDArray[np.uint8], poses: Poses, joints: Joints, *, min_score: float = 0.2) -> Image.Image:
-    """Skeletons over a picture (H, W, 3) uint8, which is enlarged if small; joints below `min_score` are left out."""
+    """Draw skeletons over a picture (H, W, 3) uint8, which is enlarged if small; joints below `min_score` are left out."""
     factor = max(1, ceil(LEAST_PX / max(image.shape[:2])))
     size = (image.shape[1] * factor, image.shape[0] * factor)
     picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
@@ -45,7 +46,7 @@ def _draw_pose(pen: ImageDraw.ImageDraw, places: NDArray[np.floating], seen: NDA
     width = max(2 * FINE, round(extent / 60))
     xy = [(float(x), float(y)) for x, y in places]
     lines = [(a, b) for a, b in joints.skeleton if seen[a] and seen[b]]
-    for rim in (FINE, 0):  # a dark rim below all lines, so that they show on any ground
+    for rim in (FINE, 0):  # a dark rim below all lines, so that they stand out from any background
         for a, b in lines:
             sides = {side_of(joints.names[a]), side_of(joints.names[b])} - {"middle"}
             colour = COLOURS[sides.pop() if len(sides) == 1 else "middle"]
@@ -58,7 +59,7 @@ def _draw_pose(pen: ImageDraw.ImageDraw, places: NDArray[np.floating], seen: NDA
 
 
 def compose(panels: dict[str, Image.Image]) -> Image.Image:
-    """Titled pictures of one size side by side, with a legend of the colours."""
+    """Pictures of one size side by side under their titles, with a legend of the colours."""
     gap, first = 8, next(iter(panels.values()))
     width = len(panels) * first.width + (len(panels) - 1) * gap
     text_px = int(np.clip(width / 40, 13, 36))

@@ -1,10 +1,10 @@
-"""Draw the skeletons of a results file over its images:
+"""Draws the skeletons of a results file over its images:
 
 python -m supertickets_keypoint.plot RESULTS.json --images DIR --out DIR [--annotations FILE.json] [--min-score 0.2]
 
-RESULTS.json has COCO's result layout. Images go by `file_name` in it, else by the annotations' list, else by the number in
-their name (000000000785.jpg is image 785); of several files with a name, the folders in `file_name` tell which is meant. The
-skeleton is that of the annotations' category, without them COCO's 17 joints.
+RESULTS.json has COCO's result layout. An image is found by the `file_name` of its results, otherwise by its name in the
+annotations, otherwise by the number in its name (000000000785.jpg is image 785). If several files have the same name, the
+folders in `file_name` decide. The skeleton is that of the annotations' category, or COCO's 17 joints without annotations.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from supertickets_keypoint.skeletons import complete, with_joints
 
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = Parser("python -m supertickets_keypoint.plot", description="Draw poses of a results file.")
     parser.add_argument("results", type=Path, help="poses in COCO's result layout")
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--annotations", type=Path, help="COCO JSON with file names and skeleton")
-    parser.add_argument("--min-score", type=float, default=0.2, help="poses and joints below are not drawn")
+    parser.add_argument("--min-score", type=float, default=0.2, help="poses and joints with a lower score are not drawn")
     options = parser.parse_args(argv)
     for path in plot(options.results, options.images, options.out, options.annotations, min_score=options.min_score):
         print(path)
 
 
 def plot(results: Path, images: Path, out_dir: Path, annotations: Path | None = None, *, min_score: float = 0.2) -> list[Path]:
-    """Write a picture for each image with a pose scored at least `min_score`; returns the files. Raises `UserError`."""
+    """Write a picture of each image with a pose of at least `min_score`; returns the files."""
     truth = read_truth(annotations) if annotations else None
     entries = read_results(results)
     joints = _skeleton(len(entries[0]["keypoints"]) // 3 if entries else 0, truth, results)

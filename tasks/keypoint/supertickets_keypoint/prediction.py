@@ -1,4 +1,4 @@
-"""What people look at: poses of a network drawn over validation persons and over images of one's own."""
+"""Poses that a network finds, drawn over validation persons and over the user's own images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Finder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # inputs, maps to th
 
 
 def draw_val(find: Finder, val: PersonSet, joints: Joints, out_dir: Path, limit: int) -> list[Path]:
-    """A sheet of prediction and truth for up to `limit` persons of the validation set, evenly spread, in larger crops."""
+    """Write a sheet with prediction and truth for up to `limit` validation persons, evenly spread, each in a larger crop."""
     used: set[str] = set()
     written = []
     for index in evenly_spread(len(val), limit):
@@ -57,10 +57,10 @@ def draw_val(find: Finder, val: PersonSet, joints: Joints, out_dir: Path, limit:
 def predict_images(
     find: Finder, paths: Iterable[str | Path], out_dir: Path, *, config: KeypointConfig, joints: Joints
 ) -> list[Path]:
-    """Write NAME_poses.png for each image, and poses.json with all poses in COCO's result layout and the files' names.
+    """Write NAME_poses.png for each image, and poses.json with all poses in COCO's result layout and with file names.
 
-    The persons are the boxes of `config.predict.boxes`, else each whole image is one. All images are read once before anything
-    is written; raises `UserError` for one that is missing or unreadable.
+    The persons are those in the boxes of `config.predict.boxes`; without boxes, each whole image is taken as one person. All
+    images are read once before anything is written. Raises `UserError` for an image that is missing or unreadable.
     """
     images = expand_images(paths)
     boxes = _Boxes(config, images)
@@ -85,7 +85,7 @@ def predict_images(
 
 
 def _named(images: Sequence[Path]) -> list[tuple[str, int | str]]:
-    """Name and id of each image: the name below the folder of all; the name's number where no other has it, else the name."""
+    """The name of each image below their common folder, and its id: the number in its name if that is unique, else the name."""
     names = names_below(images)
     of_number = Counter(image_id(Path(name).stem) for name in set(names))
     numbers = [image_id(Path(name).stem) for name in names]
@@ -128,10 +128,9 @@ def _groups(persons: Sequence[Person]) -> Iterator[Sequence[Person]]:
 
 
 class _Boxes:
-    """The persons of each image: the boxes of a file (see `ImageFiles`), or the whole image where there is no file.
+    """The persons of each image: those in the boxes of a file (see `ImageFiles`), or the whole image if there is no file.
 
-    Boxes of another category than the person's are passed over, as in evaluation, and those outside their image, which
-    `outside` counts.
+    Boxes of other categories are ignored, as in evaluation. So are boxes outside their image, which `outside` counts.
     """
 
     def __init__(self, config: KeypointConfig, images: Sequence[Path]) -> None:
@@ -144,7 +143,7 @@ class _Boxes:
                 self._of_image.setdefault(files.of(entry), []).append(entry)
 
     def of(self, path: Path, size: tuple[int, int]) -> list[Person]:
-        """The persons of an image of `size` (H, W)."""
+        """The persons in the image `path` of `size` (H, W)."""
         height, width = size
         data, empty = self.data, np.zeros((len(self.data.joints or ()), 3), np.float32)
         if self.file is None:

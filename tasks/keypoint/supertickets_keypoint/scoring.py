@@ -1,4 +1,4 @@
-"""Scores of poses: COCO's average precision over OKS, and the share of joints in place (PCK)."""
+"""Scores of poses: COCO's average precision over OKS, and the percentage of correct keypoints (PCK)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ STATS = ("ap", "ap50", "ap75", "apm", "apl", "ar", "ar50", "ar75", "arm", "arl")
 
 
 def has_known_joints(truth: Truth) -> bool:
-    """Whether there is anyone for OKS AP to score: a person, not a crowd, with a known joint."""
+    """Whether OKS AP has anyone to score: at least one annotation that is not a crowd and has a known joint."""
     return any(a["num_keypoints"] and not a["iscrowd"] for a in truth["annotations"])
 
 
 def ap_scores(truth: Truth, results: Sequence[JsonObject], sigmas: NDArray[np.float64]) -> dict[str, float | None]:
-    """COCO's ten keypoint figures over all images of `truth`, in 0..1; None where no ground truth falls in their range.
+    """COCO's ten keypoint metrics over all images of `truth`, in 0..1; None for a metric without ground truth in its range.
 
-    `results` are poses in COCO's result layout. All is None where the truth has no areas. Raises `UserError` for coordinates
-    that are not finite and for unknown images.
+    `results` are poses in COCO's result layout. All metrics are None if the ground truth has no areas. Raises `UserError` for
+    coordinates that are not finite and for unknown images.
     """
     if not all("area" in annotation for annotation in truth["annotations"]):
         return dict.fromkeys(STATS)
@@ -39,7 +39,7 @@ def ap_scores(truth: Truth, results: Sequence[JsonObject], sigmas: NDArray[np.fl
             raise UserError(f"result {i} is in image {result['image_id']}, which the annotations do not list")
         if not np.isfinite(result["keypoints"]).all() or not np.isfinite(result["score"]):
             raise UserError(f"result {i} (image {result['image_id']}) holds a number that is not finite")
-    if not results:  # pycocotools cannot load none
+    if not results:  # pycocotools cannot load an empty list
         return {name: 0.0 if has_known_joints(truth) else None for name in STATS}
     category = truth["categories"][0]["id"]
     poses = [{k: r[k] for k in ("image_id", "keypoints", "score")} | {"category_id": category} for r in results]
@@ -56,10 +56,10 @@ def ap_scores(truth: Truth, results: Sequence[JsonObject], sigmas: NDArray[np.fl
 
 
 def pck_scores(persons: Sequence[Person], places: NDArray[np.floating], joints: Joints, *, share: float, by: str) -> Metrics:
-    """Share of known joints whose prediction (N, J, 2) lies within `share` of the person's torso or longer box side.
+    """PCK: how many of the known joints are predicted (N, J, 2) within `share` of the torso or of the longer side of the box.
 
-    The torso is the longer known diagonal from a shoulder to the opposite hip; persons without one are not counted. Gives pck,
-    pck_by_joint, pck_persons (those counted); None where there is nothing to count.
+    The torso is the longer known diagonal from a shoulder to the opposite hip; persons without one are not counted. Returns
+    pck, pck_by_joint (both with None where there is nothing to count) and pck_persons, the number of persons counted.
     """
     truth = np.stack([person.joints for person in persons]).astype(np.float64)  # (N, J, 3)
     known = truth[..., 2] > 0

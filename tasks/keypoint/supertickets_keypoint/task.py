@@ -1,4 +1,4 @@
-"""Human pose as a `Task`: a heatmap for every joint of a boxed person, scored by COCO's average precision or PCK."""
+"""Human pose as a `Task`: a heatmap for every joint of the person in a box, scored by COCO's average precision or PCK."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
         self.labels: list[str] = list(self.joints.names)
         self.input_shape: tuple[int, int, int] = (3, *data.size_px)
 
-    # What the training loop calls ------------------------------------------------------------------------------------------
+    # What the training loop calls -----------------------------------------------------------------------------------
 
     def build_head(self, arch: Arch) -> nn.Module:
-        """Branch features, finest first -> (B, joints, H/stem_stride, W/stem_stride) heatmaps."""
+        """The head that maps branch features, finest first, to heatmaps (B, joints, H/stem_stride, W/stem_stride)."""
         return DenseHead(arch, channels=self.config.head.channels, outputs=len(self.labels))
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
-        """Mean over persons of the heatmaps' squared error, times `loss.scale`."""
+        """The squared error of the heatmaps, averaged over persons, times `loss.scale`."""
         images, joints = batch[:2]
         return self._losses(model(images), joints).mean()
 
@@ -77,18 +77,18 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
                 heatmaps = self._heatmaps(model, images.to(device_of(model)))
                 losses = self._losses(heatmaps, joints.to(heatmaps.device))
                 part = [*self._find(heatmaps, to_image), losses.cpu(), numbers.cpu()]
-                if accelerator is not None:  # drops the persons repeated to fill the last batch
+                if accelerator is not None:  # drops the persons that were repeated to fill the last batch
                     part = [t.cpu() for t in accelerator.gather_for_metrics([t.to(accelerator.device) for t in part])]
                 found.append(part)
         places, heights, losses, numbers = (torch.cat(parts) for parts in zip(*found, strict=True))
-        order = numbers.argsort()  # the same whatever process had which person
+        order = numbers.argsort()  # the same order, no matter which process had which person
         return self._score(
             places[order].double().numpy(), heights[order].double().numpy(), losses, numbers[order].tolist(), accelerator
         )
 
     @classmethod
     def settings_for(cls, *, outputs: int, head_channels: int) -> JsonObject:
-        """Settings of a network known by its tensors alone: 17 outputs are COCO's joints, else joints are numbered."""
+        """Settings of a network of which only the tensors are known: 17 outputs are COCO's joints, others are numbered."""
         joints = COCO_JOINTS if outputs == len(COCO_JOINTS) else [f"joint_{i}" for i in range(outputs)]
         return {
             "arch": {"preset": "paper", "init": "small_normal", "bn_eps": 1e-5, "bn_momentum": 0.1},
@@ -99,12 +99,12 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
         }
 
     def settings(self) -> JsonObject:
-        """All that rebuilds this task without its data, JSON-able; not where poses were written while it was trained."""
+        """Everything that rebuilds this task without its data, JSON-able; without the path that poses are written to."""
         included = {"data", "heatmap", "loss", "evaluation", "head"}
         return self.config.model_dump(mode="json", include=included, exclude={"evaluation": {"results"}})
 
     def protocol(self) -> str:
-        """How `evaluate` measures, in words."""
+        """A sentence that says how `evaluate` measures."""
         data, evaluation = self.config.data, self.config.evaluation
         boxes = (
             "ground-truth boxes" if data.boxes == "gt" else f"boxes of {Path(data.boxes).name}, score >= {data.min_box_score:g}"
@@ -117,11 +117,11 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
             f"input {data.size_px[0]}x{data.size_px[1]}, {evaluation.decode} decoding, {nms}{assumed}{pck}"
         )
 
-    # What people look at ------------------------------------------------------------------------------------------
+    # Pictures and predictions ---------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def draw_examples(self, model: nn.Module, out_dir: Path, limit: int) -> list[Path]:
-        """Write up to `limit` pictures, evenly spread over the validation persons: prediction and truth."""
+        """Write pictures of up to `limit` validation persons, evenly spread: prediction and truth."""
         (val,) = self._open("val")
         with eval_mode(model):
             return draw_val(self._finder(model), val, self.joints, Path(out_dir), limit)
@@ -133,10 +133,10 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
         with eval_mode(model):
             return predict_images(self._finder(model), paths, out_dir, config=self.config, joints=self.joints)
 
-    # Within -------------------------------------------------------------------------------------------------------
+    # Helpers --------------------------------------------------------------------------------------------------------
 
     def _losses(self, heatmaps: Tensor, joints: Tensor) -> Tensor:
-        """Loss of each person (B,)."""
+        """The loss of each person (B,)."""
         heatmap, loss = self.config.heatmap, self.config.loss
         height, width = heatmaps.shape[-2:]
         stride, rounded = self.config.data.size_px[1] / width, heatmap.target == "rounded"
@@ -197,7 +197,9 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
         if self.metric == "ap" and not all("area" in annotation for annotation in source.truth["annotations"]):
             raise UserError("the validation annotations have no areas, which OKS AP needs: set evaluation.metric to pck")
         if self.metric == "ap" and not has_known_joints(source.truth):
-            raise UserError("no validation annotation has a known joint, so that OKS AP is of nothing: check data.root")
+            raise UserError(
+                "no validation annotation has a known joint, so there is nothing for OKS AP to score: check data.root"
+            )
         if self.metric == "pck" and self.config.data.boxes != "gt":
             raise UserError("evaluation.metric: pck needs ground-truth boxes (data.boxes: gt)")
         if self.metric == "pck":

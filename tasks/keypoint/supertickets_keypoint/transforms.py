@@ -1,6 +1,6 @@
-"""A person as the network sees it: crop, turn, zoom, mirror, half body; joints moved along.
+"""From a person in a picture to the network's input: crop, rotation, zoom, mirroring and half bodies, joints included.
 
-Random numbers come from torch's generator alone, so that a resumed run sees what an uninterrupted one would.
+All random numbers come from torch's generator, so that a resumed run sees the same images as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from supertickets_keypoint.crop import centre_of, crop, map_to_input, move, zoom
 from supertickets_keypoint.joints import Joints
 from supertickets_keypoint.persons import Person
 
-HALF_BODY_ABOVE = 8  # joints known, for a half-body crop
-HALF_BODY_PADDING = 1.5  # its padding: the joints' extent is tighter than a box
+HALF_BODY_ABOVE = 8  # a half-body crop needs more known joints than this
+HALF_BODY_PADDING = 1.5  # more than for a box, as the joints' extent is tighter than a box
 Picture = Callable[[int], tuple[Image.Image, int]]
 
 
 class PersonTransform:
     """A person and its picture -> [image (3, H, W) float32, joints (J, 3) float32, map from input to image (2, 3) float64].
 
-    `joints` are x, y in input pixels and 1 where the joint is known, else 0. `train` adds the random changes.
+    `joints` are x and y in input pixels, then 1 if the joint is known, otherwise 0. `train` adds the random changes.
     """
 
     def __init__(self, data: KeypointData, joints: Joints, *, train: bool) -> None:
@@ -53,7 +53,7 @@ class PersonTransform:
         return self.normalise(pixels), torch.from_numpy(joints), torch.from_numpy(to_input)
 
     def half_body(self, points: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """The box (x, y, w, h) of the upper or the lower body's known joints; None with too few to choose from."""
+        """The box (x, y, w, h) around the known joints of the upper or the lower body; None if too few joints are known."""
         known = np.flatnonzero(points[:, 2] > 0)
         lower = np.isin(known, self.joints.lower)
         if len(known) <= HALF_BODY_ABOVE or not lower.any() or lower.all():
@@ -67,6 +67,6 @@ class PersonTransform:
 
 
 def moved_joints(points: NDArray[np.float32], to_input: NDArray[np.float64], mirror: Joints | None) -> NDArray[np.float32]:
-    """Joints (J, 3) of the image in the input, (J, 3) with 1 where known; with `mirror` left and right change names."""
+    """Joints (J, 3) moved from the image to the input, with 1 where known; with `mirror`, left and right joints are swapped."""
     moved = np.concatenate([move(to_input, points[:, :2]), (points[:, 2:] > 0).astype(np.float32)], axis=1)
     return moved if mirror is None else moved[list(mirror.swapped)]

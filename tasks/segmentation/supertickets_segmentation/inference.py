@@ -1,4 +1,4 @@
-"""Predictions of a network for whole pictures: in one pass or by sliding windows, mirrored and zoomed copies too."""
+"""Predictions of a network for whole pictures: in one pass or by sliding windows, averaged over mirrored and zoomed copies."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def predict_logits(
 ) -> Tensor:
     """Logits of a batch (B, 3, H, W) at `out_size`: (B, classes, *out_size) float32.
 
-    With `evaluation.flip` or several scales, the log of the averaged softmax; else the network's own logits.
-    `window` is the sliding window's size where the config names none.
+    With `evaluation.flip` or several scales, these are the log of the averaged softmax, otherwise the network's own logits.
+    `window` is the size of the sliding window if the config does not set one.
     """
     passes = [(scale, mirrored) for scale in evaluation.scales for mirrored in ((False, True) if evaluation.flip else (False,))]
     if passes == [(1.0, False)]:
@@ -40,7 +40,7 @@ def predict_logits(
 
 
 def enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, h, w) -> (B, C, *size) float32, bilinear, align_corners False."""
+    """Resize (B, C, h, w) to (B, C, *size) float32, bilinear with align_corners False."""
     logits = logits.float()
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits
@@ -55,19 +55,19 @@ def _zoom(images: Tensor, scale: float) -> Tensor:
 
 
 def _one_pass(model: Network, images: Tensor, evaluation: SegmentationEvaluation, window: tuple[int, int]) -> Tensor:
-    """Logits of one zoomed, possibly mirrored batch, at the network's resolution (whole) or the image's (sliding)."""
+    """Logits of one zoomed, possibly mirrored batch, at the resolution of the network (whole) or of the images (sliding)."""
     if evaluation.mode == "whole":
         return model(images)
     size = evaluation.window or window
     stride = evaluation.stride or (max(1, size[0] * 2 // 3), max(1, size[1] * 2 // 3))
-    stride = min(stride[0], size[0]), min(stride[1], size[1])  # no gaps
+    stride = min(stride[0], size[0]), min(stride[1], size[1])  # leaves no gaps
     return sliding_logits(model, images, window=size, stride=stride)
 
 
 def sliding_logits(model: Network, images: Tensor, *, window: tuple[int, int], stride: tuple[int, int]) -> Tensor:
-    """Average of the logits of overlapping windows: (B, 3, H, W) -> (B, classes, H, W) float32.
+    """The averaged logits of overlapping windows: (B, 3, H, W) -> (B, classes, H, W) float32.
 
-    The last window of a row or column ends at the border; a window larger than the picture is cut to it.
+    The last window of a row or column ends at the border; a window larger than the picture is cut to the size of the picture.
     """
     height, width = images.shape[-2:]
     h, w = min(window[0], height), min(window[1], width)
@@ -86,6 +86,6 @@ def sliding_logits(model: Network, images: Tensor, *, window: tuple[int, int], s
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of windows that cover `length`; the last one ends at the border."""
+    """The first pixels of windows that cover `length`; the last window ends at the border."""
     starts = list(range(0, length - window, stride))
     return [*starts, length - window]

@@ -1,6 +1,6 @@
 """Scores of label maps from a confusion matrix.
 
-IoU_c = TP / (TP + FP + FN); mIoU = mean over the classes in the ground truth. Void pixels count nowhere.
+IoU_c = TP / (TP + FP + FN); mIoU = mean over the classes in the ground truth. Void pixels are not counted.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from supertickets.errors import UserError
 
 
 def confusions(predicted: Tensor, labels: Tensor, *, classes: int, void: int) -> Tensor:
-    """Confusion matrix of each image: (B, H, W) twice -> (B, classes, classes) int64, rows = truth.
+    """The confusion matrix of each image: predicted and labels (B, H, W) -> (B, classes, classes) int64, rows = truth.
 
-    One an image, not one a batch: processes of a distributed evaluation can then drop the images that padding repeated.
+    There is one matrix per image rather than per batch, so that a distributed evaluation can drop the images that were repeated
+    to fill the last batch.
     """
     return torch.stack(
         [
@@ -29,15 +30,15 @@ def confusions(predicted: Tensor, labels: Tensor, *, classes: int, void: int) ->
 
 @dataclass(frozen=True)
 class Scores:
-    """Of a whole split, all in 0..1."""
+    """The scores of a whole split, all in 0..1."""
 
     miou: float
     accuracy: float  # share of the labelled pixels that are right
-    iou: list[float | None]  # by class, None where the ground truth has none of it
+    iou: list[float | None]  # by class, None for a class that the ground truth does not have
 
 
 def scores_of(confusion: Tensor) -> Scores:
-    """Scores from the summed confusion matrix (classes, classes), rows = truth. Raises `UserError` if all is void."""
+    """Scores from the summed confusion matrix (classes, classes), rows = truth. Raises `UserError` if every pixel is void."""
     confusion = confusion.double()
     right, truth = confusion.diagonal(), confusion.sum(dim=1)
     if not truth.sum():

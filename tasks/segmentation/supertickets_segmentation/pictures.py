@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-LEAST_PX = 320  # smaller panels are enlarged by a whole factor until their longer side reaches this
+LEAST_PX = 320  # smaller panels are enlarged by an integer factor until their longer side reaches this
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-ALPHA = 0.6  # weight of the class colour
+ALPHA = 0.6  # weight of the class colour in the overlay
 VOID_COLOUR = (0, 0, 0)
 PAPER, INK = (255, 255, 255), (25, 25, 25)
 
@@ -19,8 +19,8 @@ PAPER, INK = (255, 255, 255), (25, 25, 25)
 def overlay(image: NDArray[np.uint8], labels: NDArray[np.integer], palette: Sequence[Sequence[int]]) -> NDArray[np.uint8]:
     """Lay the classes' colours over a picture: (H, W, 3) uint8 and (H, W) -> (H, W, 3) uint8.
 
-    The picture is made gray, so that its own colours are not taken for classes. Labels beyond the palette are void
-    and drawn black.
+    The picture is converted to gray, so that its own colours are not mistaken for classes. Labels beyond the palette are void
+    and drawn in black.
     """
     colours = np.array([*palette, VOID_COLOUR], np.float32)
     laid = colours[np.minimum(labels.astype(np.int64), len(palette))]
@@ -36,7 +36,7 @@ def draw_panels(
     palette: Sequence[Sequence[int]],
     show_input: bool = True,
 ) -> Image.Image:
-    """One sheet: the image, then each titled label map laid over it; below, a legend of the classes in them."""
+    """A sheet with the image, each label map laid over it under its title, and a legend of the classes that occur."""
     factor = max(1, ceil(LEAST_PX / max(image.shape[:2])))
     size = (image.shape[1] * factor, image.shape[0] * factor)
     large = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
@@ -70,7 +70,7 @@ def _compose(panels: dict[str, NDArray[np.uint8]], size: tuple[int, int], entrie
 
 
 def _legend(entries: list[tuple[str, tuple]], width: int, font: Font, text_px: int) -> Image.Image:
-    """Swatches and names in columns as wide as the longest name."""
+    """Colour swatches with class names, in columns that are as wide as the longest name."""
     row_px, swatch_px, pad = round(text_px * 1.6), text_px, max(4, text_px // 2)
     longest = max((font.getlength(name) for name, _ in entries), default=0)
     cell_px = ceil(longest) + swatch_px + 3 * pad
@@ -88,10 +88,12 @@ def _legend(entries: list[tuple[str, tuple]], width: int, font: Font, text_px: i
 
 
 def index_picture(labels: NDArray[np.integer], palette: Sequence[Sequence[int]]) -> Image.Image:
-    """A label map as a picture whose pixel values are the class numbers; with colours where 8 bit suffice."""
+    """A label map as a picture whose pixel values are the class numbers; with a palette if the numbers fit in 8 bits."""
     if labels.max(initial=0) > 255:
         return Image.fromarray(labels.astype(np.uint16))
     picture = Image.fromarray(labels.astype(np.uint8)).convert("P")
     colours = [channel for colour in palette[:256] for channel in colour]
-    picture.putpalette(colours + [0] * (768 - len(colours)))  # all 256: PIL stores fewer bits for a shorter palette
+    picture.putpalette(
+        colours + [0] * (768 - len(colours))
+    )  # always 256 colours, as PIL stores fewer bits for a shorter palette
     return picture

@@ -46,14 +46,14 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
         self.labels: list[str] = list(self.config.data.classes or ())
         self.input_shape: tuple[int, int, int] = (3, *self.config.data.size_px)
 
-    # What the training loop calls ------------------------------------------------------------------------------------------
+    # What the training loop calls -----------------------------------------------------------------------------------
 
     def build_head(self, arch: Arch) -> nn.Module:
-        """Branch features, finest first -> (B, classes, H/stem_stride, W/stem_stride) logits."""
+        """The head that maps branch features, finest first, to logits (B, classes, H/stem_stride, W/stem_stride)."""
         return DenseHead(arch, channels=self.config.head.channels, outputs=len(self.labels))
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
-        """Mean cross entropy over the labelled pixels, logits enlarged to the labels' size; 0 where all is void."""
+        """Mean cross entropy over the labelled pixels, with logits enlarged to the labels' size; 0 if all pixels are void."""
         images, labels = batch
         height, width = labels.shape[-2:]
         logits = enlarge(model(images), (height, width))  # (B, C, H, W)
@@ -76,7 +76,7 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
                 logits = self._logits(model, images, tuple(labels.shape[-2:]))
                 losses = F.cross_entropy(logits, labels, ignore_index=void, reduction="none").sum(dim=(1, 2))  # (B,)
                 found = confusions(logits.argmax(dim=1), labels, classes=classes, void=void)  # (B, C, C)
-                if accelerator is not None:  # drops the images repeated to fill the last batch
+                if accelerator is not None:  # drops the images that were repeated to fill the last batch
                     found, losses = accelerator.gather_for_metrics((found, losses))
                 confusion += found.sum(dim=0).cpu()
                 loss += float(losses.double().sum()) if losses.device.type != "mps" else float(losses.sum())
@@ -93,8 +93,9 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
 
     @classmethod
     def settings_for(cls, *, outputs: int, head_channels: int) -> JsonObject:
-        """Settings of a network known by its tensors alone: 19 outputs are Cityscapes, 150 ADE20K (with the protocol of
-        configs/ade20k.yaml), else classes are numbered.
+        """Settings of a network of which only the tensors are known.
+
+        19 outputs are Cityscapes, 150 are ADE20K (with the protocol of configs/ade20k.yaml), other classes are numbered.
         """
         head = {"head": {"channels": head_channels}}
         if outputs == len(CITYSCAPES):
@@ -107,11 +108,11 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
         return {"data": {"name": "pairs", "classes": [f"class_{i}" for i in range(outputs)], "size_px": [512, 512]}, **head}
 
     def settings(self) -> JsonObject:
-        """All that rebuilds this task without its data, JSON-able."""
+        """Everything that rebuilds this task without its data, JSON-able."""
         return self.config.model_dump(mode="json", include={"data", "evaluation", "head"})
 
     def protocol(self) -> str:
-        """How `evaluate` measures, in words."""
+        """A sentence that says how `evaluate` measures."""
         data, evaluation = self.config.data, self.config.evaluation
         if evaluation.mode == "sliding":
             window = evaluation.window or data.size_px
@@ -127,11 +128,11 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
             f"{'flip averaged' if evaluation.flip else 'no flip'}; scored at {size}"
         )
 
-    # What people look at ------------------------------------------------------------------------------------------
+    # Pictures and predictions ---------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def draw_examples(self, model: nn.Module, out_dir: Path, limit: int) -> list[Path]:
-        """Write up to `limit` pictures, evenly spread over the validation set: input, prediction, truth, legend."""
+        """Write pictures of up to `limit` validation images, evenly spread: input, prediction, truth and a legend."""
         (val,) = self._open("val")
         paths = []
         with eval_mode(model):
@@ -175,7 +176,7 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
                 written.append(save_whole(index_picture(predicted, self._palette), Path(out_dir) / f"{stem}_labels.png"))
         return written
 
-    # Within -------------------------------------------------------------------------------------------------------
+    # Helpers --------------------------------------------------------------------------------------------------------
 
     @property
     def _palette(self) -> list[tuple[int, int, int]]:
@@ -186,7 +187,7 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
         return predict_logits(model, images, out_size=out_size, evaluation=self.config.evaluation, window=window)
 
     def _predict_one(self, model: nn.Module, image: Tensor, out_size: tuple[int, int]) -> Tensor:
-        """Classes (*out_size) on the CPU for one (3, H, W) uint8 image."""
+        """The classes (*out_size), on the CPU, of one image (3, H, W) uint8."""
         batch = Normalise(self.config.data.mean, self.config.data.std)(image)[None].to(device_of(model))
         return self._logits(model, batch, out_size)[0].argmax(dim=0).cpu()
 

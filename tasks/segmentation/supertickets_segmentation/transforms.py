@@ -1,6 +1,6 @@
-"""Image and label map changed together: zoom, class-aware crop, padding, flip, colours, normalisation.
+"""Transforms of an image together with its label map: zoom, class-aware crop, padding, flip, colours, normalisation.
 
-Random numbers come from torch's generator alone, so that a resumed run sees what an uninterrupted one would.
+All random numbers come from torch's generator, so that a resumed run sees the same images as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CROP_TRIES = 10
 
 
 def fitted(size: tuple[int, int] | torch.Size, data: SegmentationData) -> tuple[int, int]:
-    """The (H, W) that `data.resize` asks of a picture of `size`."""
+    """The size (H, W) to which `data.resize` brings a picture of `size`."""
     height, width = int(size[0]), int(size[1])
     if data.resize is None:
         return height, width
@@ -29,7 +29,7 @@ def fitted(size: tuple[int, int] | torch.Size, data: SegmentationData) -> tuple[
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """(H, W) -> size, nearest. "Exact", since torchvision's own for masks looks half a pixel beside the image."""
+    """Resize (H, W) to `size`, nearest. It uses nearest-exact, as torchvision's default for masks is off by half a pixel."""
     if tuple(mask.shape[-2:]) == tuple(size):
         return mask
     plain = mask.as_subclass(Tensor)[None]
@@ -48,7 +48,7 @@ class TrainTransform:
         data = self.data
         low, high = data.scale
         zoom = low + (high - low) * random_unit()
-        # Cropping before zooming gives the same picture as the other order and touches fewer pixels.
+        # Cropping before zooming gives the same picture as the opposite order, and touches fewer pixels.
         top, left, height, width = self.crop_box(mask, zoom)
         image, mask = tvf.crop(image, top, left, height, width), tvf.crop(mask, top, left, height, width)
         size = self.zoomed(height, zoom, data.size_px[0]), self.zoomed(width, zoom, data.size_px[1])
@@ -64,9 +64,9 @@ class TrainTransform:
         return self.normalise(pixels), classes.as_subclass(Tensor).long()
 
     def crop_box(self, mask: Tensor, zoom: float) -> tuple[int, int, int, int]:
-        """(top, left, height, width) in pixels of `mask` of a crop that is `size_px` after `zoom`.
+        """A crop (top, left, height, width), in pixels of `mask`, that has `size_px` after `zoom`.
 
-        Drawn again, ten times at most, while one class fills more than `max_class_share` of its labelled pixels.
+        It is drawn up to ten times, until no class fills more than `max_class_share` of its labelled pixels.
         """
         height, width = mask.shape[-2:]
         h, w = (min(have, max(1, round(want / zoom))) for have, want in zip((height, width), self.data.size_px, strict=True))
@@ -79,14 +79,14 @@ class TrainTransform:
 
     @staticmethod
     def zoomed(length: int, zoom: float, want: int) -> int:
-        """Length of a crop's side after zooming: exactly `want` where the picture sufficed, whatever was rounded."""
+        """The length of a side of the crop after zooming: exactly `want` if the picture is large enough, despite rounding."""
         return want if length >= max(1, round(want / zoom)) else min(want, max(1, round(length * zoom)))
 
     def mixed(self, mask: Tensor) -> bool:
-        """Whether no class fills more than `max_class_share` of the labelled pixels (and some pixel is labelled)."""
+        """Whether no class fills more than `max_class_share` of the labelled pixels, and at least one pixel is labelled."""
         if self.data.max_class_share >= 1:
             return True
-        # Every second pixel each way tells the shares well enough, at a quarter of the cost.
+        # Every second pixel in both directions is accurate enough for the shares, at a quarter of the cost.
         counts = torch.bincount(mask.as_subclass(Tensor)[::2, ::2].flatten().int(), minlength=self.data.void + 1)
         counts[self.data.void] = 0
         labelled = int(counts.sum())
@@ -94,7 +94,7 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """(3, H, W) uint8 image and mask -> normalised image (3, H, W) and int64 labels, sizes as they are."""
+    """(3, H, W) uint8 image and mask -> normalised image (3, H, W) and int64 labels, without a change of size."""
 
     def __init__(self, data: SegmentationData) -> None:
         self.normalise = Normalise(data.mean, data.std)
@@ -104,7 +104,7 @@ class EvalTransform:
 
 
 def distort(image: Tensor) -> Tensor:
-    """Random brightness, contrast, saturation, hue of a (3, H, W) uint8 picture, each half of the time (after SSD)."""
+    """Change brightness, contrast, saturation and hue of a picture (3, H, W) uint8, each with probability 1/2 (as in SSD)."""
     if random_unit() < 0.5:
         image = tvf.adjust_brightness(image, 0.875 + 0.25 * random_unit())
     if random_unit() < 0.5:
