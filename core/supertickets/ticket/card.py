@@ -55,9 +55,7 @@ A {ticket.task} ticket: a network whose architecture was searched and whose weig
 
 ## Use
 ```python
-
-if TYPE_CHECKING:
-    from supertickets.ticket.ticket import Ticket
+from supertickets import Ticket
 
 net = Ticket.load("{repo_id}").build()  # a plain nn.Module in eval mode
 ```
