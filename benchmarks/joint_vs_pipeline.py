@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from supertickets.baselines import search_then_prune, stage
+from supertickets.baselines import draw_or_resume, search_then_prune
 from supertickets.cli import Parser, friendly, split_overrides
 from supertickets.config.reader import load_config
 from supertickets.pruning.criteria import CRITERIA
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ticket = search_then_prune(task, changed, searched=shared)
             folders += [shared] if shared else []
         else:
-            ticket = stage(task, changed, folder)
+            ticket = draw_or_resume(task, changed, folder)
         known = {"method": method, "criterion": criterion, "sparsity": sparsity, "seed": config.run.seed}
         rows.append(row_of(ticket, folders, task, **known))
     options.out.parent.mkdir(parents=True, exist_ok=True)

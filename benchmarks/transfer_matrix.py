@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from supertickets.baselines import stage
+from supertickets.baselines import draw_or_resume
 from supertickets.cli import Parser, friendly, split_overrides
 from supertickets.config.reader import load_config
 from supertickets.task import task_class
@@ -40,7 +40,7 @@ def draw_source(name: str, runs: Path, quiet: list[str]) -> Path:
     """Draw a ticket on the embedded data of task `name` with the defaults, and return its folder."""
     folder, cls = runs / f"source_{name}", task_class(name)
     config = load_config(cls.Config, None, quiet)
-    stage(cls(config), config, folder)
+    draw_or_resume(cls(config), config, folder)
     return folder / "ticket"
 
 
@@ -50,7 +50,7 @@ def move(source: Path, target: str, control: str, seed: int, folder: Path, overr
     config = load_config(transfer_schema(cls), None, [*overrides, "--run.seed", str(seed)])
     config = config.model_copy(update={"transfer": config.transfer.model_copy(update=CONTROLS[control])})
     task = cls(config)
-    ticket = stage(task, transfer_config(source, config), folder)
+    ticket = draw_or_resume(task, transfer_config(source, config), folder)
     records = read_records(folder / "metrics.jsonl")
     score = {"score": round(ticket.metrics[task.metric], 4), "metric": task.metric, "epochs": len(records)}
     return score | {"seconds": round(sum(record["seconds"] for record in records))}

@@ -27,15 +27,15 @@ def search_then_prune(task: Task, config: Config, *, searched: Path | None = Non
     later = round(epochs * config.pipeline.retrain)
     if not later:
         at_the_end = {"enabled": True, "schedule": "one_shot", "end": 1.0}
-        return stage(task, config, folder / "search", prune=at_the_end, search={"enabled": True})
+        return draw_or_resume(task, config, folder / "search", prune=at_the_end, search={"enabled": True})
     alone: dict[str, dict[str, object]] = {
         "train": {"epochs": epochs - later},
         "prune": PruneConfig(enabled=False).model_dump(),  # the same whatever follows, as the search does not depend on it
         "search": {"enabled": True},
     }
     searched = searched or folder / "search"
-    stage(task, config, searched, **alone)
-    return stage(
+    draw_or_resume(task, config, searched, **alone)
+    return draw_or_resume(
         task,
         config,
         folder / "retrain",
@@ -57,8 +57,10 @@ def draw_by_rounds(task: Task, config: Config) -> Ticket:
     for i in range(rounds):
         sparsity = config.prune.target if i == rounds - 1 else 1 - (1 - config.prune.target) ** ((i + 1) / rounds)
         prune = {"enabled": True, "schedule": "one_shot", "end": 1.0, "target": sparsity}
-        stage(task, config, folder / f"round_{i}", prune=prune, **_from_round(folder, i, config))
-    return stage(task, config, folder / f"round_{rounds}", prune={"enabled": False}, **_from_round(folder, rounds, config))
+        draw_or_resume(task, config, folder / f"round_{i}", prune=prune, **_from_round(folder, i, config))
+    return draw_or_resume(
+        task, config, folder / f"round_{rounds}", prune={"enabled": False}, **_from_round(folder, rounds, config)
+    )
 
 
 def _from_round(folder: Path, i: int, config: Config) -> dict[str, dict[str, object]]:
@@ -69,7 +71,7 @@ def _from_round(folder: Path, i: int, config: Config) -> dict[str, dict[str, obj
     return {"init": start, "search": {"enabled": False}, "run": {"rewind_epoch": 0}}
 
 
-def stage(task: Task, config: Config, folder: Path, **sections: dict[str, object]) -> Ticket:
+def draw_or_resume(task: Task, config: Config, folder: Path, **sections: dict[str, object]) -> Ticket:
     """The ticket of one drawing in `folder` with changed sections of the config.
 
     A finished drawing is loaded, and an interrupted one is continued from its last checkpoint. Raises `UserError` if `folder`

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeAlias
 
 import torch
 
+# The commands import what they need themselves, so that `--help` and wrong arguments are answered at once.
 from supertickets.config.section import Section
 from supertickets.errors import UserError
 from supertickets.processes import leave_process_group

@@ -7,19 +7,18 @@ due. These steps are defined in `training.trainer`, `training.pruning` and `trai
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from supertickets.config.sections import Config
-from supertickets.pruning.mask import density_by_kind
-from supertickets.pruning.schedule import plan_prunes
+from supertickets.pruning.criteria import Evidence
 from supertickets.report.closing import epoch_line, finish
-from supertickets.search.schedule import plan_shrinks
 from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.pruning import prune_event
-from supertickets.training.run import open_run
-from supertickets.training.shrinking import shrink_event
-from supertickets.training.trainer import Loop
-from supertickets.types import Metrics
+from supertickets.training.pruning import let_weights_return, prune_copy, prune_weights
+from supertickets.training.run import Record, open_run
+from supertickets.training.schedule import plan_prunes, plan_shrinks
+from supertickets.training.shrinking import shrink_net
+from supertickets.training.trainer import Trainer
 
 
 def draw_ticket(task: Task, config: Config) -> Ticket:
@@ -34,36 +33,41 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
     task.check_data()
     run = open_run(task.name, config)
     state = run.state(task)
-    loop = Loop(task, config, state, run.accelerator, prunes=prunes, shrinks=shrinks)
+    trainer = Trainer(task, config, state, run.accelerator, search_end=max(shrinks, default=0))
+    evidence = Evidence(trainer.losses, mean=trainer.mean, input_shape=task.input_shape, seed=config.run.seed)
+    prune = partial(prune_weights, state, config.prune, plan=prunes, evidence=evidence)
     run.begin(state)
     run.say(f"{task.name}: {epochs} epochs, prunes before {list(prunes)}, shrinks after {shrinks}; writing to {run.folder}")
 
-    net, rewind_epoch = None, config.run.rewind_epoch
-    if rewind_epoch == state.epoch == 0:
-        loop.keep_early()
+    net = None
+    if config.run.rewind_epoch == state.epoch == 0:
+        state.keep_early_tensors()
     while state.epoch < epochs:
-        began = time.monotonic()
-        events: dict[str, object] = {}
+        began, events, scores = time.monotonic(), Record(), Record()
         if state.epoch in prunes:
-            events |= prune_event(loop)
-        losses = loop.train_epoch()
-        if state.epoch == epochs and epochs in prunes:  # a prune at the very end, after which nothing is trained
-            events |= prune_event(loop)
-        if state.epoch == rewind_epoch:
-            loop.keep_early()
-        scores: Metrics = {}
+            events |= prune()
+        losses = trainer.train_epoch()
+        if state.epoch == epochs and epochs in prunes:  # pruned at the very end, not trained any more
+            events |= prune()
+        if state.epoch == config.run.rewind_epoch:
+            state.keep_early_tensors()
         if state.epoch % config.train.evaluate_every == 0 or state.epoch == epochs:
-            net = loop.averaged_net()
-            scores = loop.evaluate(net)
+            net = trainer.averaged_net()
+            prune_copy(net, state, config.prune, plan=prunes, evidence=evidence)
+            scores |= trainer.evaluate(net)
         if state.epoch in shrinks:
-            events |= shrink_event(loop)
+            removed = shrink_net(state, config.search, plan=shrinks, input_shape=task.input_shape, seed=config.run.seed)
+            events["units_removed"] = removed
+            if removed:
+                trainer.rewrap()
+                let_weights_return(state, config.prune, plan=prunes)
         record = {"epoch": state.epoch, **losses, **scores, **events, "seconds": round(time.monotonic() - began, 2)}
-        run.finish_epoch(state, record | ({"density": density_by_kind(state.mask)} if state.mask else {}))
+        run.finish_epoch(state, record)
         run.say(epoch_line(record, task.metric, epochs))
 
     if net is None:  # a finished run was resumed
-        net = loop.averaged_net()
-        scores = loop.evaluate(net)
-    ticket = Ticket.from_net(net, task, metrics=scores, mask=state.mask, config=config, full=state.full)
-    finish(run, task, ticket, net, early=state.early)
+        net = trainer.averaged_net()
+        scores = trainer.evaluate(net)
+    ticket = Ticket.from_net(net, task, metrics=scores, mask=state.mask, config=config, supernet_costs=state.supernet_costs)
+    finish(run, task, ticket, net, early_tensors=state.early_tensors)
     return ticket

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -12,7 +12,7 @@ T = TypeVar("T")
 class UserError(ValueError):
     """A message for the user: it names the file, key or value at fault and the valid choices.
 
-    Entry points print it as one `error: ...` line and exit with status 2; anything else is a bug.
+    Entry points print it as one `error: ...` line and exit with status 2; any other exception is a bug.
     """
 
 
@@ -26,10 +26,10 @@ def one_of(choices: Mapping[str, T], name: str, *, key: str) -> T:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first ten, and how many more."""
+    """The first ten names, and how many more there are."""
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def and_more(found: Sequence[object]) -> str:
-    """What goes behind the first of several: ` (and 3 more)`, or nothing where there is but one."""
+def and_more(found: Sized) -> str:
+    """What follows the first of several items in a message: ` (and 3 more)`, or nothing where there is only one."""
     return f" (and {len(found) - 1} more)" if len(found) > 1 else ""

@@ -1,4 +1,4 @@
-"""Processes that work together: which of them speaks, and how they part."""
+"""Processes that work together: which of them prints, and how they end."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def is_first_process() -> bool:
 def leave_process_group() -> None:
     """Leave the process group, where there is one, before Python shuts down.
 
-    Gloo's threads let go of tensors after the last exchange, and abort where the interpreter is gone by then. They end with the
-    group, which wrapped models hold too: so those must be out of use, and are collected here.
+    Gloo's threads release tensors after the last exchange, and abort if the interpreter is gone by then. The threads end with
+    the group, but wrapped models hold the group, too: they must be out of use here, and are garbage-collected first.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gc.collect()

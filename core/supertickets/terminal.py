@@ -1,10 +1,10 @@
-"""Progress that people can watch: a bar in a terminal, a plain line a minute elsewhere."""
+"""What is printed: progress as a bar in a terminal (elsewhere a plain line every minute), tables, numbers for people."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
@@ -12,10 +12,19 @@ from rich.table import Table
 
 console = Console(soft_wrap=True)
 LINE_EVERY_S = 60.0
+Batch_co = TypeVar("Batch_co", covariant=True)
 
 
-def watch(batches: Any, describe: Callable[[], str], *, show: bool = True) -> Iterator[Any]:
-    """Yield the batches of a loader (anything with a length); `describe` is asked for the text beside the bar once a second."""
+class Batches(Protocol[Batch_co]):
+    """A data loader, or anything else with a length that yields batches."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch_co]: ...
+
+
+def watch(batches: Batches[Batch_co], describe: Callable[[], str], *, show: bool = True) -> Iterator[Batch_co]:
+    """Yield the batches of a loader; `describe` is called once per second for the text beside the bar."""
     if not show:
         yield from batches
     elif console.is_terminal:
@@ -24,7 +33,7 @@ def watch(batches: Any, describe: Callable[[], str], *, show: bool = True) -> It
         yield from _with_lines(batches, describe)
 
 
-def _with_bar(batches: Any, describe: Callable[[], str]) -> Iterator[Any]:
+def _with_bar(batches: Batches[Batch_co], describe: Callable[[], str]) -> Iterator[Batch_co]:
     with Progress(console=console, transient=True) as bar:
         row, asked = bar.add_task(describe(), total=len(batches)), time.monotonic()
         for batch in batches:
@@ -35,25 +44,25 @@ def _with_bar(batches: Any, describe: Callable[[], str]) -> Iterator[Any]:
                 asked = time.monotonic()
 
 
-def _with_lines(batches: Any, describe: Callable[[], str]) -> Iterator[Any]:
-    said = time.monotonic()
+def _with_lines(batches: Batches[Batch_co], describe: Callable[[], str]) -> Iterator[Batch_co]:
+    printed = time.monotonic()
     for i, batch in enumerate(batches, 1):
         yield batch
-        if time.monotonic() - said > LINE_EVERY_S:
+        if time.monotonic() - printed > LINE_EVERY_S:
             console.print(f"{describe()}  {i}/{len(batches)}", highlight=False)
-            said = time.monotonic()
+            printed = time.monotonic()
 
 
-def summary_table(title: str, rows: dict[str, str]) -> Table:
-    """The closing table: a figure a row."""
+def summary_table(title: str, rows: Mapping[str, str]) -> Table:
+    """A table with one figure per row, for example the one that closes a run."""
     table = Table(title=title, show_header=False, title_justify="left")
     for key, value in rows.items():
         table.add_row(key, value)
     return table
 
 
-def standing(scores: dict[str, Any], metric: str) -> str:
-    """An evaluation in a few words: metric, MACs, sparsity."""
+def headline(scores: Mapping[str, Any], metric: str) -> str:
+    """An evaluation in a few words: metric, MACs and sparsity."""
     return f"{metric} {scores[metric]:.4f}  MACs {human(scores['macs'])}  sparsity {scores['sparsity']:.3f}"
 
 

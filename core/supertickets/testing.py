@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -73,6 +74,15 @@ def randomise_norms(net: nn.Module, seed: int = 1) -> None:
                 ):
                     assert tensor is not None
                     tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+
+
+def mask_digest(mask: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the mask, to compare it between processes."""
+    digest = hashlib.sha256()
+    for name in sorted(mask):
+        digest.update(name.encode())
+        digest.update(mask[name].cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class ToyTask:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import supertickets.task as tasks
 from supertickets.testing import ToyTask
 
 
@@ -16,7 +17,5 @@ def _one_thread() -> None:
 @pytest.fixture
 def toy_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `load_task('toy')` find the toy task, as an installed package's entry point would."""
-    import supertickets.task as tasks
-
     found = tasks.task_class
     monkeypatch.setattr(tasks, "task_class", lambda name: ToyTask if name == "toy" else found(name))

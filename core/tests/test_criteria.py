@@ -103,8 +103,8 @@ def test_gradients_are_those_of_zeroed_weights_too():
     assert gradients(net, half_square((3.0, 1.0)))["0.weight"].flatten().tolist() == [9, 3]
 
 
-def test_a_part_is_ranked_by_itself():
-    mask = prune(micro_net(), 0.5, part="head.")
+def test_what_a_prefix_names_is_ranked_by_itself():
+    mask = prune(micro_net(), 0.5, prefix="head.")
     assert all(name.startswith("head.") for name in mask) and sparsity(mask) == pytest.approx(0.5, abs=1e-3)
 
 
@@ -123,19 +123,21 @@ def test_regrowth_fades_to_nothing():
 _WORKER = """
 import json, sys
 from pathlib import Path
-from supertickets.draw import *
-from supertickets.pruning.criteria import CRITERIA
-from supertickets.pruning.mask import mask_digest, sparsity
-from supertickets.testing import ToyTask, toy_config
+from supertickets.pruning.criteria import CRITERIA, Evidence
+from supertickets.testing import ToyTask, mask_digest, toy_config
+from supertickets.training.pruning import choose_mask
+from supertickets.training.run import open_run
+from supertickets.training.trainer import Trainer
 config = toy_config(Path(sys.argv[1]), train={"batch_size": 4})
 task = ToyTask(config)
 run = open_run("toy", config)
 state = run.state(task)
-loop = Loop(task, config, state, run.accelerator, prunes={}, shrinks=[])
+trainer = Trainer(task, config, state, run.accelerator, search_end=0)
+evidence = Evidence(trainer.losses, mean=trainer.mean, input_shape=task.input_shape)
 found = {}
 for criterion in CRITERIA:
-    loop.config = config.model_copy(update={"prune": config.prune.model_copy(update={"criterion": criterion, "rounds": 2})})
-    mask = loop.choose(0.9)
+    cfg = config.prune.model_copy(update={"criterion": criterion, "rounds": 2})
+    mask = choose_mask(state, 0.9, cfg=cfg, evidence=evidence)
     found[criterion] = [mask_digest(mask), sum(int((~kept).sum()) for kept in mask.values())]
 rank = run.accelerator.process_index
 Path(sys.argv[1]).mkdir(exist_ok=True)

@@ -11,11 +11,10 @@ from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import lamp, magnitude
 from supertickets.pruning.mask import density_by_kind, mask_gradients, sparsity, zero_sparsity
 from supertickets.pruning.prune import choose_mask, count_revived, hold, prune, revive
-from supertickets.pruning.schedule import plan_prunes, sparsity_at
-from supertickets.search.schedule import plan_shrinks
 from supertickets.testing import micro_net
 from supertickets.training.ema import start_ema, update_ema
 from supertickets.training.optim import build_optimizer
+from supertickets.training.schedule import plan_prunes, plan_shrinks, sparsity_at
 
 
 @pytest.mark.parametrize("scope", ["global", "layer", "erk"])
@@ -122,9 +121,9 @@ def test_dormant_values_come_back():
     before = {name: weight.detach().clone() for name, weight in prunable(net).items()}
     dormant, ema = {}, start_ema(net)
     mask = prune(net, 0.5)
-    hold(mask, net, ema=ema, dormant=dormant)
+    hold(mask, net, ema=ema, dormant_weights=dormant)
     assert zero_sparsity(net) == pytest.approx(0.5, abs=1e-4)
-    hold(prune(net, 0.7, keep_pruned=mask), net, ema=ema, dormant=dormant)
+    hold(prune(net, 0.7, keep_pruned=mask), net, ema=ema, dormant_weights=dormant)
     revive(prune(net, 0.7, keep_pruned=mask), net, dormant, ema)
     assert all(torch.equal(weight, before[name]) for name, weight in prunable(net).items())
     assert torch.equal(ema["head.block.expand.weight"], before["head.block.expand.weight"])

@@ -111,7 +111,7 @@ def sparse_ticket() -> Ticket:
     hold(mask, net)
     config = Config(run=RunConfig(dir=Path("someone/secret project/run").absolute()))
     metrics = {"accuracy": 0.75, "protocol": "share of pixels", "macs": 1}
-    return Ticket.from_net(net, ToyTask(config), metrics=metrics, mask=mask, config=config, full={"params": 10**5})
+    return Ticket.from_net(net, ToyTask(config), metrics=metrics, mask=mask, config=config, supernet_costs={"params": 10**5})
 
 
 def test_what_is_pushed_comes_back(fake_hub, capsys):

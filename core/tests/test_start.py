@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import supertickets.task as tasks
 from supertickets.baselines import draw_by_rounds, search_then_prune
@@ -18,8 +19,8 @@ from supertickets.networks.supernet import prunable
 from supertickets.testing import ToyTask, toy_config
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import open_run
-from supertickets.training.start import start_net
-from supertickets.training.trainer import Loop
+from supertickets.training.start import start_from_ticket
+from supertickets.training.trainer import Trainer
 
 SHORT = {"epochs": 2}
 
@@ -54,9 +55,13 @@ def source(tmp_path_factory) -> Path:
     return config.run.dir / "ticket"
 
 
+def begin(task, config):
+    return start_from_ticket(config.init, task, arch=config.arch, seed=config.run.seed)
+
+
 def start(source: Path, folder: Path, task=ToyTask, **init):
     config = toy_config(folder, train=SHORT, init={"ticket": source, **init})
-    return (*start_net(task(config), config), config)
+    return (*begin(task(config), config), config)
 
 
 def test_retraining_keeps_arch_and_mask_bit_for_bit(source, tmp_path):
@@ -78,8 +83,6 @@ def test_the_start_is_the_ticket_bit_for_bit(source, tmp_path):
 
 def test_rewinding_restores_the_early_weights_bit_for_bit(source, tmp_path):
     """The first shrink comes after epoch 1, so its checkpoint still has the full supernet's weights: find them there."""
-    from safetensors.torch import load_file
-
     net, mask, _, _ = start(source, tmp_path, weights="rewind")
     early = load_file(source.parent / "checkpoints" / "epoch_0001.safetensors")
     name = "stem.0.weight"
@@ -180,18 +183,18 @@ def test_a_transfer_never_lets_the_bodys_pruned_weights_go(source, tmp_path):
     """While the new head's may come back until its next prune, the body's mask holds."""
     config = toy_config(tmp_path / "run", init={"ticket": source, "part": "body"}, search={"enabled": True})
     run = open_run("wide", config)
-    loop = Loop(WideToy(config), config, run.state(WideToy(config)), run.accelerator, prunes={1: 0.5}, shrinks=[1])
-    loop.state.mask_held = False
-    assert set(loop.held()) == {name for name in loop.state.mask if not name.startswith("head.")}
-    loop.train_epoch()
-    body = {name: weight for name, weight in prunable(loop.state.net).items() if not name.startswith("head.")}
-    assert not any(torch.count_nonzero(weight[~loop.state.mask[name]]) for name, weight in body.items())
+    state = run.state(WideToy(config))
+    state.mask_held = False
+    assert set(state.held_mask()) == {name for name in state.mask if not name.startswith("head.")}
+    Trainer(WideToy(config), config, state, run.accelerator, search_end=1).train_epoch()
+    body = {name: weight for name, weight in prunable(state.net).items() if not name.startswith("head.")}
+    assert not any(torch.count_nonzero(weight[~state.mask[name]]) for name, weight in body.items())
 
 
 def test_bn_momentum_is_the_targets_and_eps_the_tickets(source, tmp_path):
     config = toy_config(tmp_path, init={"ticket": source, "part": "body"})
     arch = config.arch.model_copy(update={"bn_momentum": 0.3, "bn_eps": 0.5})
-    net, _, _ = start_net(WideToy(config), config.model_copy(update={"arch": arch}))
+    net, _, _ = begin(WideToy(config), config.model_copy(update={"arch": arch}))
     assert net.arch.bn_momentum == 0.3 and net.arch.bn_eps == Ticket.load(source).arch.bn_eps
 
 

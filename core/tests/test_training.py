@@ -1,4 +1,4 @@
-"""Laws of the loop: what a drawing logs and leaves behind, resume, EMA, BN, optimizers, schedules, several processes."""
+"""Laws of training: what a drawing logs and leaves behind, resume, EMA, BN, optimizers, schedules, several processes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from supertickets.config.sections import TrainConfig
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
 from supertickets.networks.supernet import prunable
-from supertickets.pruning.mask import mask_digest, zero_sparsity
-from supertickets.testing import ToyTask, micro_net, randomise_norms, run_on_two_processes, toy_config
+from supertickets.pruning.criteria import Evidence
+from supertickets.pruning.mask import zero_sparsity
+from supertickets.testing import ToyTask, mask_digest, micro_net, randomise_norms, run_on_two_processes, toy_config
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.batchnorm import recalibrate
 from supertickets.training.cpu import set_threads
 from supertickets.training.ema import decay_at, start_ema, update_ema
 from supertickets.training.optim import RMSpropInside, build_optimizer, load_named_state, lr_at, named_state, peak_lr
-from supertickets.training.pruning import prune_event
+from supertickets.training.pruning import prune_copy, prune_weights
 from supertickets.training.run import open_run, start_accelerator
 from supertickets.training.state import load_state, new_state, save_state
-from supertickets.training.trainer import Loop, wrap
+from supertickets.training.trainer import Trainer, wrap
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 
@@ -52,16 +54,10 @@ def test_a_drawing_meets_its_targets_and_leaves_a_working_ticket(tmp_path):
     assert last["accuracy"] > 0.45  # three classes: better than chance
     net = Ticket.load(tmp_path / "run" / "ticket").build()
     assert zero_sparsity(net) == pytest.approx(ticket.sparsity)
-    scores = ToyTask(toy_config(tmp_path)).evaluate(net, ToyTask(toy_config(tmp_path)).build_loaders(8)[1], _one())
+    scores = ToyTask(toy_config(tmp_path)).evaluate(net, ToyTask(toy_config(tmp_path)).build_loaders(8)[1], Accelerator())
     assert scores["accuracy"] == pytest.approx(last["accuracy"], abs=1e-6)
     assert {"loss", "penalty", "params", "sparse_macs", "units", "density"} <= set(last)
     assert (tmp_path / "run" / "pictures" / "curves.png").stat().st_size > 1000
-
-
-def _one():
-    from accelerate import Accelerator
-
-    return Accelerator()
 
 
 def test_last_prune_and_architecture_are_final(tmp_path):
@@ -90,13 +86,17 @@ def test_without_reactivation_masks_only_grow(tmp_path):
 def test_after_prune_trains_dense_but_scores_sparse(tmp_path):
     config = toy_config(tmp_path / "run", prune={"every": 2, "start": 0.0, "reactivate": "after_prune"})
     prunes = {2: 0.5, 4: 0.8}
-    run = open_run("toy", config)
-    loop = Loop(ToyTask(config), config, run.state(ToyTask(config)), run.accelerator, prunes=prunes, shrinks=[])
-    loop.state.epoch = 2
-    prune_event(loop)
-    loop.train_epoch()
-    assert zero_sparsity(loop.state.net) < 0.01
-    assert zero_sparsity(loop.averaged_net()) == pytest.approx(0.5, abs=1e-3)
+    run, task = open_run("toy", config), ToyTask(config)
+    state = run.state(task)
+    trainer = Trainer(task, config, state, run.accelerator, search_end=0)
+    state.epoch = 2
+    prune_weights(state, config.prune, plan=prunes, evidence=Evidence())
+    trainer.train_epoch()
+    assert zero_sparsity(state.net) < 0.01
+    net = trainer.averaged_net()
+    prune_copy(net, state, config.prune, plan=prunes, evidence=Evidence())
+    trainer.evaluate(net)
+    assert zero_sparsity(net) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_search_and_prune_off_is_plain_training(tmp_path):
@@ -166,10 +166,11 @@ def test_state_file_round_trip_is_exact(tmp_path):
     state = new_state(task, config, device)
     task.loss(state.net, next(iter(task.build_loaders(8)[0]))).backward()
     state.optimizer.step()
-    state.mask, state.epoch, state.step, state.full = {"stem.0.weight": torch.rand(4, 3, 3, 3) < 0.5}, 3, 7, {"macs": 5}
+    state.mask, state.epoch, state.step = {"stem.0.weight": torch.rand(4, 3, 3, 3) < 0.5}, 3, 7
+    state.supernet_costs = {"macs": 5}
     save_state(state, tmp_path / "epoch_0003.safetensors")
     again = load_state(tmp_path / "epoch_0003.safetensors", task, config, device)
-    assert (again.epoch, again.step, again.full, again.penalty.z) == (3, 7, {"macs": 5}, state.penalty.z)
+    assert (again.epoch, again.step, again.supernet_costs, again.penalty.z) == (3, 7, {"macs": 5}, state.penalty.z)
     pairs = [(state.ema, again.ema), (state.mask, again.mask), (state.penalty.weights, again.penalty.weights)]
     pairs.append((state.net.state_dict(), again.net.state_dict()))
     assert all(a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) for a, b in pairs)
@@ -193,10 +194,11 @@ def test_recalibration_finds_the_true_statistics_of_a_copy(tmp_path):
 def test_evaluation_does_not_touch_the_live_network(tmp_path):
     config = toy_config(tmp_path / "run")
     run, task = open_run("toy", config), ToyTask(config)
-    loop = Loop(task, config, run.state(task), run.accelerator, prunes={}, shrinks=[])
-    before = {n: t.clone() for n, t in loop.state.net.state_dict().items()}
-    loop.evaluate(loop.averaged_net())
-    assert all(torch.equal(before[n], t) for n, t in loop.state.net.state_dict().items())
+    state = run.state(task)
+    trainer = Trainer(task, config, state, run.accelerator, search_end=0)
+    before = {n: t.clone() for n, t in state.net.state_dict().items()}
+    trainer.evaluate(trainer.averaged_net())
+    assert all(torch.equal(before[n], t) for n, t in state.net.state_dict().items())
 
 
 def test_ema_follows_its_formula():
@@ -327,9 +329,8 @@ _WORKER = """
 import torch, sys, json
 from pathlib import Path
 import supertickets.task as tasks
-from supertickets.testing import ToyTask, toy_config
+from supertickets.testing import ToyTask, mask_digest, toy_config
 from supertickets.draw import draw_ticket
-from supertickets.pruning.mask import mask_digest
 torch.set_num_threads(1)
 tasks.task_class = lambda name: ToyTask
 train = {"batch_size": 4, "epochs": 5, "precision": sys.argv[2]}
@@ -351,23 +352,35 @@ def test_two_processes_draw_one_ticket(tmp_path, precision):
     assert len(records) == 5 and json.loads(records[-1])["sparsity"] == pytest.approx(0.8, abs=1e-3)
 
 
-_STAGES = """
-import sys
+_BASELINE = """
+import json, sys
 from pathlib import Path
+import torch
 import supertickets.task as tasks
+from accelerate import PartialState
 from supertickets.baselines import search_then_prune
-from supertickets.testing import ToyTask, toy_config
+from supertickets.testing import ToyTask, mask_digest, toy_config
+torch.set_num_threads(1)
 tasks.task_class = lambda name: ToyTask
-train = {"batch_size": 4, "epochs": 6}
-config = toy_config(Path(sys.argv[1]), train=train, run={"tensorboard": True}, pipeline={"enabled": True})
-search_then_prune(ToyTask(config), config)
+folder, train = Path(sys.argv[1]), {"batch_size": 4, "epochs": 6}
+config = toy_config(folder, train=train, run={"tensorboard": True}, pipeline={"enabled": True})
+ticket = search_then_prune(ToyTask(config), config)
+found = [PartialState().num_processes, ticket.metrics["macs"], ticket.sparsity, mask_digest(ticket.mask)]
+Path(folder, f"rank{PartialState().process_index}.json").write_text(json.dumps(found))
 """
 
 
-def test_two_processes_draw_stage_after_stage(tmp_path):
-    """The trackers of a stage end with it; the process group does not."""
-    run_on_two_processes(_STAGES, tmp_path, str(tmp_path / "run"))
-    assert (tmp_path / "run" / "retrain" / "ticket" / "ticket.json").exists()
+def test_two_processes_draw_a_baseline_one_drawing_after_another(tmp_path):
+    """A drawing's trackers end with it, the process group does not; both processes end with the mask that is written."""
+    folder = tmp_path / "run"
+    run_on_two_processes(_BASELINE, tmp_path, str(folder))
+    ranks = [json.loads((folder / f"rank{r}.json").read_text()) for r in range(2)]
+    written = Ticket.load(folder / "retrain" / "ticket")
+    assert ranks[0] == ranks[1] == [2, written.metrics["macs"], written.sparsity, mask_digest(written.mask)]
+    assert written.arch == Ticket.load(folder / "search" / "ticket").arch
+    assert written.sparsity == pytest.approx(0.8, abs=1e-3)
+    for name in ("search", "retrain"):
+        assert len((folder / name / "metrics.jsonl").read_text().splitlines()) == 3 and list(folder.glob(f"{name}/**/events.*"))
 
 
 def test_live_network_is_not_the_averaged_one(tmp_path):

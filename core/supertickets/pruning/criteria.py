@@ -1,6 +1,6 @@
-"""Scores that say which weights matter: the lowest go first. A criterion maps a network to scores of its prunable weights.
+"""Pruning criteria. Each maps a network to scores of its prunable weights; the weights with the lowest scores go first.
 
-magnitude and LAMP look at the weights alone, SNIP and GraSP at gradients on training data, SynFlow at the network's paths.
+Magnitude and LAMP look at the weights alone, SNIP and GraSP at gradients on training data, SynFlow at the network's paths.
 """
 
 from __future__ import annotations
@@ -24,30 +24,33 @@ def _no_data(net: nn.Module) -> Iterable[Tensor]:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a criterion may look at beside the weights."""
+    """What a criterion may look at besides the weights."""
 
-    losses: Callable[[nn.Module], Iterable[Tensor]] = _no_data  # scalar losses of the same few training batches at each call
+    losses: Callable[[nn.Module], Iterable[Tensor]] = (
+        _no_data  # its scalar losses on a few training batches, the same at each call
+    )
     mean: Callable[[Tensor], Tensor] = lambda tensor: tensor  # over processes
     input_shape: tuple[int, int, int] = (3, 32, 32)
     seed: int = 0
 
 
 def magnitude(weights: Mapping[str, Tensor]) -> Scores:
-    """|w|, compared over all layers as it is (SuperTickets, arXiv 2207.03677)."""
+    """|w|, compared between layers as it is (SuperTickets, arXiv 2207.03677)."""
     return {name: weight.detach().cpu().abs() for name, weight in weights.items()}
 
 
 def lamp(weights: Mapping[str, Tensor]) -> Scores:
     """w^2 over the sum of squares of all weights of its layer that are at least as large (LAMP, arXiv 2010.07611).
 
-    Scale-free per layer, as BN makes each conv anyway; every layer's largest weight scores 1, so no layer empties early.
+    The scale of a layer does not matter, as BN follows each conv anyway. The largest weight of every layer scores 1, so that no
+    layer is emptied early.
     """
     scores = {}
     for name, weight in weights.items():
         squares = weight.detach().cpu().double().flatten().square()  # on the CPU: not every accelerator has float64
         ordered, order = squares.sort(stable=True)
         tails = ordered.flip(0).cumsum(0).flip(0)  # sum of this and all larger squares
-        # Equal weights share the largest tail, as "at least as large" says: the first one's of their run.
+        # Equal weights share the tail of the first one of them, because "at least as large" counts them all.
         first = torch.searchsorted(ordered, ordered)
         ranked = torch.where(ordered > 0, ordered / tails[first].clamp_min(torch.finfo(tails.dtype).tiny), 0.0)
         scores[name] = torch.empty_like(ranked).scatter_(0, order, ranked).view(weight.shape)
@@ -55,15 +58,15 @@ def lamp(weights: Mapping[str, Tensor]) -> Scores:
 
 
 def random(weights: Mapping[str, Tensor], seed: int) -> Scores:
-    """Uniform noise: the control."""
+    """Uniform noise, as the control."""
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.rand(weight.shape, generator=generator, dtype=torch.float64) for name, weight in weights.items()}
 
 
 def gradients(net: nn.Module, evidence: Evidence) -> Scores:
-    """Mean gradient of the training loss by every prunable weight, zeroed ones too; over batches and processes.
+    """The gradient of the training loss for every prunable weight, also the pruned ones; the mean over batches and processes.
 
-    Works on a copy in training mode: the network's gradients and BN statistics stay as they are.
+    Computed on a copy in training mode, so that the network's own gradients and BN statistics stay as they are.
     """
     copied = _trainable_copy(net)
     weights = prunable(copied)
@@ -71,15 +74,15 @@ def gradients(net: nn.Module, evidence: Evidence) -> Scores:
 
 
 def snip(net: nn.Module, evidence: Evidence) -> Scores:
-    """|w dL/dw|: how much the loss changes without the weight (SNIP, arXiv 1810.02340)."""
+    """|w dL/dw|: how much the loss would change without the weight (SNIP, arXiv 1810.02340)."""
     found, weights = gradients(net, evidence), prunable(net)
     return {name: (weights[name].detach().cpu() * grad).abs() for name, grad in found.items()}
 
 
 def grasp(net: nn.Module, evidence: Evidence) -> Scores:
-    """w (H g): what goes first is what hinders the gradient's flow most (GraSP, arXiv 2002.07376; there the sign is turned).
+    """w (H g): the weights that most hinder the gradient's flow go first (GraSP, arXiv 2002.07376, with the opposite sign).
 
-    g: the mean gradient; H g: the gradient of g.stop() * g, batch by batch.
+    g is the mean gradient, and H g is the gradient of g.detach() * g, batch by batch.
     """
     copied = _trainable_copy(net)
     weights = prunable(copied)
@@ -98,8 +101,9 @@ def grasp(net: nn.Module, evidence: Evidence) -> Scores:
 def synflow(net: nn.Module, evidence: Evidence) -> Scores:
     """|w dR/dw|, R = the output's sum for an input of ones and all weights made positive (SynFlow, arXiv 2006.05467).
 
-    Shifts and means are 0, so that the network is linear in each layer and what flows into a layer flows out of it: the sum of
-    scores is the same in every layer that all paths cross. Float64: products over sixty layers leave float32's range.
+    BN shifts and means are set to 0. Then the network is linear in each layer, what flows into a layer flows out of it, and the
+    scores have the same sum in every layer that all paths cross. Computed in float64, because products over sixty layers exceed
+    the range of float32.
     """
     copied = copy.deepcopy(net).cpu().double().eval()
     with torch.no_grad():
@@ -119,7 +123,7 @@ def synflow(net: nn.Module, evidence: Evidence) -> Scores:
 
 def _trainable_copy(net: nn.Module) -> nn.Module:
     copied = copy.deepcopy(net).train()
-    return copied.requires_grad_(True)  # also what is frozen
+    return copied.requires_grad_(True)  # also frozen parameters
 
 
 def _mean_gradients(weights: Mapping[str, Tensor], losses: Iterable[Tensor], evidence: Evidence) -> Scores:
@@ -140,7 +144,7 @@ CRITERIA: dict[str, Criterion] = {
     "grasp": grasp,
     "synflow": synflow,
 }
-ROUNDS = {"synflow": 100}  # scored anew after each small step: at once, whole layers go; all others: 1
+ROUNDS = {"synflow": 100}  # scored again after each small step, else whole layers would go; all others: 1
 
 
 def criterion_named(name: str) -> Criterion:

@@ -1,4 +1,4 @@
-"""Prune: choose exactly k weights by score and hold them at zero."""
+"""Pruning: choose exactly k weights by their scores and hold them at zero."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Scope = Literal["global", "layer", "erk"]
 
 
 def choose_mask(scores: Scores, sparsity: float, *, scope: Scope = "global", min_layer_density: float = 0.0) -> Mask:
-    """A mask that takes out exactly k = round(sparsity x weights), the lowest scores first, ties by position.
+    """A mask that takes out exactly k = round(sparsity x weights), those with the lowest scores; ties go by position.
 
     scope: `global` ranks all weights together; `layer` takes the same share of every layer; `erk` gives layer l a density
     in proportion to (n_in + n_out + k_h + k_w) / (n_in n_out k_h k_w) (Erdos-Renyi-Kernel; RigL, arXiv 1911.11134).
@@ -52,12 +52,12 @@ def _choose_globally(scores: Scores, k: int, floors: Mapping[str, int]) -> Mask:
     flat = torch.cat([s.masked_fill(protected[n], torch.inf).flatten().double() for n, s in scores.items()])
     kept = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
     kept[flat.sort(stable=True).indices[:k]] = False
-    parts = kept.split([s.numel() for s in scores.values()])
-    return {name: part.view(s.shape) for part, (name, s) in zip(parts, scores.items(), strict=True)}
+    pieces = kept.split([s.numel() for s in scores.values()])
+    return {name: piece.view(s.shape) for piece, (name, s) in zip(pieces, scores.items(), strict=True)}
 
 
 def _erk_densities(scores: Scores, density: float) -> dict[str, float]:
-    """Densities eps x raw_l with eps such that the total is met; layers that would pass 1 stay dense."""
+    """Densities eps x raw_l, with eps chosen to meet the total; layers whose density would exceed 1 stay dense."""
     raw = {name: sum(s.shape) / s.numel() for name, s in scores.items()}  # shapes (C_out, C_in / groups, k, k)
     budget, full = density * sum(s.numel() for s in scores.values()), set[str]()
     while True:
@@ -71,7 +71,7 @@ def _erk_densities(scores: Scores, density: float) -> dict[str, float]:
 
 
 def _round_to_sum(wanted: dict[str, float], sizes: dict[str, int], floors: dict[str, int], total: int) -> dict[str, int]:
-    """Whole numbers near `wanted`, within floors and sizes, that add up to `total` exactly (largest remainders first)."""
+    """Whole numbers close to `wanted`, within floors and sizes, that add up to exactly `total` (largest remainders first)."""
     counts = {n: min(max(int(w), floors[n]), sizes[n]) for n, w in wanted.items()}
     order = sorted(wanted, key=lambda n: int(wanted[n]) - wanted[n])
     while (missing := total - sum(counts.values())) != 0:
@@ -89,18 +89,18 @@ def prune(
     criterion: str = "magnitude",
     evidence: Evidence | None = None,
     rounds: int | None = None,
-    part: str = "",
+    prefix: str = "",
     scope: Scope = "global",
     min_layer_density: float = 0.0,
     keep_pruned: Mapping[str, Tensor] | None = None,
 ) -> Mask:
     """Choose the mask for `sparsity` from the network's weights as they are; changes nothing (see `hold`).
 
-    `keep_pruned`: a mask whose pruned weights must stay pruned (masks that only grow).
-    `evidence`: what SNIP, GraSP and SynFlow look at. `rounds`: scored anew that many times on the way (default: the
-    criterion's). `part`: only weights whose names begin so are ranked and counted.
+    `keep_pruned` is a mask whose pruned weights must stay pruned, `evidence` is what SNIP, GraSP and SynFlow look at, and
+    `rounds` is how many times the weights are scored on the way (by default as the criterion needs it). Only weights whose
+    names start with `prefix` are ranked and counted.
     """
-    weights = {name: weight for name, weight in prunable(net).items() if name.startswith(part)}
+    weights = {name: weight for name, weight in prunable(net).items() if name.startswith(prefix)}
     rounds = rounds or ROUNDS.get(criterion, 1)
     gone = {name: kept.cpu() for name, kept in (keep_pruned or {}).items() if name in weights}
     begin = sum(int((~kept).sum()) for kept in gone.values()) / sum(w.numel() for w in weights.values())
@@ -118,12 +118,12 @@ def prune(
 
 
 def _on_the_way(begin: float, end: float, progress: float) -> float:
-    """Sparsity between `begin` and `end`, the density falling by the same factor each round (SynFlow)."""
+    """The sparsity between `begin` and `end` at which the density has fallen by the same factor in each round (SynFlow)."""
     return end if progress == 1 or end <= begin else 1 - (1 - begin) * ((1 - end) / (1 - begin)) ** progress
 
 
 def emptied(mask: Mapping[str, Tensor]) -> list[str]:
-    """Layers that have lost their last weight."""
+    """The names of layers that have lost their last weight."""
     return [name for name, kept in mask.items() if not bool(kept.any())]
 
 
@@ -134,17 +134,17 @@ def hold(
     *,
     ema: Mapping[str, Tensor] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
-    dormant: MutableMapping[str, Tensor] | None = None,
+    dormant_weights: MutableMapping[str, Tensor] | None = None,
 ) -> None:
-    """Zero what the mask takes out, exactly, in weights, EMA and optimizer state.
+    """Set what the mask takes out to exactly zero in weights, EMA and optimizer state.
 
-    `dormant` keeps the values that weights had.
+    `dormant_weights` is updated with the values that the weights had.
     """
     weights = prunable(net)
-    if dormant is not None:
+    if dormant_weights is not None:
         for name, kept in mask.items():
-            fresh = torch.where(weights[name] != 0, weights[name], dormant.get(name, torch.zeros_like(weights[name])))
-            dormant[name] = fresh.masked_fill(kept, 0)
+            before = dormant_weights.get(name, torch.zeros_like(weights[name]))
+            dormant_weights[name] = torch.where(weights[name] != 0, weights[name], before).masked_fill(kept, 0)
     apply_mask(mask, weights)
     if ema is not None:
         apply_mask(mask, ema)
@@ -153,14 +153,14 @@ def hold(
 
 
 @torch.no_grad()
-def revive(mask: Mask, net: nn.Module, dormant: Mapping[str, Tensor], ema: Mapping[str, Tensor] | None = None) -> None:
-    """Give pruned weights back the value they had when pruned (`prune.revive_from: dormant`), in the EMA too."""
+def revive(mask: Mask, net: nn.Module, dormant_weights: Mapping[str, Tensor], ema: Mapping[str, Tensor] | None = None) -> None:
+    """Give pruned weights the values back that they had when they were pruned, in the EMA, too."""
     for name, weight in prunable(net).items():
-        if name in mask and name in dormant:
+        if name in mask and name in dormant_weights:
             for tensor in (weight, *([ema[name]] if ema else [])):
-                tensor.copy_(torch.where(mask[name], tensor, dormant[name]))
+                tensor.copy_(torch.where(mask[name], tensor, dormant_weights[name]))
 
 
 def count_revived(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> int:
-    """Weights that one mask took out and the next one keeps."""
+    """The number of weights that one mask took out and the next one keeps."""
     return sum(int((after[name] & ~kept).sum()) for name, kept in before.items() if name in after)

@@ -1,64 +1,68 @@
-"""What a user sees: a line an epoch, the closing table, the curves."""
+"""What a user sees of a run: one line per epoch, and at its end the closing table and the curves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from supertickets.networks.macs import paper_macs
 from supertickets.task import Task
-from supertickets.terminal import console, human, standing, summary_table
+from supertickets.terminal import console, headline, human, summary_table
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import Run
 from supertickets.training.start import REWIND
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def epoch_line(record: dict[str, Any], metric: str, epochs: int) -> str:
-    """One line: epoch, loss, metric, MACs, sparsity, what happened, seconds."""
-    score = standing(record, metric) if metric in record else "not evaluated"
-    parts = [f"epoch {record['epoch']:>3}/{epochs}", f"loss {record['loss']:.4f}", score, f"{record['seconds']:.0f} s"]
+
+def epoch_line(record: Mapping[str, Any], metric: str, epochs: int) -> str:
+    """One line: epoch, loss, metric, MACs, sparsity, seconds, and what was pruned and removed."""
+    score = headline(record, metric) if metric in record else "not evaluated"
+    texts = [f"epoch {record['epoch']:>3}/{epochs}", f"loss {record['loss']:.4f}", score, f"{record['seconds']:.0f} s"]
     if emptied := record.get("emptied"):
-        parts.append(f"(layers emptied: {', '.join(emptied)}; prune.min_layer_density prevents it)")
+        texts.append(f"(layers emptied: {', '.join(emptied)}; prune.min_layer_density prevents it)")
     if "target_sparsity" in record:
         back = f", {record['revived']} back" if record["revived"] else ""
-        parts.append(f"(pruned to {record['target_sparsity']:.3f}{back})")
+        texts.append(f"(pruned to {record['target_sparsity']:.3f}{back})")
     if record.get("units_removed"):
-        parts.append(f"({record['units_removed']} units removed)")
-    return "  ".join(part for part in parts if part)
+        texts.append(f"({record['units_removed']} units removed)")
+    return "  ".join(texts)
 
 
-def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early: Mapping[str, Tensor] | None = None) -> None:
+def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early_tensors: Mapping[str, Tensor] | None = None) -> None:
     """Write the ticket, the curves and the example pictures; print the closing table.
 
-    `early`: tensors to rewind to; they become a ticket within the ticket's folder.
+    `early_tensors`, to which later runs can rewind, become a ticket within the ticket's folder.
     """
     if run.main:
         folder = ticket.save(run.folder / "ticket")
-        if early:
-            ticket.with_tensors(early).save(folder / REWIND)
+        if early_tensors:
+            ticket.with_tensors(early_tensors).save(folder / REWIND)
         pictures = run.folder / "pictures"
         pictures.mkdir(exist_ok=True)
-        draw_curves(run.records(), task.metric, pictures / "curves.png")
+        draw_curves(run.records(), task.metric).savefig(pictures / "curves.png", dpi=120)
         examples = task.draw_examples(net, pictures, run.config.run.examples) if run.config.run.examples else []
         console.print(summary_table(f"{task.name} ticket", summary(ticket, task.metric, folder)))
         console.print(
             f"pictures: {pictures} (curves.png and {len(examples)} examples); log: {run.metrics_file}", highlight=False
         )
     run.accelerator.wait_for_everyone()
-    for tracker in run.accelerator.trackers:  # not `end_training`: the process group is needed where another stage follows
+    for tracker in run.accelerator.trackers:  # not `end_training`: another drawing may follow and need the process group
         tracker.finish()
 
 
 def summary(ticket: Ticket, metric: str, folder: Path) -> dict[str, str]:
-    """The closing table's rows, each figure beside the full supernet's where there is one."""
-    figures, full = ticket.metrics, ticket.provenance.get("supernet", {})
+    """The rows of the closing table, each figure beside the full supernet's where that is known."""
+    figures, supernet = ticket.metrics, ticket.provenance.get("supernet", {})
 
-    def of_full(key: str) -> str:
-        share = f"  ({figures[key] / full[key]:.1%} of the supernet's {human(full[key])})" if full.get(key) else ""
-        return f"{human(figures[key])}{share}"
+    def beside_supernet(key: str) -> str:
+        if not supernet.get(key):
+            return human(figures[key])
+        return f"{human(figures[key])}  ({figures[key] / supernet[key]:.1%} of the supernet's {human(supernet[key])})"
 
     macs_paper = paper_macs(figures["macs"], figures["params"], sum(int((~kept).sum()) for kept in ticket.mask.values()))
     size_kib = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 1024
@@ -66,16 +70,17 @@ def summary(ticket: Ticket, metric: str, folder: Path) -> dict[str, str]:
         metric: f"{figures[metric]:.4f}",
         "protocol": figures.get("protocol", ""),
         "sparsity": f"{ticket.sparsity:.4f} of the prunable weights",
-        "MACs, dense": of_full("macs"),
+        "MACs, dense": beside_supernet("macs"),
         "MACs, sparse": f"{human(figures['sparse_macs'])}  (layer by layer; macs_paper {human(macs_paper)})",
-        "parameters": of_full("params"),
+        "parameters": beside_supernet("params"),
         "units": str(figures["units"]),
         "ticket": f"{folder}  ({size_kib:.0f} KiB)",
     }
 
 
-def draw_curves(records: list[dict[str, Any]], metric: str, path: Path) -> None:
-    """Metric, dense and sparse MACs, and sparsity over the epochs, one above the other."""
+def draw_curves(records: Sequence[Mapping[str, Any]], metric: str) -> Figure:
+    """A figure of the metric, dense and sparse MACs, and sparsity over the epochs, one above the other."""
+    # Imported here: it takes a while, and of many processes only one draws.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -102,4 +107,4 @@ def draw_curves(records: list[dict[str, Any]], metric: str, path: Path) -> None:
     bottom.xaxis.get_major_locator().set_params(integer=True)
     for axis in (top, middle, bottom):
         axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    return figure

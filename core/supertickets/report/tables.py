@@ -1,4 +1,4 @@
-"""Tables for the terminal: what a ticket is."""
+"""Tables for the terminal that show what a ticket is."""
 
 from __future__ import annotations
 

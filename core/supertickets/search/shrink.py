@@ -20,8 +20,8 @@ def shrink(
     *,
     mask: MutableMapping[str, Tensor] | None = None,
     ema: MutableMapping[str, Tensor] | None = None,
-    dormant: MutableMapping[str, Tensor] | None = None,
-    early: MutableMapping[str, Tensor] | None = None,
+    dormant_weights: MutableMapping[str, Tensor] | None = None,
+    early_tensors: MutableMapping[str, Tensor] | None = None,
     penalty: Penalty | None = None,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> int:
@@ -38,7 +38,7 @@ def shrink(
     params_before = dict(net.named_parameters())
     slice_tensors(state, plan)
     net.resize(state)
-    for tensors in (mask, ema, dormant, early, penalty.weights if penalty else None):
+    for tensors in (mask, ema, dormant_weights, early_tensors, penalty.weights if penalty else None):
         if tensors is not None:
             slice_tensors(tensors, plan)
     if penalty:

@@ -69,22 +69,22 @@ class Ticket:
         metrics: Mapping[str, object],
         mask: Mapping[str, Tensor] | None = None,
         config: Config | None = None,
-        full: Mapping[str, float] | None = None,
+        supernet_costs: Mapping[str, float] | None = None,
     ) -> Ticket:
         """The ticket of a network in its final state. Raises `ValueError` where a masked weight is not zero."""
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _stored(net).items()}
-        kept = {name: part.cpu() for name, part in (mask or {}).items()}
-        for name, part in kept.items():
-            if torch.count_nonzero(tensors[name][~part]):
+        on_cpu = {name: kept.cpu() for name, kept in (mask or {}).items()}
+        for name, kept in on_cpu.items():
+            if torch.count_nonzero(tensors[name][~kept]):
                 raise ValueError(f"{name} has nonzero weights where its mask takes them out")
         provenance = {
             "version": version("supertickets"),
             "torch": torch.__version__,
             "config": config.model_dump(mode="json") if config else None,
             "seed": config.run.seed if config else None,
-            "supernet": dict(full or {}),
+            "supernet": dict(supernet_costs or {}),
         }
-        return cls(task.name, task.settings(), net.arch, tensors, kept, dict(metrics), provenance)
+        return cls(task.name, task.settings(), net.arch, tensors, on_cpu, dict(metrics), provenance)
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Ticket:
         """The same ticket with other values, zeroed where the mask says so; its metrics would be another network's."""
@@ -130,19 +130,18 @@ class Ticket:
             "task": self.task,
             "settings": self.settings,
             "arch": self.arch.to_dict(),
-            "head": self.settings.get("head", {}),
             "metrics": self.metrics,
             "provenance": self.provenance,
             "masked": sorted(self.mask),
             "tensors_sha256": hashlib.sha256(blob).hexdigest(),
         }
         about["sha256"] = _digest(about)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part:
-            (Path(part) / "ticket.safetensors").write_bytes(blob)
-            (Path(part) / "ticket.json").write_text(json.dumps(about, indent=1) + "\n")
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:
+            (Path(partial) / "ticket.safetensors").write_bytes(blob)
+            (Path(partial) / "ticket.json").write_text(json.dumps(about, indent=1) + "\n")
             folder.mkdir(exist_ok=True)
             for name in ("ticket.safetensors", "ticket.json"):
-                os.replace(Path(part) / name, folder / name)
+                os.replace(Path(partial) / name, folder / name)
         return folder
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:

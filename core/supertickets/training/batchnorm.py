@@ -1,31 +1,33 @@
-"""BN recalibration: statistics of the network as it is, a cumulative average over a few batches.
+"""BN recalibration: the statistics of the network as it is now, averaged over a few batches.
 
-The averaged (EMA) weights never saw their own statistics, and after a shrink or prune the running ones lag behind.
+Training never computes the statistics of the averaged (EMA) weights, and after a shrink or prune the running ones lag behind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+Batch = TypeVar("Batch")
+
 
 @torch.no_grad()
 def recalibrate(
     net: nn.Module,
-    batches: Iterable[Any],
-    forward: Callable[[Any], Any],
+    batches: Iterable[Batch],
+    forward: Callable[[Batch], object],
     accelerator: Accelerator | None = None,
     *,
     keep: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """Reset and re-estimate all BN statistics of `net` from `forward(batch)`; averaged over processes.
+    """Reset all BN statistics of `net` and estimate them anew from `forward(batch)`, averaged over processes.
 
-    `keep` tells the modules that are left alone by their names. Works on `net` itself: hand it a copy of the network that
-    trains. Batches must be shuffled. Leaves `net` in eval mode.
+    Modules for whose names `keep` is true are left alone. This changes `net` itself, so pass a copy of the network that trains.
+    The batches must be shuffled. `net` is left in eval mode.
     """
     norms = [m for name, m in net.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and not keep(name)]
     momenta = [norm.momentum for norm in norms]

@@ -1,6 +1,6 @@
-"""Exponential moving average of parameters and BN statistics, as named tensors beside the network.
+"""The exponential moving average (EMA) of parameters and BN statistics, as named tensors beside the network.
 
-decay(t) = min(decay^(batch / 4096), (1 + t) / (10 + t)) after t updates: HR-NAS's adjustment to the batch, and a warm start.
+decay(t) = min(decay^(batch / 4096), (1 + t) / (10 + t)) after t updates: adjusted to the batch as in HR-NAS, with a warm start.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Ema = dict[str, Tensor]
 
 
 def averaged(net: nn.Module) -> dict[str, Tensor]:
-    """The tensors that are averaged, detached: all floating-point parameters and buffers that a checkpoint would hold."""
+    """The tensors that are averaged, detached: all floating-point parameters and buffers of the `state_dict`."""
     return {name: tensor.detach() for name, tensor in net.state_dict().items() if tensor.is_floating_point()}
 
 
@@ -24,7 +24,7 @@ def start_ema(net: nn.Module) -> Ema:
 
 
 def decay_at(step: int, *, decay: float, batch_size: int) -> float:
-    """Decay of the update after `step` earlier ones, for a global batch."""
+    """The decay of the update that follows `step` earlier ones, for a global batch of `batch_size` images."""
     return min(decay ** (batch_size / 4096), (1 + step) / (10 + step))
 
 
@@ -36,5 +36,5 @@ def update_ema(ema: Ema, net: nn.Module, decay: float) -> None:
 
 
 def load_ema(net: nn.Module, ema: Mapping[str, Tensor]) -> None:
-    """Put the averaged tensors into `net` (a copy of the one that trains)."""
+    """Load the averaged tensors into `net`, a copy of the network that trains."""
     net.load_state_dict(dict(ema), strict=False)

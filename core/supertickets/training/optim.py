@@ -1,33 +1,34 @@
-"""Optimizers and learning rates; every schedule is a plain function of the step, so a resumed run needs no scheduler state."""
+"""Optimizers and learning rates. Every schedule is a plain function of the step, so a resumed run needs no scheduler state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import cos, pi
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
 from supertickets.config.sections import TrainConfig
 from supertickets.networks.supernet import decayed
 
 
 class RMSpropInside(torch.optim.Optimizer):
-    """RMSprop with eps inside the root, as TensorFlow has it and HR-NAS's ImageNet recipe needs:
+    """RMSprop with eps inside the root, as in TensorFlow and as HR-NAS's ImageNet recipe needs it:
 
     v <- alpha v + (1 - alpha) g^2;  m <- momentum m + lr g / sqrt(v + eps);  w <- w - m.   Weight decay is added to g.
     """
 
     def __init__(
-        self, params: Iterable[Any], *, lr: float, alpha: float, momentum: float, eps: float, weight_decay: float = 0.0
+        self, params: ParamsT, *, lr: float, alpha: float, momentum: float, eps: float, weight_decay: float = 0.0
     ) -> None:
         defaults = {"lr": lr, "alpha": alpha, "momentum": momentum, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient; gives what `closure` gives."""
+        """Update every parameter that has a gradient; returns what `closure` returns."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
             params = [param for param in group["params"] if param.grad is not None]
@@ -35,7 +36,7 @@ class RMSpropInside(torch.optim.Optimizer):
                 continue
             for param in params:
                 if not self.state[param]:
-                    # Zero, not one as in TensorFlow: what a mask takes out must stay at zero.
+                    # Zero, not one as in TensorFlow: weights that a mask takes out must stay at zero.
                     self.state[param] = {
                         "square_avg": torch.zeros_like(param),
                         "momentum_buffer": torch.zeros_like(param),
@@ -56,14 +57,16 @@ class RMSpropInside(torch.optim.Optimizer):
 
 
 def build_optimizer(net: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer over the net's parameters in two groups: weight decay on conv and linear weights, none on BN and biases."""
+    """The optimizer over the parameters in two groups: conv and linear weights with weight decay, all others without."""
     names = decayed(net)
     groups: list[dict[str, Any]] = [
         {"params": [p for n, p in net.named_parameters() if n in names], "weight_decay": train.weight_decay},
         {"params": [p for n, p in net.named_parameters() if n not in names], "weight_decay": 0.0},
     ]
     if train.optimizer == "adamw":
-        on_cpu = all(param.device.type == "cpu" for param in net.parameters())  # elsewhere PyTorch chooses a fast kernel itself
+        on_cpu = all(
+            param.device.type == "cpu" for param in net.parameters()
+        )  # on other devices PyTorch chooses a fast kernel itself
         return torch.optim.AdamW(groups, lr=train.lr, betas=(0.9, train.beta2), eps=train.eps, fused=on_cpu or None)
     if train.optimizer == "rmsprop":
         return RMSpropInside(groups, lr=train.lr, alpha=train.alpha, momentum=train.momentum, eps=train.eps)
@@ -71,15 +74,16 @@ def build_optimizer(net: nn.Module, train: TrainConfig) -> torch.optim.Optimizer
 
 
 def peak_lr(train: TrainConfig, global_batch: int) -> float:
-    """The learning rate, scaled linearly to the global batch where the recipe asks for it."""
+    """The highest learning rate, scaled linearly to the global batch where the recipe asks for it."""
     return train.lr * global_batch / train.lr_per_batch if train.lr_per_batch else train.lr
 
 
 def lr_at(step: int, *, train: TrainConfig, steps_per_epoch: int, peak: float) -> float:
-    """Learning rate of update `step` (from 0).
+    """The learning rate of update `step`, counted from 0.
 
     onecycle: cosine from peak/div up to peak over `pct_start` of the run, cosine down to peak/div/final_div (Smith,
-    arXiv 1708.07120). cosine: from peak to 0. exponential: x decay every `decay_epochs`. step: x decay at each milestone.
+    arXiv 1708.07120). cosine: from peak to 0. exponential: times `decay` every `decay_epochs`. step: times `decay` at each
+    milestone.
     """
     total, epoch = train.epochs * steps_per_epoch, step / steps_per_epoch
     if train.schedule == "onecycle":
@@ -105,14 +109,14 @@ def _cosine(begin: float, end: float, progress: float) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The same learning rate for all groups."""
+    """Set the same learning rate for all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 @torch.no_grad()
 def match_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Give every state tensor its parameter's memory layout: fused kernels read both as one row of numbers."""
+    """Give every state tensor its parameter's memory layout, because fused kernels ignore strides."""
     for param, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == param.shape and value.stride() != param.stride():
@@ -120,7 +124,7 @@ def match_layout(optimizer: torch.optim.Optimizer) -> None:
 
 
 def named_state(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimizer state as `PARAMETER/KEY` -> tensor, for checkpoints."""
+    """The optimizer's state as `PARAMETER/KEY` -> tensor, for checkpoints."""
     return {
         f"{name}/{key}": torch.as_tensor(value)
         for name, param in net.named_parameters()
@@ -129,7 +133,7 @@ def named_state(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, T
 
 
 def load_named_state(net: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Tensor]) -> None:
-    """Put back what `named_state` gave (step counts stay on the CPU, as PyTorch keeps them)."""
+    """Load what `named_state` returned; step counts stay on the CPU, where PyTorch keeps them."""
     params = dict(net.named_parameters())
     for path, value in state.items():
         name, key = path.rsplit("/", 1)

@@ -1,48 +1,113 @@
-"""A prune between two epochs."""
+"""Pruning between two epochs: choose a mask, hold it, and let pruned weights return."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypedDict
 
+import torch
 from accelerate.utils import broadcast
+from torch import nn
 
+from supertickets.config.sections import PruneConfig
 from supertickets.networks.supernet import prunable
-from supertickets.pruning.criteria import CRITERIA, Scores, gradients
+from supertickets.pruning.criteria import CRITERIA, Evidence, Scores, gradients
+from supertickets.pruning.mask import Mask, apply_mask
 from supertickets.pruning.mask import sparsity as mask_sparsity
-from supertickets.pruning.prune import count_revived, emptied, hold
+from supertickets.pruning.prune import count_revived, emptied, hold, prune, revive
 from supertickets.pruning.regrow import regrow, regrow_share
-from supertickets.training.trainer import Loop
+from supertickets.training.state import TrainState
 
 
-def prune_event(loop: Loop) -> dict[str, Any]:
-    """Prune as planned; from here the mask holds, until a shrink reactivates weights (never after the last prune)."""
-    state, cfg = loop.state, loop.config.prune
-    sparsity, last = loop.prunes[state.epoch], state.epoch == max(loop.prunes)
+class Pruned(TypedDict, total=False):
+    """What a prune adds to the record of its epoch."""
+
+    target_sparsity: float
+    revived: int  # weights that were pruned before and are not any more
+    emptied: list[str]  # layers without a weight; absent where there are none
+
+
+def prune_weights(state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, float], evidence: Evidence) -> Pruned:
+    """Prune to the sparsity that `plan` has for this epoch.
+
+    From here on the mask holds until a shrink lets weights return (never after the last prune). Only weights whose names start
+    with `state.prefix` are ranked and counted.
+    """
+    sparsity, last = plan[state.epoch], state.epoch == max(plan)
     before = dict(state.mask)
     grows = cfg.reactivate == "never" or state.mask_held
     if grows and not last:  # a shrink can leave the rest sparser than asked for now: no reason to give weights back
-        sparsity = max(sparsity, mask_sparsity({name: kept for name, kept in before.items() if name.startswith(loop.part)}))
-    ranked = [weight.numel() for name, weight in prunable(state.net).items() if name.startswith(loop.part)]
+        sparsity = max(sparsity, mask_sparsity({name: kept for name, kept in before.items() if name.startswith(state.prefix)}))
+    ranked = sum(weight.numel() for name, weight in prunable(state.net).items() if name.startswith(state.prefix))
     exchanged = 0
     if cfg.regrow != "none":
-        share = regrow_share(state.epoch, max(loop.prunes), cfg.regrow_fraction)
-        exchanged = int(share * (1 - sparsity) * sum(ranked))
-    chosen = loop.choose(sparsity + exchanged / sum(ranked), keep_pruned=before if grows and not exchanged else None)
-    growth = _growth(loop) if exchanged else {}
+        share = regrow_share(state.epoch, max(plan), cfg.regrow_fraction)
+        exchanged = int(share * (1 - sparsity) * ranked)
+    keep_pruned = before if grows and not exchanged else None
+    asked = sparsity + exchanged / ranked
+    chosen = choose_mask(state, asked, cfg=cfg, evidence=evidence, keep_pruned=keep_pruned)
+    growth = _growth(state, cfg, evidence=evidence) if exchanged else {}
     state.mask_held = last or cfg.reactivate != "after_prune"
     if state.mask_held:
-        dormant = state.dormant if cfg.revive_from == "dormant" else None
-        hold(chosen, state.net, ema=state.ema, optimizer=state.optimizer, dormant=dormant)
+        dormant = state.dormant_weights if cfg.revive_from == "dormant" else None
+        hold(chosen, state.net, ema=state.ema, optimizer=state.optimizer, dormant_weights=dormant)
     state.mask = regrow(chosen, growth, exchanged) if exchanged else chosen
-    events = {"target_sparsity": sparsity, "revived": count_revived(before, state.mask)}
-    return events | ({"emptied": gone} if (gone := emptied(state.mask)) else {})
+    events = Pruned(target_sparsity=sparsity, revived=count_revived(before, state.mask))
+    if gone := emptied(state.mask):
+        events["emptied"] = gone
+    return events
 
 
-def _growth(loop: Loop) -> Scores:
+def choose_mask(
+    state: TrainState, sparsity: float, *, cfg: PruneConfig, evidence: Evidence, keep_pruned: Mask | None = None
+) -> Mask:
+    """The mask for `sparsity` by the criterion of `cfg`, the same on all processes; what is not ranked stays as it was."""
+    mask = prune(
+        state.net,
+        sparsity,
+        criterion=cfg.criterion,
+        evidence=_of_epoch(evidence, state.epoch),
+        rounds=cfg.rounds,
+        prefix=state.prefix,
+        scope=cfg.scope,
+        min_layer_density=cfg.min_layer_density,
+        keep_pruned=keep_pruned,
+    )
+    mask = broadcast(mask)  # devices may round scores differently: the first process's mask holds for all
+    return {
+        name: mask[name] if name in mask else state.mask.get(name, torch.ones_like(weight, dtype=torch.bool))
+        for name, weight in prunable(state.net).items()
+    }
+
+
+def _of_epoch(evidence: Evidence, epoch: int) -> Evidence:
+    """The evidence with another seed in each epoch, for random scores."""
+    return replace(evidence, seed=evidence.seed * 100_003 + epoch)
+
+
+def _growth(state: TrainState, cfg: PruneConfig, *, evidence: Evidence) -> Scores:
     """How much each weight promises, by gradient or at random."""
-    evidence = loop.evidence()
-    if loop.config.prune.regrow == "random":
-        scores = CRITERIA["random"](loop.state.net, evidence)
+    evidence = _of_epoch(evidence, state.epoch)
+    if cfg.regrow == "random":
+        scores = CRITERIA["random"](state.net, evidence)
     else:
-        scores = {name: grad.abs() for name, grad in gradients(loop.state.net, evidence).items()}
-    return broadcast({name: score for name, score in scores.items() if name.startswith(loop.part)})
+        scores = {name: grad.abs() for name, grad in gradients(state.net, evidence).items()}
+    return broadcast({name: score for name, score in scores.items() if name.startswith(state.prefix)})
+
+
+def prune_copy(net: nn.Module, state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, float], evidence: Evidence) -> None:
+    """Prune `net`, a copy of the network, for its evaluation where `prune.reactivate: after_prune` trains it dense."""
+    if state.mask and not state.mask_held and cfg.reactivate == "after_prune":
+        sparsity = max((share for epoch, share in plan.items() if epoch < state.epoch), default=0.0)
+        mask = choose_mask(state, sparsity, cfg=cfg, evidence=evidence)
+        apply_mask(mask, dict(net.named_parameters()))
+
+
+def let_weights_return(state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, float]) -> None:
+    """After a shrink, let pruned weights train again until the next prune, if `prune.reactivate` is `after_shrink`."""
+    to_come = any(epoch >= state.epoch for epoch in plan)  # without a next prune nothing would take them out again
+    if state.mask and to_come and cfg.reactivate == "after_shrink":
+        state.mask_held = False
+        if cfg.revive_from == "dormant":
+            revive(state.mask, state.net, state.dormant_weights, state.ema)

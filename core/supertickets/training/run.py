@@ -1,4 +1,4 @@
-"""The run folder: config.yaml, metrics.jsonl, checkpoints/, tensorboard/, pictures/, ticket/."""
+"""The run folder: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`, `pictures/` and `ticket/`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
@@ -21,14 +21,20 @@ from accelerate.utils import (
 from supertickets.config.reader import config_to_yaml, load_config
 from supertickets.config.sections import Config
 from supertickets.errors import UserError
+from supertickets.pruning.mask import density_by_kind
 from supertickets.task import Task
 from supertickets.terminal import console
 from supertickets.training.cpu import prepare_cpu
 from supertickets.training.state import TrainState, load_state, new_state, save_state
 
+Record: TypeAlias = dict[str, object]  # what is logged of an epoch: JSON-able values by name
+
 
 class Run:
-    """One training run on disk. Only the main process writes."""
+    """One training run on disk. Only the main process writes.
+
+    `main` is True in that process.
+    """
 
     def __init__(self, folder: Path, config: Config, accelerator: Accelerator) -> None:
         self.folder, self.config, self.accelerator = folder, config, accelerator
@@ -43,14 +49,14 @@ class Run:
         return sorted((self.folder / "checkpoints").glob("epoch_*.safetensors"))
 
     def state(self, task: Task) -> TrainState:
-        """Where the run stands: its last checkpoint when resuming, else a fresh supernet."""
+        """The state to continue from: that of the last checkpoint in a resumed run, else a new one."""
         if self.config.run.resume:
             return load_state(self.checkpoints()[-1], task, self.config, self.accelerator.device)
-        set_seed(self.config.run.seed)  # the same supernet on all processes
+        set_seed(self.config.run.seed)  # the same network on all processes
         return new_state(task, self.config, self.accelerator.device)
 
     def begin(self, state: TrainState) -> None:
-        """Make the folder and start the trackers: from here the run is on disk."""
+        """Make the folder and start the trackers: from here on the run is on disk."""
         if self.main:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "config.yaml", config_to_yaml(self.config))
@@ -60,7 +66,7 @@ class Run:
             self.accelerator.init_trackers("tensorboard")
 
     def _forget_after(self, epoch: int) -> None:
-        """Drop metrics of epochs that will be trained again (a run can die between its metrics and its checkpoint)."""
+        """Drop the metrics of epochs that will be trained again, as a run can die between its metrics and its checkpoint."""
         if not self.metrics_file.exists():
             return
         kept = [
@@ -68,8 +74,10 @@ class Run:
         ]
         write_text(self.metrics_file, "".join(f"{line}\n" for line in kept))
 
-    def finish_epoch(self, state: TrainState, record: dict[str, Any]) -> None:
-        """Log one epoch's record, print its line, write its checkpoint."""
+    def finish_epoch(self, state: TrainState, record: Record) -> None:
+        """Log the record of an epoch, with the mask's density by kind of layer, and write its checkpoint."""
+        if state.mask:
+            record = record | {"density": density_by_kind(state.mask)}
         if self.config.run.tensorboard:
             numbers = {k: v for k, v in _flat(record).items() if isinstance(v, int | float)}
             self.accelerator.log(numbers, step=state.epoch)
@@ -82,7 +90,7 @@ class Run:
             old.unlink()
 
     def records(self) -> list[dict[str, Any]]:
-        """All epochs' records so far."""
+        """The records of all epochs so far."""
         return read_records(self.metrics_file)
 
     def say(self, message: str) -> None:
@@ -92,37 +100,37 @@ class Run:
 
 
 def read_records(metrics_file: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`, one an epoch."""
+    """The records of a `metrics.jsonl` file, one per epoch."""
     return [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
 
 
 def _epoch_of(line: str, broken: int) -> int:
-    """Epoch of a record; `broken` for a line that was cut off while it was written."""
+    """The epoch of a record, or `broken` for a line that was cut off while it was written."""
     try:
         return int(json.loads(line)["epoch"])
     except (ValueError, KeyError):
         return broken
 
 
-def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(record: Record, above: str = "") -> Record:
+    flat: Record = {}
     for key, value in record.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}/")
+            flat |= _flat(value, f"{above}{key}/")
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[f"{above}{key}"] = value
     return flat
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    """Write a file completely or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def start_accelerator(config: Config, folder: Path) -> Accelerator:
-    """Accelerate for this config: one CPU, one GPU or many processes, as it was launched."""
+    """The `Accelerator` for this config: one CPU, one GPU or many processes, as the command was launched."""
     prepare_cpu(config.run.threads)
     loader = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.run.seed)
     AcceleratorState._reset_state()  # a second run in one process may ask for another precision
@@ -141,7 +149,10 @@ def start_accelerator(config: Config, folder: Path) -> Accelerator:
 
 
 def open_run(task: str, config: Config) -> Run:
-    """The run that `config` asks for; nothing is written before `Run.begin`. Raises `UserError` rather than mix two runs."""
+    """The run that `config` asks for; nothing is written before `Run.begin`.
+
+    Raises `UserError` where the folder holds another run.
+    """
     folder = run_folder(task, config)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run.dir: {folder} is a file, not a folder")
@@ -156,18 +167,20 @@ def open_run(task: str, config: Config) -> Run:
 
 
 def run_folder(task: str, config: Config) -> Path:
-    """`run.dir`, or a folder named by the hour; the first process's, as the clock may differ between them."""
-    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does: processes can talk from here on
+    """`run.dir`, or a folder named after the current time: the first process's, as clocks may differ between processes."""
+    PartialState(
+        cpu=parse_flag_from_env("ACCELERATE_USE_CPU")
+    )  # as Accelerator does it: from here on processes can communicate
     shared = [str(config.run.dir or Path("runs") / task / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")]
     broadcast_object_list(shared)
     return Path(shared[0])
 
 
-_RUN_KEYS = ("seed", "rewind_epoch")  # of the `run` section, those that change what comes out
+_RUN_KEYS = ("seed", "rewind_epoch")  # the only keys of the `run` section that change the result
 
 
 def check_same_experiment(folder: Path, config: Config) -> None:
-    """`UserError` where the run in `folder` had other settings; where it writes and what it shows may differ."""
+    """Raise `UserError` where the run in `folder` had other settings, except for where it writes and what it prints."""
     path = folder / "config.yaml"
     if not path.exists():
         return

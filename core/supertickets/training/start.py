@@ -1,12 +1,12 @@
-"""What a run starts from: a fresh supernet, or a ticket's architecture, weights and mask (retraining, controls, transfer)."""
+"""A run that starts from a ticket: its architecture, weights and mask, for retraining, controls and transfer."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import torch
 
-from supertickets.config.sections import Config, InitConfig
+from supertickets.config.sections import ArchConfig, InitConfig
 from supertickets.errors import UserError
 from supertickets.networks.arch import Arch, resolve_arch
 from supertickets.networks.build import build_net
@@ -18,32 +18,31 @@ from supertickets.ticket.ticket import Ticket
 
 HEAD = "head."
 REWIND = "rewind"  # folder of the early weights within a ticket's, itself a ticket
+Value = TypeVar("Value")
 
 
-def start_net(task: Task, config: Config) -> tuple[Network, Mask, dict[str, float]]:
-    """The network to train, the mask that holds from the start (empty: none) and the full supernet's figures, if known.
+def start_from_ticket(init: InitConfig, task: Task, *, arch: ArchConfig, seed: int) -> tuple[Network, Mask, dict[str, float]]:
+    """The network to train, the mask that holds from the start (empty: none) and the full supernet's costs, if known.
 
-    Raises `UserError` for a ticket that does not fit the task.
+    Of `arch` a transfer takes what does not change the ticket's weights. Raises `UserError` for a ticket that does not fit the
+    task.
     """
-    if config.init.ticket is None:
-        fresh = resolve_arch(config.arch)
-        return build_net(fresh, task), {}, {}
-    init, ticket = config.init, Ticket.load(config.init.ticket)
+    assert init.ticket is not None
+    ticket = Ticket.load(init.ticket)
     whole = init.part == "all"
     if whole:
-        _same_task(ticket, task, init)
-    arch = ticket.arch if whole else _body_of(ticket.arch, resolve_arch(config.arch))
-    net = build_net(arch, task)
+        _check_task(ticket, task, init)
+    net = build_net(ticket.arch if whole else _body_of(ticket.arch, resolve_arch(arch)), task)
     if init.weights != "fresh":
         source = ticket if init.weights == "keep" else _rewound(ticket, init)
         tensors = {name: tensor for name, tensor in source.tensors.items() if whole or not name.startswith(HEAD)}
         net.load_state_dict(tensors, strict=False)
-    mask = _start_mask(ticket, net, init, config.run.seed)
+    mask = _start_mask(ticket, net, init, seed)
     apply_mask(mask, dict(net.named_parameters()))
-    return net, mask, ticket.provenance.get("supernet", {}) if whole else {}
+    return net, mask, dict(ticket.provenance.get("supernet", {})) if whole else {}
 
 
-def _same_task(ticket: Ticket, task: Task, init: InitConfig) -> None:
+def _check_task(ticket: Ticket, task: Task, init: InitConfig) -> None:
     hint = "use transfer/transfer.py, which gives it a new head"
     if ticket.task != task.name:
         raise UserError(f"init.ticket: {init.ticket} is a {ticket.task} ticket, not a {task.name} one; {hint}")
@@ -52,12 +51,12 @@ def _same_task(ticket: Ticket, task: Task, init: InitConfig) -> None:
 
 
 def _body_of(source: Arch, target: Arch) -> Arch:
-    """The ticket's arch with a full head, at the target's stem stride, BN momentum and initialisation.
+    """The ticket's arch with a full head, and with the target's stem stride, BN momentum and initialisation.
 
-    The weights depend on none of them; BN's eps stays the ticket's, as they do depend on that.
+    The weights depend on none of these three. BN's eps stays the ticket's, because the weights do depend on it.
     """
 
-    def body(numbers: dict[str, Any]) -> dict[str, Any]:
+    def body(numbers: dict[str, Value]) -> dict[str, Value]:
         return {name: value for name, value in numbers.items() if not name.startswith(HEAD)}
 
     changes = {
@@ -90,6 +89,11 @@ def _start_mask(ticket: Ticket, net: Network, init: InitConfig, seed: int) -> Ma
             kept = kept.flatten()[torch.randperm(kept.numel(), generator=generator)].view(kept.shape)
         mask[name] = kept
     return mask
+
+
+def searched_prefix(init: InitConfig) -> str:
+    """What the names of the searched units and pruned weights start with: in a transfer, only the new head's; else all."""
+    return HEAD if init.part == "body" else ""
 
 
 def is_frozen(name: str, init: InitConfig) -> bool:

@@ -1,4 +1,4 @@
-"""Everything a run must keep: the network, what stands beside it, how far it is. One file an epoch, written atomically."""
+"""Everything that a run must keep: the network, its companions and its counters; one file per epoch, written atomically."""
 
 from __future__ import annotations
 
@@ -13,62 +13,110 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from supertickets.config.sections import Config
+from supertickets.config.sections import Config, SearchConfig
 from supertickets.errors import UserError
+from supertickets.networks.arch import resolve_arch
 from supertickets.networks.build import build_net, read_arch
+from supertickets.networks.macs import count_layers, count_params, dense_macs
 from supertickets.networks.network import Network
 from supertickets.pruning.mask import Mask
+from supertickets.search.budget import measure, resolve_target
 from supertickets.search.penalty import Penalty, build_penalty
 from supertickets.task import Task
 from supertickets.training.ema import Ema, averaged, start_ema
 from supertickets.training.optim import build_optimizer, load_named_state, named_state
-from supertickets.training.start import start_net
+from supertickets.training.start import searched_prefix, start_from_ticket
+from supertickets.units.costs import Resource
 
 
 @dataclass
 class TrainState:
-    """The state of a drawing between two epochs."""
+    """The state of a run between two epochs."""
 
     net: Network
     optimizer: torch.optim.Optimizer
     ema: Ema
     penalty: Penalty
-    full: dict[str, float]  # the full supernet's `macs` and `params`, for reports
+    supernet_costs: dict[str, float]  # the full supernet's `macs` and `params`, for reports
+    prefix: str = ""  # what is searched and pruned: units and weights whose names start with it
     mask: Mask = field(default_factory=dict)
     mask_held: bool = False  # False: pruned weights may come back until the next prune
-    dormant: dict[str, Tensor] = field(default_factory=dict)  # values weights had when pruned
-    early: dict[str, Tensor] = field(default_factory=dict)  # all tensors as they were after `run.rewind_epoch`
+    dormant_weights: dict[str, Tensor] = field(default_factory=dict)  # the values that weights had when they were pruned
+    early_tensors: dict[str, Tensor] = field(default_factory=dict)  # the network's tensors after `run.rewind_epoch`
     epoch: int = 0  # finished epochs
     step: int = 0  # updates made
-    global_batch: int = 0  # images an update, over all processes; 0: not known yet
+    global_batch: int = 0  # images per update, over all processes; 0: not known yet
     budget: dict[str, float] = field(default_factory=dict)  # MACs or parameters at the run's `start`, and its `target`
     scaler: dict[str, Any] = field(default_factory=dict)  # fp16's loss scale
 
+    def held_mask(self) -> Mask:
+        """What of the mask holds now: all of it, or, while weights may return, what this run does not prune itself."""
+        return {name: kept for name, kept in self.mask.items() if self.mask_held or not name.startswith(self.prefix)}
+
+    def keep_early_tensors(self) -> None:
+        """Keep a copy of the network as it is now, to rewind to (`run.rewind_epoch`); a shrink slices the copy, too."""
+        self.early_tensors = {name: tensor.clone() for name, tensor in averaged(self.net).items()}
+
 
 def new_state(task: Task, config: Config, device: torch.device) -> TrainState:
-    """The network that the run starts from, and its companions."""
-    net, mask, full = start_net(task, config)
+    """The network that the run starts from, a fresh supernet or a ticket's, and its companions.
+
+    Raises `UserError` for a ticket that does not fit the task, and for a budget that no search can reach.
+    """
+    mask, costs = Mask(), dict[str, float]()
+    if config.init.ticket is None:
+        net = build_net(resolve_arch(config.arch), task)
+    else:
+        net, mask, costs = start_from_ticket(config.init, task, arch=config.arch, seed=config.run.seed)
     net = place(net, config, device)
-    mask = {name: kept.to(device) for name, kept in mask.items()}
-    penalty = build_penalty(net, task.input_shape)
-    optimizer = build_optimizer(net, config.train)
-    return TrainState(net, optimizer, start_ema(net), penalty, full=dict(full), mask=mask, mask_held=bool(mask))
+    if not costs:
+        costs = {"macs": dense_macs(count_layers(net, task.input_shape)), "params": count_params(net)}
+    prefix = searched_prefix(config.init)
+    return TrainState(
+        net,
+        build_optimizer(net, config.train),
+        start_ema(net),
+        build_penalty(net, task.input_shape),
+        supernet_costs=costs,
+        prefix=prefix,
+        mask={name: kept.to(device) for name, kept in mask.items()},
+        mask_held=bool(mask),
+        budget=_plan_budget(net, config.search, input_shape=task.input_shape, prefix=prefix),
+    )
+
+
+def _plan_budget(net: Network, search: SearchConfig, *, input_shape: tuple[int, int, int], prefix: str) -> dict[str, float]:
+    """MACs or parameters that the run starts with, and those that it is to end with; {} without a budget."""
+    asked = search.target_macs or search.target_params
+    if search.enabled is False or asked is None:
+        return {}
+    resource = budgeted_resource(search)
+    target = resolve_target(net, asked, resource, input_shape, prefix=prefix)
+    return {"start": measure(net, resource, input_shape), "target": target}
+
+
+def budgeted_resource(search: SearchConfig) -> Resource:
+    """What the search's budget counts."""
+    return "macs" if search.target_macs else "params"
 
 
 def place(net: Network, config: Config, device: torch.device) -> Network:
-    """The network on the device, in the config's memory format: channels_last suits the one-conv form."""
+    """The network on the device, in the config's memory format."""
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     return net.to(device).to(memory_format=layout)
 
 
 def save_state(state: TrainState, path: Path) -> None:
-    """Write the state to one safetensors file, atomically; its metadata holds the arch and the counters as JSON."""
+    """Write the state to one safetensors file, atomically; its metadata holds the arch and the counters as JSON.
+
+    The names in the file (`dormant`, `early`, `full`) are those of the first version, whose checkpoints stay readable.
+    """
     groups: dict[str, dict[str, Tensor]] = {
         "net": state.net.state_dict(),
         "ema": state.ema,
         "mask": state.mask,
-        "dormant": state.dormant,
-        "early": state.early,
+        "dormant": state.dormant_weights,
+        "early": state.early_tensors,
         "penalty": state.penalty.weights,
         "optimizer": named_state(state.net, state.optimizer),
     }
@@ -84,15 +132,15 @@ def save_state(state: TrainState, path: Path) -> None:
         "step": state.step,
         "mask_held": state.mask_held,
         "penalty_z": state.penalty.z,
-        "full": state.full,
+        "full": state.supernet_costs,
         "global_batch": state.global_batch,
         "budget": state.budget,
         "scaler": state.scaler,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file(tensors, part, metadata={"state": json.dumps(about)})
-    os.replace(part, path)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"state": json.dumps(about)})
+    os.replace(partial, path)
 
 
 def load_state(path: Path, task: Task, config: Config, device: torch.device) -> TrainState:
@@ -126,10 +174,11 @@ def _restore(about: dict[str, Any], tensors: dict[str, Tensor], task: Task, conf
         ema,
         Penalty(group("penalty"), about["penalty_z"]),
         about["full"],
+        prefix=searched_prefix(config.init),
         mask=group("mask"),
         mask_held=about["mask_held"],
-        dormant=group("dormant"),
-        early=group("early"),
+        dormant_weights=group("dormant"),
+        early_tensors=group("early"),
         epoch=about["epoch"],
         step=about["step"],
         global_batch=about["global_batch"],

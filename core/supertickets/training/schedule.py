@@ -1,24 +1,27 @@
-"""When weights are pruned and to which sparsity: plain functions of the epoch.
+"""When weights are pruned, to which sparsity, and when units are removed: plain functions of the epoch.
 
-Epochs count from 0; a prune comes before its epoch.
+A prune comes before the epoch of its number, counted from 0; a shrink comes after that many finished epochs.
 """
 
 from __future__ import annotations
 
-from supertickets.config.sections import PruneConfig
+from collections.abc import Mapping
+
+from supertickets.config.sections import PruneConfig, SearchConfig
 from supertickets.errors import UserError
 from supertickets.pruning.criteria import criterion_named
+from supertickets.search.importance import importance_named
 
 
 def sparsity_at(epoch: int, epochs: int, prune: PruneConfig) -> float:
-    """Sparsity asked for at `epoch` of a run of `epochs`.
+    """The sparsity asked for at `epoch` of a run of `epochs`.
 
     progressive: min(target, step * floor(epoch / every)) (SuperTickets, arXiv 2207.03677).
     cubic: target * (1 - (1 - x)^3) with x from 0 at `start` to 1 at `end` (Zhu & Gupta, arXiv 1710.01878).
     one_shot: the target from `end` on. constant: from `start` on.
     """
     if prune.schedule == "progressive":
-        # Rounded: 0.1 * 3 is a hair over 0.3.
+        # Rounded, because 0.1 * 3 is slightly more than 0.3.
         return min(prune.target, round(prune.step * (epoch // prune.every), 9))
     first, last = _span(epochs, prune)
     if prune.schedule == "one_shot":
@@ -36,8 +39,8 @@ def _span(epochs: int, prune: PruneConfig) -> tuple[int, int]:
 def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
     """Epoch -> sparsity for every prune of the run, in order; the last one reaches the target.
 
-    Raises `UserError` for an unknown criterion, and where the target would not be reached early enough: mask and architecture
-    must then stay fixed for a while.
+    Raises `UserError` for an unknown criterion, and where the target would not be reached early enough, as mask and
+    architecture must stay fixed for a while after it.
     """
     if prune.enabled is False or prune.target == 0:
         return {}
@@ -53,7 +56,7 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
         events = range(last, begin, -prune.every)
         tail = 0 if prune.schedule == "one_shot" else 1
     plan = {epoch: sparsity_at(epoch, epochs, prune) for epoch in sorted(events)}
-    if prune.regrow == "none":  # a prune that asks for no more than the one before would change nothing
+    if prune.regrow == "none":  # leave out prunes that ask for no more than the one before: they would change nothing
         before = [0.0, *plan.values()]
         plan = {epoch: share for (epoch, share), last_share in zip(plan.items(), before, strict=False) if share > last_share}
     last_epoch = max(plan, default=0)
@@ -65,3 +68,22 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
             f"train longer, prune more often or choose cubic or one_shot"
         )
     return plan
+
+
+def plan_shrinks(epochs: int, search: SearchConfig, prunes: Mapping[int, float]) -> list[int]:
+    """The numbers of finished epochs after which units are removed.
+
+    They reach from the end of the warm-up or `search.start` to `search.end`, but never past the last prune, which fixes the
+    architecture. Raises `UserError` for an unknown importance and for a run that is too short.
+    """
+    if search.enabled is False:
+        return []
+    importance_named(search.importance)
+    if epochs < 2:
+        raise UserError(
+            f"train.epochs: {epochs} leaves no epoch for what a search has left; train longer or set search.enabled false"
+        )
+    last = min([round(search.end * epochs), *([max(prunes)] if prunes else [])])
+    last = max(min(last, epochs - 1), 1)
+    first = min(max(search.warmup, search.start * epochs), last)
+    return sorted(e for e in range(last, 0, -search.every) if e >= first)
