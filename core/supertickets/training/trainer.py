@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -28,6 +27,7 @@ from supertickets.training.ema import decay_at, load_ema, update_ema
 from supertickets.training.optim import lr_at, match_layout, peak_lr, set_lr
 from supertickets.training.start import is_frozen
 from supertickets.training.state import TrainState, place
+from supertickets.types import Metrics
 from supertickets.units.groups import count_units
 
 
@@ -150,7 +150,7 @@ class Trainer:
         load_ema(net, self.state.ema)
         return net.eval()
 
-    def evaluate(self, net: nn.Module) -> dict[str, Any]:
+    def evaluate(self, net: nn.Module) -> Metrics:
         """Estimate the BN statistics of `net`, a copy of the network, anew; return the task's scores and its costs."""
         if self.config.train.recalibrate_batches:
             self._recalibrate(net)
