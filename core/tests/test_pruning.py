@@ -137,7 +137,7 @@ def test_density_by_kind_sums_up():
 def test_progressive_schedule_is_the_papers():
     cfg = PruneConfig(schedule="progressive", target=0.9, every=25)
     plan = plan_prunes(350, cfg)
-    assert plan == {25 * i: pytest.approx(0.1 * i) for i in range(1, 10)}
+    assert plan == {25 * i: pytest.approx(min(0.1 * i, 0.9)) for i in range(1, 14)}  # at the target it goes on
     assert [sparsity_at(e, 350, cfg) for e in (24, 25, 75, 349)] == [0, 0.1, 0.3, 0.9]
 
 
@@ -156,6 +156,8 @@ def test_target_out_of_reach_is_refused():
 
 def test_search_ends_at_the_last_prune():
     assert plan_shrinks(30, SearchConfig(warmup=3, end=1.0), {10: 0.4, 18: 0.8}) == list(range(3, 19))
+    assert plan_shrinks(30, SearchConfig(warmup=3, every=4), {10: 0.4, 18: 0.8}) == [4, 8, 12, 16]
+    assert plan_shrinks(30, SearchConfig(warmup=3, every=4, target_macs=0.5), {18: 0.8}) == [6, 10, 14, 18]
     assert plan_shrinks(30, SearchConfig(warmup=3, end=0.2), {18: 0.8}) == [3, 4, 5, 6]
     assert plan_shrinks(30, SearchConfig(warmup=3, start=0.3, end=0.5), {18: 0.8}) == list(range(9, 16))
     assert plan_shrinks(30, SearchConfig(enabled=False), {}) == []

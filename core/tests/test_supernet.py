@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -18,6 +19,7 @@ from supertickets.networks.blocks import MixedBlock, mixed_blocks
 from supertickets.networks.heads import ClassificationHead, DenseHead
 from supertickets.networks.macs import count_layers, count_params, dense_macs, sparse_layer_macs
 from supertickets.networks.supernet import Supernet, prunable
+from supertickets.search.shrink import shrink
 from supertickets.testing import micro_arch, micro_net, randomise_norms
 from supertickets.units.costs import unit_costs
 from supertickets.units.groups import unit_groups
@@ -207,3 +209,26 @@ def test_small_normal_init():
 def test_wrong_arch_is_refused(change, word):
     with pytest.raises(UserError, match=word):
         SupernetArch.from_dict({"stages": [{"blocks": [1], "widths": [4]}], **change})
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_cutting_a_dead_token_changes_nothing(training):
+    """gamma = beta = 0: nobody looks at the token and it adds nothing, so the network without it gives the same output."""
+    net = micro_net(tokens=6)
+    randomise_norms(net)
+    for module in net.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    dead = torch.tensor([False, True, False, False, True, False])
+    with torch.no_grad():
+        norms = [module for name, module in net.named_modules() if name.endswith("token_bn")]
+        for norm in norms:
+            norm.weight[dead], norm.bias[dead] = 0, 0
+    small = copy.deepcopy(net)
+    shrink(small, {group.name: dead for group in unit_groups(net) if group.kind == "token"})
+    net.train(training), small.train(training)
+    for module in (*net.modules(), *small.modules()):
+        if isinstance(module, torch.nn.MultiheadAttention):
+            module.dropout = 0.0
+    x = torch.randn(3, 3, 32, 32)
+    torch.testing.assert_close(small(x), net(x), atol=1e-5, rtol=1e-5)

@@ -213,6 +213,10 @@ class TrainConfig(Section):
     """step: epochs of the decays."""
     weight_decay: float = Field(1e-5, ge=0)
     """Weight decay, on convolution and linear weights only."""
+    coupled_decay: bool = False
+    """adamw: add the weight decay to the gradient (Adam with an L2 loss), as the original does, instead of decoupling it."""
+    cycle_beta1: bool = False
+    """adamw with onecycle: move beta1 from 0.95 to 0.85 and back, against the learning rate."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """rmsprop and sgd: momentum."""
     alpha: float = Field(0.9, gt=0, lt=1)

@@ -92,7 +92,8 @@ def initialise(net: nn.Module, arch: Arch) -> None:
     `reduced`: also the blocks' convs, whose scale BN makes free, at 0.3 of their deviation: their directions learn faster, and
     magnitudes show what was learned, not where training began, so pruning finds better weights (docs/experiments.md).
 
-    fan_out = k^2 C_out / groups (k^2 for depthwise). A block's one-conv expansion counts as the convs it stands for: its
+    fan_out = k^2 C_out / groups (k^2 for depthwise); with `fan_out`, as in the original, a grouped 1x1 shortcut counts as if it
+    had no groups, which keeps the first losses small. A block's one-conv expansion counts as the convs it stands for: its
     fan_out is that of one kernel at full width, expand x C_in, not of all kernels together. Transformers keep PyTorch's own.
     """
     blocks = [block for block in mixed_blocks(net).values() if block.units]
@@ -102,7 +103,9 @@ def initialise(net: nn.Module, arch: Arch) -> None:
         if ".mixer." in f".{name}." and not isinstance(module, nn.Conv2d | nn.BatchNorm2d):
             continue
         if isinstance(module, nn.Conv2d):
-            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+            depthwise = module.groups == module.in_channels == module.out_channels
+            shared = module.groups if depthwise or arch.init != "fan_out" else 1
+            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // shared
             fan_out = expansions.get(id(module), fan_out)
             std = 0.001 if arch.init == "small_normal" else sqrt(2 / fan_out)
             if arch.init in ("small_head", "reduced") and name.endswith("classifier"):

@@ -1,6 +1,7 @@
 """The transformer option of HR-NAS: a block's shortcut path looks at the whole picture through a few tokens.
 
-tokens = encoder(project([x ; coordinates]));  out = restore(decoder(queries, tokens)).  HR-NAS, arXiv 2106.06560, section 3.
+tokens = BN(project([x ; coordinates]));  memory = encoder(tokens);  out = restore(decoder(memory + queries, memory)).  The
+decoder's residual is the memory, so that output i belongs to token i.  HR-NAS, arXiv 2106.06560, section 3.
 The scale of the BN after the first conv is a token's importance: searched and shrunk like a channel.
 """
 
@@ -48,10 +49,20 @@ class TokenMixer(nn.Module):
         grid = F.interpolate(x, (GRID, GRID), mode="bilinear", align_corners=False)
         coordinates = self.coordinates.to(grid.dtype).expand(batch, -1, -1, -1)
         tokens = self.token_bn(self.tokenize(torch.cat([grid, coordinates], dim=1)))  # (B, n, 8, 8)
-        memory = self.encoder(tokens.flatten(2))  # (B, n, 64)
-        mixed = self.decoder(self.queries.expand(batch, -1, -1), memory)  # (B, n, 64)
+        ignored = self._ignore_dead().expand(self.tokens, -1)
+        memory = self.encoder(tokens.flatten(2), src_mask=ignored)  # (B, n, 64)
+        mixed = self.decoder(memory + self.queries, memory, tgt_mask=ignored, memory_mask=ignored)  # (B, n, 64)
+        mixed = mixed * self._alive()[:, None]
         restored = self.restore_bn(self.restore(mixed.unflatten(2, (GRID, GRID))))  # (B, C_out, 8, 8)
         return F.interpolate(restored, size, mode="bilinear", align_corners=False)
+
+    def _alive(self) -> Tensor:
+        """(n,) 1 for tokens that the BN lets pass, 0 where its scale and shift are both 0."""
+        return ((self.token_bn.weight != 0) | (self.token_bn.bias != 0)).to(self.queries.dtype)
+
+    def _ignore_dead(self) -> Tensor:
+        """(n,) added to attention's logits: nobody looks at a dead token, so that cutting it changes nothing."""
+        return (self._alive() - 1) * 1e4
 
     def unit_groups(self) -> list[UnitGroup]:
         """The tokens, gated by the scale of the BN behind the first conv; with the last one the whole module goes."""

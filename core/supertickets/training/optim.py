@@ -64,10 +64,11 @@ def build_optimizer(net: nn.Module, train: TrainConfig) -> torch.optim.Optimizer
         {"params": [p for n, p in net.named_parameters() if n not in names], "weight_decay": 0.0},
     ]
     if train.optimizer == "adamw":
-        on_cpu = all(
-            param.device.type == "cpu" for param in net.parameters()
-        )  # on other devices PyTorch chooses a fast kernel itself
-        return torch.optim.AdamW(groups, lr=train.lr, betas=(0.9, train.beta2), eps=train.eps, fused=on_cpu or None)
+        # On other devices than CPUs PyTorch chooses a fast kernel itself.
+        on_cpu = all(param.device.type == "cpu" for param in net.parameters())
+        # Adam adds the decay to the gradient, so that it is normalised too; AdamW shrinks the weights apart from it.
+        kind = torch.optim.Adam if train.coupled_decay else torch.optim.AdamW
+        return kind(groups, lr=train.lr, betas=(0.9, train.beta2), eps=train.eps, fused=on_cpu or None)
     if train.optimizer == "rmsprop":
         return RMSpropInside(groups, lr=train.lr, alpha=train.alpha, momentum=train.momentum, eps=train.eps)
     return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum)
@@ -82,7 +83,8 @@ def lr_at(step: int, *, train: TrainConfig, steps_per_epoch: int, peak: float) -
     """The learning rate of update `step`, counted from 0.
 
     onecycle: cosine from peak/div up to peak over `pct_start` of the run, cosine down to peak/div/final_div (Smith,
-    arXiv 1708.07120). cosine: from peak to 0. exponential: times `decay` every `decay_epochs`. step: times `decay` at each
+    arXiv 1708.07120). cosine: from peak to 0. exponential: from `train.lr` to the peak over the
+    warm-up, times `decay` every `decay_epochs` from the start (AtomNAS, arXiv 1912.09640). step: times `decay` at each
     milestone.
     """
     total, epoch = train.epochs * steps_per_epoch, step / steps_per_epoch
@@ -92,13 +94,14 @@ def lr_at(step: int, *, train: TrainConfig, steps_per_epoch: int, peak: float) -
         if step <= rise:
             return _cosine(low, peak, step / rise)
         return _cosine(peak, low / train.final_div, min((step - rise) / max(total - 1 - rise, 1e-9), 1.0))
+    if train.schedule == "exponential":
+        risen = min((step + 1) / max(train.warmup * steps_per_epoch, 1), 1.0)
+        return (train.lr + (peak - train.lr) * risen) * train.decay ** int(epoch / train.decay_epochs)
     if epoch < train.warmup:
         return peak * (step + 1) / (train.warmup * steps_per_epoch)
     if train.schedule == "cosine":
         done = (epoch - train.warmup) / max(train.epochs - train.warmup, 1e-9)
         return _cosine(peak, 0.0, min(done, 1.0))
-    if train.schedule == "exponential":
-        return peak * train.decay ** int((epoch - train.warmup) / train.decay_epochs)
     if train.schedule == "step":
         return peak * train.decay ** sum(epoch >= milestone for milestone in train.milestones)
     return peak
@@ -108,10 +111,23 @@ def _cosine(begin: float, end: float, progress: float) -> float:
     return end + (begin - end) * (1 + cos(pi * progress)) / 2
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the same learning rate for all parameter groups."""
+def beta1_at(step: int, *, train: TrainConfig, steps_per_epoch: int) -> float:
+    """Adam's beta1 of update `step`: 0.9, or with `train.cycle_beta1` from 0.95 to 0.85 and back, against the rate."""
+    if not train.cycle_beta1:
+        return 0.9
+    total = train.epochs * steps_per_epoch
+    rise = max(train.pct_start * total - 1, 1e-9)
+    if step <= rise:
+        return _cosine(0.95, 0.85, step / rise)
+    return _cosine(0.85, 0.95, min((step - rise) / max(total - 1 - rise, 1e-9), 1.0))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float, beta1: float = 0.9) -> None:
+    """Set the same learning rate, and for Adam the same beta1, for all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+        if "betas" in group:
+            group["betas"] = (beta1, group["betas"][1])
 
 
 @torch.no_grad()

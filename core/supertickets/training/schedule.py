@@ -39,6 +39,8 @@ def _span(epochs: int, prune: PruneConfig) -> tuple[int, int]:
 def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
     """Epoch -> sparsity for every prune of the run, in order; the last one reaches the target.
 
+    Progressive pruning goes on at the target, as each prune removes again what a shrink has reactivated; its last prune leaves
+    at least `every` epochs of training.
     Raises `UserError` for an unknown criterion, and where the target would not be reached early enough, as mask and
     architecture must stay fixed for a while after it.
     """
@@ -46,7 +48,7 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
         return {}
     criterion_named(prune.criterion)
     if prune.schedule == "progressive":
-        events = range(prune.every, epochs, prune.every)
+        events = range(prune.every, epochs - prune.every + 1, prune.every)
         tail = prune.every
     else:
         first, last = _span(epochs, prune)
@@ -56,7 +58,7 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
         events = range(last, begin, -prune.every)
         tail = 0 if prune.schedule == "one_shot" else 1
     plan = {epoch: sparsity_at(epoch, epochs, prune) for epoch in sorted(events)}
-    if prune.regrow == "none":  # leave out prunes that ask for no more than the one before: they would change nothing
+    if prune.regrow == "none" and prune.schedule != "progressive":  # prunes that ask for no more would change nothing
         before = [0.0, *plan.values()]
         plan = {epoch: share for (epoch, share), last_share in zip(plan.items(), before, strict=False) if share > last_share}
     last_epoch = max(plan, default=0)
@@ -74,7 +76,8 @@ def plan_shrinks(epochs: int, search: SearchConfig, prunes: Mapping[int, float])
     """The numbers of finished epochs after which units are removed.
 
     They reach from the end of the warm-up or `search.start` to `search.end`, but never past the last prune, which fixes the
-    architecture. Raises `UserError` for an unknown importance and for a run that is too short.
+    architecture. With a budget the last event is at the end exactly and the others lie `search.every` epochs apart before it;
+    without one, events come at multiples of `search.every`, as in the original. Raises `UserError` for an unknown importance and for a run that is too short.
     """
     if search.enabled is False:
         return []
@@ -86,4 +89,6 @@ def plan_shrinks(epochs: int, search: SearchConfig, prunes: Mapping[int, float])
     last = min([round(search.end * epochs), *([max(prunes)] if prunes else [])])
     last = max(min(last, epochs - 1), 1)
     first = min(max(search.warmup, search.start * epochs), last)
-    return sorted(e for e in range(last, 0, -search.every) if e >= first)
+    has_budget = search.target_macs is not None or search.target_params is not None
+    events = range(last, 0, -search.every) if has_budget else range(search.every, last + 1, search.every)
+    return sorted(epoch for epoch in events if epoch >= first) or [last]

@@ -18,6 +18,7 @@ from supertickets.training.state import TrainState, budgeted_resource
 from supertickets.units.groups import unit_groups
 
 Shape = tuple[int, int, int]  # (C, H, W)
+COUNTED_AT = (3, 224, 224)  # the input shape that `search.min_macs` refers to
 
 
 def shrink_net(state: TrainState, cfg: SearchConfig, *, plan: Sequence[int], input_shape: Shape, seed: int) -> int:
@@ -63,12 +64,12 @@ def _units_to_remove(
     dead = dead_units(state.net, state.ema, threshold=cfg.threshold, last=last, prefix=state.prefix, divisor=cfg.divisor)
     if not any(bool(gone.any()) for gone in dead.values()):
         return {}
-    return dead if last or _macs_of(dead, state.net, input_shape) >= cfg.min_macs else {}
+    return dead if last or _macs_of(dead, state.net) >= cfg.min_macs else {}
 
 
-def _macs_of(dead: dict[str, Tensor], net: Network, input_shape: Shape) -> float:
-    """Dense MACs that would go with these units."""
+def _macs_of(dead: dict[str, Tensor], net: Network) -> float:
+    """Dense MACs that would go with these units, counted at 224x224 for every task, as in the original."""
     smaller = copy.deepcopy(net)
-    before = dense_macs(count_layers(smaller, input_shape))
+    before = dense_macs(count_layers(smaller, COUNTED_AT))
     shrink(smaller, dead)
-    return before - dense_macs(count_layers(smaller, input_shape))
+    return before - dense_macs(count_layers(smaller, COUNTED_AT))

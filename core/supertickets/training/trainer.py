@@ -24,7 +24,7 @@ from supertickets.task import Task
 from supertickets.terminal import headline, watch
 from supertickets.training.batchnorm import recalibrate
 from supertickets.training.ema import decay_at, load_ema, update_ema
-from supertickets.training.optim import lr_at, match_layout, peak_lr, set_lr
+from supertickets.training.optim import beta1_at, lr_at, match_layout, peak_lr, set_lr
 from supertickets.training.start import is_frozen
 from supertickets.training.state import TrainState, place
 from supertickets.types import Metrics
@@ -134,7 +134,8 @@ class Trainer:
             rho = rho_at(state.step / steps, rho=search.rho, warmup=search.warmup)
         state.penalty.add_gradient(state.net, rho, state.prefix)
         peak = peak_lr(train, state.global_batch)
-        set_lr(state.optimizer, lr_at(state.step, train=train, steps_per_epoch=steps, peak=peak))
+        rate = lr_at(state.step, train=train, steps_per_epoch=steps, peak=peak)
+        set_lr(state.optimizer, rate, beta1_at(state.step, train=train, steps_per_epoch=steps))
         return rho
 
     def _after_update(self) -> None:
