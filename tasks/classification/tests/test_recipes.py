@@ -92,7 +92,7 @@ def test_recipe_is_the_papers(name: str):
 
 
 def test_learning_rate_of_the_paper():
-    """0.016 for each 256 of the global batch, reached from 0.016 in 5 epochs of warm-up; x 0.97 every 2.4 epochs from the start."""
+    """0.016 for each 256 of the global batch, reached from 0.016 in 5 epochs; x 0.97 every 2.4 epochs from the start."""
     train = imagenet().train
     peak = peak_lr(train, 512)
     rates = {epoch: lr_at(epoch * 100, train=train, steps_per_epoch=100, peak=peak) for epoch in (0, 4, 5, 8, 29)}
