@@ -19,9 +19,10 @@ from supertickets.search.budget import measure, units_over_budget
 from supertickets.search.importance import IMPORTANCES, Statistics, importance_named
 from supertickets.search.penalty import build_penalty
 from supertickets.search.shrink import shrink
-from supertickets.testing import ToyTask, randomise_norms, toy_config
+from supertickets.testing import ToyTask, micro_net, randomise_norms, toy_config
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.ema import start_ema
+from supertickets.units.costs import unit_costs
 from supertickets.units.groups import count_units, unit_groups
 
 SHAPE = (3, 16, 16)
@@ -124,3 +125,21 @@ def test_an_importance_from_outside_decides(family, monkeypatch):
 def test_an_unknown_importance_names_the_nearest():
     with pytest.raises(UserError, match="search.importance: 'gama' is not known: did you mean gamma\\?"):
         importance_named("gama")
+
+
+def test_built_in_importances_rank_by_what_they_say():
+    """gamma by size, gamma_per_mac by size per cost, uniform the same share of every group, random by the seed alone."""
+    net = micro_net()
+    groups, ema = unit_groups(net), start_ema(net)
+    ema["stages.0.branches.0.0.depthwise_bn.weight"][3] = 0.01
+    statistics = Statistics(ema, build_penalty(net, SHAPE).weights, seed=1)
+    scores = {name: importance_named(name)(groups, statistics) for name in IMPORTANCES}
+    assert scores["gamma"]["stages.0.branches.0.0.depthwise.3"].argmin() == 3
+    flat = {name: torch.cat(list(values.values())) for name, values in scores.items()}
+    costs = torch.cat(list(unit_costs(net, groups, count_layers(net, SHAPE), "macs").values()))
+    full = flat["gamma"] == 1
+    assert torch.equal(flat["gamma_per_mac"][full].argsort(stable=True), costs[full].argsort(descending=True, stable=True))
+    half = [int((scores["uniform"][group.name] < 0.5).sum()) - group.count // 2 for group in groups]
+    assert not any(half)
+    again = importance_named("random")(groups, Statistics({}, seed=1))
+    assert all(torch.equal(again[name], values) for name, values in scores["random"].items())
