@@ -22,6 +22,8 @@ class Statistics:
 
     ema: Mapping[str, Tensor]  # averaged tensors by name, gates among them
     penalty: Mapping[str, Tensor] = field(default_factory=dict)  # the penalty's weights p by gate's name
+    taylor: Mapping[str, Tensor] = field(default_factory=dict)  # what `search.taylor` has averaged, by gate's name
+    costs: Mapping[str, Tensor] = field(default_factory=dict)  # of each unit as the network stands, by group's name
     seed: int = 0
 
 
@@ -44,6 +46,17 @@ def gamma_per_mac(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores
     }
 
 
+def taylor(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores:
+    """The averaged square of the loss's first-order change without the unit (Molchanov et al., arXiv 1906.10771)."""
+    return {group.name: mean_over_gates(group, statistics.taylor) for group in groups}
+
+
+def taylor_per_mac(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores:
+    """The same, divided by what the unit costs now."""
+    scores = taylor(groups, statistics)
+    return {name: values / statistics.costs[name].clamp(min=1) for name, values in scores.items()}
+
+
 def random(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores:
     """Uniform noise: the control."""
     generator = torch.Generator().manual_seed(statistics.seed)
@@ -59,6 +72,8 @@ def uniform(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores:
 IMPORTANCES: dict[str, Importance] = {
     "gamma_per_mac": gamma_per_mac,
     "gamma": gamma,
+    "taylor": taylor,
+    "taylor_per_mac": taylor_per_mac,
     "random": random,
     "uniform": uniform,
 }

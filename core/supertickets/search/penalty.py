@@ -41,6 +41,23 @@ class Penalty:
         torch._foreach_add_([param.grad for param in params.values() if param.grad is not None], pulls, alpha=rho)
 
     @torch.no_grad()
+    def pull(self, net: nn.Module, amount: float, prefix: str = "") -> None:
+        """The proximal step: move each gamma by amount x p towards 0, where it stays (soft threshold).
+
+        `amount` is the learning rate times rho. Adam's normalisation does not touch it, so that gammas reach exact zero at a
+        known speed.
+        """
+        params = {name: param for name, param in self._gates(net).items() if name.startswith(prefix)}
+        if amount == 0 or not params:
+            return
+        scales = [param.detach() for param in params.values()]
+        sizes = torch._foreach_abs(scales)
+        torch._foreach_sub_(sizes, [self.weights[name] for name in params], alpha=amount)
+        torch._foreach_clamp_min_(sizes, 0.0)
+        signs = torch._foreach_sign(scales)
+        torch._foreach_copy_(scales, torch._foreach_mul(signs, sizes))
+
+    @torch.no_grad()
     def value(self, net: nn.Module) -> float:
         """sum_i p_i |gamma_i|"""
         return float(sum((self.weights[name] * param.abs()).sum() for name, param in self._gates(net).items()))

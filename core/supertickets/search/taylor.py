@@ -1,0 +1,33 @@
+"""Taylor importance: how much the loss would change without a unit, to first order, averaged over the updates.
+
+    T_i <- decay T_i + (1 - decay) (gamma_i dL/dgamma_i + beta_i dL/dbeta_i)^2
+
+Molchanov et al., arXiv 1906.10771. Comparable across layers, and meaningful for trained networks, where |gamma| is not. Kept by
+gate's name, one number per BN channel, so that a shrink slices it like any other tensor of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, MutableMapping
+
+import torch
+from torch import Tensor, nn
+
+DECAY = 0.99  # of each update: the average looks back over about a hundred
+
+
+@torch.no_grad()
+def note_taylor(taylor: MutableMapping[str, Tensor], net: nn.Module, gates: Iterable[str], *, decay: float = DECAY) -> None:
+    """Update the averages of `gates` in place from the gradients of the task's loss (before any penalty is added to them)."""
+    params = dict(net.named_parameters())
+    pairs = [(gate, params[gate], params[f"{gate.removesuffix('weight')}bias"]) for gate in gates]
+    pairs = [(gate, scale, shift) for gate, scale, shift in pairs if scale.grad is not None and shift.grad is not None]
+    if not pairs:
+        return
+    changes = torch._foreach_mul([scale.detach() for _, scale, _ in pairs], [scale.grad for _, scale, _ in pairs])
+    torch._foreach_addcmul_(changes, [shift.detach() for _, _, shift in pairs], [shift.grad for _, _, shift in pairs])
+    torch._foreach_mul_(changes, changes)
+    for (gate, _, _), change in zip(pairs, changes, strict=True):
+        if gate not in taylor:
+            taylor[gate] = change.clone()
+    torch._foreach_lerp_([taylor[gate] for gate, _, _ in pairs], list(changes), 1 - decay)
