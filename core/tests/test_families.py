@@ -132,13 +132,16 @@ def test_built_in_importances_rank_by_what_they_say():
     net = micro_net()
     groups, ema = unit_groups(net), start_ema(net)
     ema["stages.0.branches.0.0.depthwise_bn.weight"][3] = 0.01
-    statistics = Statistics(ema, build_penalty(net, SHAPE).weights, seed=1)
+    penalty = build_penalty(net, SHAPE).weights
+    taylor = {gate: torch.ones_like(values) for gate, values in penalty.items()}
+    statistics = Statistics(ema, penalty, taylor, unit_costs(net, groups, count_layers(net, SHAPE), "macs"), seed=1)
     scores = {name: importance_named(name)(groups, statistics) for name in IMPORTANCES}
     assert scores["gamma"]["stages.0.branches.0.0.depthwise.3"].argmin() == 3
     flat = {name: torch.cat(list(values.values())) for name, values in scores.items()}
-    costs = torch.cat(list(unit_costs(net, groups, count_layers(net, SHAPE), "macs").values()))
+    costs = torch.cat(list(statistics.costs.values()))
     full = flat["gamma"] == 1
     assert torch.equal(flat["gamma_per_mac"][full].argsort(stable=True), costs[full].argsort(descending=True, stable=True))
+    assert bool((flat["taylor"] == 1).all()) and torch.equal(flat["taylor_per_mac"], 1 / costs)
     half = [int((scores["uniform"][group.name] < 0.5).sum()) - group.count // 2 for group in groups]
     assert not any(half)
     again = importance_named("random")(groups, Statistics({}, seed=1))

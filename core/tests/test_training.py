@@ -436,3 +436,23 @@ def test_a_lone_process_of_accelerate_launch_uses_all_cores(monkeypatch, asked, 
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(5), raising=False)
     set_threads(asked)
     assert calls == ([] if expected is None else [5 if expected == "all" else expected])
+
+
+@pytest.mark.parametrize("search", [{"importance": "taylor_per_mac"}, {"penalty": "proximal", "rho": 0.1}])
+def test_a_resumed_run_keeps_statistics_and_proximal_penalty_bit_for_bit(tmp_path, search):
+    whole = draw_ticket(ToyTask(None), toy_config(tmp_path / "whole", search=search))
+    config = toy_config(tmp_path / "cut", search=search)
+
+    class Stop(Exception):
+        pass
+
+    class StopsAtTwo(ToyTask):
+        def evaluate(self, model, loader, accelerator):
+            if len(list((tmp_path / "cut").glob("checkpoints/epoch_0003*"))):
+                raise Stop
+            return super().evaluate(model, loader, accelerator)
+
+    with pytest.raises(Stop):
+        draw_ticket(StopsAtTwo(None), config)
+    resumed = draw_ticket(ToyTask(None), toy_config(tmp_path / "cut", search=search, run={"resume": True}))
+    assert resumed.arch == whole.arch and all(torch.equal(resumed.tensors[n], t) for n, t in whole.tensors.items())

@@ -74,7 +74,9 @@ class SearchConfig(Section):
     threshold: float = Field(1e-3, ge=0)
     """A unit is dead when its BN scale and the moving average of that are at most this large."""
     importance: str = "gamma_per_mac"
-    """Importance of units in a budget (`supertickets.search.importance`): gamma_per_mac, gamma, random or uniform."""
+    """Importance of units in a budget: gamma_per_mac, gamma, taylor, taylor_per_mac, random or uniform."""
+    penalty: Literal["subgradient", "proximal"] = "subgradient"
+    """Apply the L1 penalty through its subgradient, which Adam normalises, or by a proximal step after each update."""
     divisor: PositiveInt = 1
     """Keep a multiple of this many units for each kernel, because odd numbers of channels are slow."""
     min_macs: float = Field(1e6, ge=0)

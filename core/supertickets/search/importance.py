@@ -79,6 +79,9 @@ IMPORTANCES: dict[str, Importance] = {
 }
 
 
+TAYLOR = ("taylor", "taylor_per_mac")  # these need what `search.taylor` averages while the network trains
+
+
 def importance_named(name: str) -> Importance:
     """The importance of this name; `UserError` with the nearest and all valid ones where there is none."""
     return one_of(IMPORTANCES, name, key="search.importance")

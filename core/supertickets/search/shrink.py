@@ -22,6 +22,7 @@ def shrink(
     ema: MutableMapping[str, Tensor] | None = None,
     dormant_weights: MutableMapping[str, Tensor] | None = None,
     early_tensors: MutableMapping[str, Tensor] | None = None,
+    statistics: MutableMapping[str, Tensor] | None = None,
     penalty: Penalty | None = None,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> int:
@@ -38,7 +39,7 @@ def shrink(
     params_before = dict(net.named_parameters())
     slice_tensors(state, plan)
     net.resize(state)
-    for tensors in (mask, ema, dormant_weights, early_tensors, penalty.weights if penalty else None):
+    for tensors in (mask, ema, dormant_weights, early_tensors, statistics, penalty.weights if penalty else None):
         if tensors is not None:
             slice_tensors(tensors, plan)
     if penalty:

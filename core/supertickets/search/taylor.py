@@ -24,9 +24,10 @@ def note_taylor(taylor: MutableMapping[str, Tensor], net: nn.Module, gates: Iter
     pairs = [(gate, scale, shift) for gate, scale, shift in pairs if scale.grad is not None and shift.grad is not None]
     if not pairs:
         return
-    changes = torch._foreach_mul([scale.detach() for _, scale, _ in pairs], [scale.grad for _, scale, _ in pairs])
-    torch._foreach_addcmul_(changes, [shift.detach() for _, _, shift in pairs], [shift.grad for _, _, shift in pairs])
-    torch._foreach_mul_(changes, changes)
+    grads = [(scale.grad, shift.grad) for _, scale, shift in pairs if scale.grad is not None and shift.grad is not None]
+    changes = torch._foreach_mul([scale.detach() for _, scale, _ in pairs], [grad for grad, _ in grads])
+    torch._foreach_addcmul_(changes, [shift.detach() for _, _, shift in pairs], [grad for _, grad in grads])
+    torch._foreach_mul_(changes, list(changes))
     for (gate, _, _), change in zip(pairs, changes, strict=True):
         if gate not in taylor:
             taylor[gate] = change.clone()

@@ -77,7 +77,8 @@ def plan_shrinks(epochs: int, search: SearchConfig, prunes: Mapping[int, float])
 
     They reach from the end of the warm-up or `search.start` to `search.end`, but never past the last prune, which fixes the
     architecture. With a budget the last event is at the end exactly and the others lie `search.every` epochs apart before it;
-    without one, events come at multiples of `search.every`, as in the original. Raises `UserError` for an unknown importance and for a run that is too short.
+    without one, events come at multiples of `search.every`, as in the original. Raises `UserError` for an unknown importance
+    and for a run that is too short.
     """
     if search.enabled is False:
         return []

@@ -15,6 +15,7 @@ from supertickets.search.importance import Statistics, importance_named
 from supertickets.search.shrink import shrink
 from supertickets.search.threshold import dead_units
 from supertickets.training.state import TrainState, budgeted_resource
+from supertickets.units.costs import unit_costs
 from supertickets.units.groups import unit_groups
 
 Shape = tuple[int, int, int]  # (C, H, W)
@@ -37,6 +38,7 @@ def shrink_net(state: TrainState, cfg: SearchConfig, *, plan: Sequence[int], inp
             ema=state.ema,
             dormant_weights=state.dormant_weights,
             early_tensors=state.early_tensors,
+            statistics=state.taylor,
             penalty=state.penalty,
             optimizer=state.optimizer,
         )
@@ -50,10 +52,17 @@ def _units_to_remove(
     if state.budget:
         start, end = plan[0] - cfg.every, max(plan)
         budget = budget_at(state.epoch, full=state.budget["start"], target=state.budget["target"], start=start, end=end)
-        statistics = Statistics(state.ema, state.penalty.weights, seed * 100_003 + state.epoch)
+        groups, layers = unit_groups(state.net, state.prefix), count_layers(state.net, input_shape)
+        statistics = Statistics(
+            state.ema,
+            state.penalty.weights,
+            state.taylor,
+            costs=unit_costs(state.net, groups, layers, "macs"),
+            seed=seed * 100_003 + state.epoch,
+        )
         return units_over_budget(
             state.net,
-            importance_named(cfg.importance)(unit_groups(state.net, state.prefix), statistics),
+            importance_named(cfg.importance)(groups, statistics),
             budget=budget,
             resource=budgeted_resource(cfg),
             input_shape=input_shape,

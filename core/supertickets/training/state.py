@@ -43,6 +43,7 @@ class TrainState:
     mask_held: bool = False  # False: pruned weights may come back until the next prune
     dormant_weights: dict[str, Tensor] = field(default_factory=dict)  # the values that weights had when they were pruned
     early_tensors: dict[str, Tensor] = field(default_factory=dict)  # the network's tensors after `run.rewind_epoch`
+    taylor: dict[str, Tensor] = field(default_factory=dict)  # running Taylor importance by gate's name, where it is used
     epoch: int = 0  # finished epochs
     step: int = 0  # updates made
     global_batch: int = 0  # images per update, over all processes; 0: not known yet
@@ -118,6 +119,7 @@ def save_state(state: TrainState, path: Path) -> None:
         "dormant": state.dormant_weights,
         "early": state.early_tensors,
         "penalty": state.penalty.weights,
+        "taylor": state.taylor,
         "optimizer": named_state(state.net, state.optimizer),
     }
     # Clones: safetensors refuses tensors that share memory, and the shared layout is not ours to keep.
@@ -179,6 +181,7 @@ def _restore(about: dict[str, Any], tensors: dict[str, Tensor], task: Task, conf
         mask_held=about["mask_held"],
         dormant_weights=group("dormant"),
         early_tensors=group("early"),
+        taylor=group("taylor"),
         epoch=about["epoch"],
         step=about["step"],
         global_batch=about["global_batch"],

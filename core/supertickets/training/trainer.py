@@ -19,7 +19,9 @@ from supertickets.networks.macs import count_layers, count_params, dense_macs, s
 from supertickets.networks.network import Network
 from supertickets.networks.supernet import device_of
 from supertickets.pruning.mask import mask_gradients, zero_sparsity
+from supertickets.search.importance import TAYLOR
 from supertickets.search.penalty import rho_at
+from supertickets.search.taylor import note_taylor
 from supertickets.task import Task
 from supertickets.terminal import headline, watch
 from supertickets.training.batchnorm import recalibrate
@@ -98,7 +100,7 @@ class Trainer:
                 self.optimizer.step()
                 self.optimizer.zero_grad()
                 if self.accelerator.sync_gradients:
-                    self._after_update()
+                    self._after_update(rho)
             total += loss.detach()
             count += 1
         mean = float(self.mean(total)) / count
@@ -132,14 +134,19 @@ class Trainer:
         rho = 0.0
         if state.epoch < self.search_end:
             rho = rho_at(state.step / steps, rho=search.rho, warmup=search.warmup)
-        state.penalty.add_gradient(state.net, rho, state.prefix)
+            if search.importance in TAYLOR:
+                note_taylor(state.taylor, state.net, state.penalty.weights)
+        if search.penalty == "subgradient":
+            state.penalty.add_gradient(state.net, rho, state.prefix)
         peak = peak_lr(train, state.global_batch)
         rate = lr_at(state.step, train=train, steps_per_epoch=steps, peak=peak)
         set_lr(state.optimizer, rate, beta1_at(state.step, train=train, steps_per_epoch=steps))
         return rho
 
-    def _after_update(self) -> None:
+    def _after_update(self, rho: float) -> None:
         state = self.state
+        if self.config.search.penalty == "proximal":
+            state.penalty.pull(state.net, rho * state.optimizer.param_groups[0]["lr"], state.prefix)
         decay = decay_at(state.step, decay=self.config.train.ema_decay, batch_size=state.global_batch)
         update_ema(state.ema, state.net, decay)
         state.step += 1
