@@ -31,6 +31,7 @@ from supertickets.config.sections import (
     SearchConfig,
     TrainConfig,
 )
+from supertickets.config.yaml_text import read_file
 from supertickets.errors import UserError
 from supertickets.networks.arch import Arch, SupernetArch, resolve_arch
 from supertickets.networks.build import build_net
@@ -183,6 +184,17 @@ def toy_config(folder: Path, **sections: dict[str, object]) -> Config:
         imp=ImpConfig(**sections.get("imp", {})),
         pipeline=PipelineConfig(**sections.get("pipeline", {})),
     )
+
+
+def inherited_keys(schema: type[Config], recipe: Path) -> list[str]:
+    """Keys of core's sections that the task's own defaults change and `recipe` does not set: it inherits their values."""
+    written, ours, neutral = read_file(recipe), schema(), Config()
+    return [
+        f"{section}.{key}"
+        for section in Config.model_fields
+        for key, value in getattr(ours, section)
+        if value != getattr(getattr(neutral, section), key) and f"{section}.{key}" not in written
+    ]
 
 
 def data_pack(name: str) -> Path:

@@ -17,8 +17,10 @@ from supertickets.networks.blocks import mixed_blocks
 from supertickets.networks.build import build_net
 from supertickets.networks.macs import count_layers, count_params, dense_macs
 from supertickets.networks.supernet import prunable
+from supertickets.testing import inherited_keys
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.optim import build_optimizer, lr_at, peak_lr, set_lr
+from supertickets.training.schedule import plan_prunes, plan_shrinks
 from supertickets_classification import ClassificationConfig, ClassificationTask
 from supertickets_classification.classes import imagenet_names
 
@@ -137,3 +139,13 @@ def test_one_step_of_the_unchanged_recipe(tmp_path: Path):
 
 def test_scenes_recipe_is_the_defaults_written_out():
     assert imagenet("scenes") == ClassificationConfig()
+
+
+@pytest.mark.parametrize("name", ["imagenet", "imagenet_lmdb"])
+def test_plan_is_the_papers_and_nothing_is_inherited_from_scenes(name: str):
+    config = imagenet(name)
+    prunes = plan_prunes(config.train.epochs, config.prune)
+    assert prunes == {25 * i: pytest.approx(min(0.1 * i, 0.9)) for i in range(1, 14)}  # the last at 325 of 350
+    assert plan_shrinks(350, config.search, prunes) == list(range(30, 321, 10))
+    assert (config.prune.reactivate, config.prune.revive_from) == ("after_shrink", "dormant")
+    assert not inherited_keys(ClassificationConfig, CONFIGS / f"{name}.yaml")

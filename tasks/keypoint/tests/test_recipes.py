@@ -17,8 +17,10 @@ from supertickets.networks.blocks import mixed_blocks
 from supertickets.networks.build import build_net
 from supertickets.networks.macs import count_layers, count_params, dense_macs
 from supertickets.networks.supernet import prunable
+from supertickets.testing import inherited_keys
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.optim import build_optimizer
+from supertickets.training.schedule import plan_prunes, plan_shrinks
 from supertickets.units.groups import count_units
 from supertickets_keypoint import KeypointConfig, KeypointTask
 from supertickets_keypoint.joints import COCO_JOINTS
@@ -129,3 +131,14 @@ def test_scenes_recipe_is_the_defaults():
 
 def test_defaults_are_the_cores_shape():
     assert issubclass(KeypointConfig, Config) and KeypointConfig().prune.target == 0.8
+
+
+@pytest.mark.parametrize("name", ["coco", "coco_384"])
+def test_plan_is_the_papers_and_nothing_is_inherited_from_scenes(monkeypatch, name):
+    monkeypatch.setenv("COCO", "data")
+    config = load_config(KeypointConfig, CONFIGS / f"{name}.yaml")
+    prunes = plan_prunes(config.train.epochs, config.prune)
+    assert prunes == {15 * i: pytest.approx(min(0.1 * i, 0.8)) for i in range(1, 14)}  # the last at 195 of 210
+    assert plan_shrinks(210, config.search, prunes) == list(range(30, 191, 10))
+    assert (config.prune.reactivate, config.prune.revive_from) == ("after_shrink", "dormant") and config.train.coupled_decay
+    assert not inherited_keys(KeypointConfig, CONFIGS / f"{name}.yaml")

@@ -12,7 +12,10 @@ from PIL import Image
 from supertickets.config.reader import load_config
 from supertickets.draw import draw_ticket
 from supertickets.networks.arch import resolve_arch
+from supertickets.testing import inherited_keys
 from supertickets.ticket.ticket import Ticket
+from supertickets.training.optim import lr_at
+from supertickets.training.schedule import plan_prunes, plan_shrinks
 from supertickets_segmentation import SegmentationConfig, SegmentationTask
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -90,3 +93,21 @@ def test_imported_networks_are_scored_as_the_recipe_says(monkeypatch, name, outp
     assert known.protocol() == recipe.protocol() and known.config.evaluation == recipe.config.evaluation
     assert (known.labels, known.input_shape) == (recipe.labels, recipe.input_shape)
     assert known.config.data.resize_mode == recipe.config.data.resize_mode
+
+
+@pytest.mark.parametrize(
+    ("name", "t_p", "last_prune", "shrinks"),
+    [("cityscapes", 25, 400, range(30, 401, 10)), ("ade20k", 15, 180, range(25, 176, 25))],
+)
+def test_plans_are_the_papers_and_nothing_is_inherited_from_scenes(monkeypatch, name, t_p, last_prune, shrinks):
+    monkeypatch.setenv(name.upper(), "data")
+    config = load_config(SegmentationConfig, CONFIGS / f"{name}.yaml")
+    prunes = plan_prunes(config.train.epochs, config.prune)
+    assert list(prunes) == list(range(t_p, last_prune + 1, t_p))
+    assert list(prunes.values()) == [pytest.approx(min(0.1 * i, config.prune.target)) for i in range(1, len(prunes) + 1)]
+    assert plan_shrinks(config.train.epochs, config.search, prunes) == list(shrinks)
+    late = lr_at(last_prune * 100, train=config.train, steps_per_epoch=100, peak=0.04)
+    assert late < 0.05 * 0.04  # the last prune comes when the rate has fallen, not at its peak
+    assert (config.prune.reactivate, config.prune.revive_from) == ("after_shrink", "dormant")
+    assert config.train.coupled_decay and config.train.cycle_beta1
+    assert not inherited_keys(SegmentationConfig, CONFIGS / f"{name}.yaml")
