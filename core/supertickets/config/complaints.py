@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, Union, get_args, get_origin
@@ -21,25 +20,19 @@ _WORDS: dict[object, str] = {bool: "true or false", int: "a whole number", float
 
 def members_of(annotation: object) -> Kinds:
     """`Annotated[int, ...] | None` -> `(int, NoneType)`."""
-    if get_origin(annotation) is Annotated:
-        return members_of(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return tuple(member for part in get_args(annotation) for member in members_of(part))
-    return (annotation,)
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin not in (Annotated, Union, types.UnionType):
+        return (annotation,)
+    return tuple(member for part in parts[: 1 if origin is Annotated else None] for member in members_of(part))
 
 
 def section_in(kinds: Kinds) -> type[Section] | None:
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
-
-
-def is_list(kinds: Kinds) -> bool:
-    return any(get_origin(kind) in (list, tuple) for kind in kinds)
+    return next((kind for kind in kinds if isinstance(kind, type(Section)) and issubclass(kind, Section)), None)
 
 
 def inside(kinds: Kinds, key: str | int) -> Kinds:
     """What a section, mapping or list of these kinds admits at `key`."""
-    section = section_in(kinds)
-    if section:
+    if section := section_in(kinds):
         return members_of(section.model_fields[str(key)].annotation) if key in section.model_fields else ()
     index, origins = (0, (list, tuple)) if isinstance(key, int) else (1, (dict,))  # tuples in schemas are of one type
     return next((members_of(get_args(kind)[index]) for kind in kinds if get_origin(kind) in origins), ())
@@ -49,13 +42,13 @@ def describe(kinds: Kinds) -> str:
     """`(float, NoneType)` -> "a number or null"."""
     found = []
     for kind in kinds:
-        section, parts = section_in((kind,)), get_args(kind)
+        parts = get_args(kind)
         if get_origin(kind) is Literal:
             found.append(f"one of {', '.join(map(repr, parts))}")
-        elif is_list((kind,)):
+        elif items := inside((kind,), 0):
             count = f" of {len(parts)}" if get_origin(kind) is tuple and ... not in parts else ""
-            found.append(f"a list{count} ({describe(members_of(parts[0]))} each)")
-        elif section:
+            found.append(f"a list{count} ({describe(items)} each)")
+        elif section := section_in((kind,)):
             found.append(f"a mapping with the keys {', '.join(section.model_fields)}")
         else:
             found.append("null" if kind is type(None) else _WORDS.get(kind, "a mapping"))
@@ -66,19 +59,19 @@ def explain(error: ValidationError, schema: type[Section], settings: dict[str, N
     """What pydantic found, one message for each key."""
     found: dict[str, str] = {}
     for item in error.errors():
-        loc, kind = item["loc"], item["type"]
-        if kind == "extra_forbidden":
-            found[str(loc)] = _unknown_key(loc, schema, settings)
-            continue
+        loc, kind, text = item["loc"], item["type"], item["msg"].replace("Input should", "should")
         short = kind == "missing" and isinstance(loc[-1], int)  # a list with too few items
-        key, kinds = _locate(loc[:-1] if short else loc, schema)
+        key, kinds = "", Kinds((schema,))
+        for part in loc[:-1] if short else loc:
+            if inner := inside(kinds, part):  # neither an unknown key nor the name of a union's member
+                key, kinds = f"{key}[{part}]" if isinstance(part, int) else f"{key}.{part}".lstrip("."), inner
         given = "missing" if kind == "missing" and not short else f"{_show(item['input'])} given"
-        message = f"{given}, {item['msg'].replace('Input should', 'should')}"
-        if kind.endswith(_SHAPE_ERRORS):
-            message = f"{given}, expected {describe(kinds)}"
-        elif kind == "value_error":
-            message = item["msg"].removeprefix("Value error, ")
-        found.setdefault(key, f"{key}: {message}{_place(key, settings)}".removeprefix(": "))
+        wanted = f"expected {describe(kinds)}" if kind.endswith(_SHAPE_ERRORS) else text
+        said = text.removeprefix("Value error, ") if kind == "value_error" else f"{given}, {wanted}"
+        said = f"{key}: {said}{_place(key, settings)}".removeprefix(": ")
+        if kind == "extra_forbidden":
+            key, said = str(loc), _unknown(f"{key}.{loc[-1]}".lstrip("."), key, section_in(kinds) or schema, schema, settings)
+        found.setdefault(key, said)
     return "; ".join(found.values())
 
 
@@ -88,38 +81,21 @@ def _show(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _locate(loc: Sequence[int | str], schema: type[Section]) -> tuple[str, Kinds]:
-    """The dotted key of pydantic's place, and what the schema admits there; names of union members are left out."""
-    key, kinds = "", Kinds((schema,))
-    for part in loc:
-        if not (inner := inside(kinds, part)):
-            break
-        key, kinds = f"{key}[{part}]" if isinstance(part, int) else f"{key}.{part}".lstrip("."), inner
-    return key, kinds
-
-
 def _place(key: str, settings: dict[str, Node]) -> str:
-    """Where a key is set, in brackets; for a section, where its keys are, if that is one place or one file."""
-    under = (
-        full for full in settings if not key or f"{full}.".startswith(f"{key}.") or key.startswith((f"{full}.", f"{full}["))
-    )
-    places = {settings[full].place for full in under}
+    """Where a key is set, in brackets; for a section with keys in several places, their files."""
+    places = {node.place for at, node in settings.items() if f"{at}.".startswith(key and f"{key}.") or key.startswith(f"{at}[")}
     if len(places) > 1:
         places = {re.sub(r":\d+$", "", place) for place in places}
-    return f" ({places.pop()})" if len(places) == 1 else ""
+    return f" ({', '.join(sorted(places))})" if places else ""
 
 
-def _unknown_key(loc: Sequence[int | str], schema: type[Section], settings: dict[str, Node]) -> str:
+def _unknown(key: str, above: str, section: type[Section], schema: type[Section], settings: dict[str, Node]) -> str:
     """The key as it was given, its place, the nearest known key and the valid ones there."""
-    above, kinds = _locate(loc[:-1], schema)
-    key = f"{above}.{loc[-1]}".lstrip(".")
     key = next((full for full in settings if full.startswith(f"{key}.")), key)  # all of `trian.lr`
-    sections = {above: section_in(kinds), "": schema} | {
-        name: section_in(inside((schema,), name)) for name in schema.model_fields
-    }
-    known = {f"{under}.{name}".lstrip("."): name for under, at in sections.items() if at for name in at.model_fields}
+    sections = {head: section_in(inside((schema,), head)) for head in schema.model_fields} | {"": schema, above: section}
+    known = {f"{head}.{last}".lstrip("."): last for head, at in sections.items() if at for last in at.model_fields}
     names = get_close_matches(key.rpartition(".")[2], known.values(), 1, 0.75)
-    near = get_close_matches(key, [full for full, name in known.items() if name in names], 1, 0)
-    hint = f": did you mean {near[0]}?" if near else ":"
-    valid = f"valid keys{f' in {above}' if above else ''}: {', '.join(getattr(sections[above], 'model_fields', ()))}"
-    return f"unknown key {key}{_place(key, settings)}{hint} {valid}"
+    near = get_close_matches(key, [full for full, last in known.items() if last in names], 1, 0)
+    hint = f" did you mean {near[0]}?" if near else ""
+    valid = f"valid keys{f' in {above}' if above else ''}: {', '.join(section.model_fields)}"
+    return f"unknown key {key}{_place(key, settings)}:{hint} {valid}"

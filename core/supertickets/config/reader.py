@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
-from supertickets.config.complaints import Kinds, describe, explain, inside, is_list, section_in
+from supertickets.config.complaints import Kinds, describe, explain, inside, section_in
 from supertickets.config.section import Section
 from supertickets.config.yaml_text import VARIABLE, Node, expand_variables, parse, read_file
 from supertickets.errors import UserError
@@ -34,12 +34,10 @@ def load_config(
     `overrides` are arguments as typed: `["--train.lr", "1e-3", "--run.resume", "--data.cache=true"]`; a later one wins.
     A `UserError` names, in one line, every key that is unknown or has a wrong value, where it stands and what is valid.
     """
-    settings = parse(_to_json(base or {}), "the stored settings").value
-    settings |= read_file(Path(path)) if path is not None else {}
+    settings = parse(_to_json(base or {}), "the stored settings").value | (read_file(Path(path)) if path is not None else {})
     settings |= _read_arguments(overrides, schema)
-    data = _nested(settings, schema)
-    for name, field in schema.model_fields.items():  # pydantic would drop this as soon as one key of the section is set
-        default = field.get_default(call_default_factory=True, validated_data={})
+    data = _read_value(Node(settings, ""), (schema,), "")
+    for name, default in schema.model_construct():  # pydantic would drop this as soon as one key of the section is set
         if isinstance(default, Section) and isinstance(data.get(name), dict):
             data[name] = default.model_dump(exclude_unset=True) | data[name]
     try:
@@ -77,42 +75,32 @@ def _read_arguments(arguments: Sequence[str], schema: type[Section]) -> dict[str
                 raise UserError(f"--{key} needs a value: expected {describe(kinds)}")
             text = "true" if bare else rest.pop(0)
         found[key] = Node(text, place)
-        if is_list(kinds) and _read_value(found[key], kinds, key) is not None:
+        if inside(kinds, 0) and _read_value(found[key], kinds, key) is not None:
             with suppress(UserError):  # text that is no list stays text, and the schema says what it wants
                 found[key] = parse(text if text.startswith("[") else f"[{text}]", place)  # --sizes 96,128
     return found
 
 
-def _nested(settings: dict[str, Node], schema: type[Section]) -> dict[str, Any]:
-    """Sections of values, from dotted keys. Only sections are cut at dots: names in a free mapping may hold them."""
-    data: dict[str, Any] = {}
-    for key, node in settings.items():
-        branch, kinds, name = data, Kinds((schema,)), key
-        while section_in(kinds) and "." in name:
-            head, _, name = name.partition(".")
-            kinds = inside(kinds, head)
-            if not isinstance(branch.get(head), dict):
-                branch[head] = {}
-            branch = branch[head]
-        if node.value != {} or name not in branch:
-            branch[name] = _read_value(node, inside(kinds, name), key)
-    return data
-
-
-def _read_value(node: Node, kinds: Kinds, key: str) -> object:
+def _read_value(node: Node, kinds: Kinds, key: str) -> Any:
     """A choice of the schema first, then null; pydantic reads numbers and booleans from any other text."""
     if isinstance(node.value, dict):
-        return {name: _read_value(item, inside(kinds, name), f"{key}.{name}") for name, item in node.value.items()}
+        data: dict[str, Any] = {}
+        for name, item in node.value.items():
+            branch, at, full = data, kinds, f"{key}.{name}".lstrip(".")
+            while section_in(at) and "." in name:  # only sections are cut at dots: names in a free mapping may hold them
+                head, _, name = name.partition(".")
+                at, below = inside(at, head), branch.get(head)
+                branch[head] = branch = below if isinstance(below, dict) else {}
+            branch[name] = branch.get(name, {}) if item.value == {} else _read_value(item, inside(at, name), full)
+        return data
     if isinstance(node.value, list):
         return [_read_value(item, inside(kinds, i), f"{key}[{i}]") for i, item in enumerate(node.value)]
     text = expand_variables(node.value, f"{node.place}: {key}")
-    if node.quoted or not node.value:
-        return text if node.quoted else None
+    if node.quoted:
+        return text
     choices = {str(choice): choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)}
-    if text in choices or (type(None) in kinds and text.lower() in ("null", "none", "~")):
+    if not node.value or text in choices or (type(None) in kinds and text.lower() in ("null", "none", "~")):
         return choices.get(text)
-    if int in kinds and re.fullmatch(r"[-+]?[0-9]+", text):  # where text is allowed too, pydantic would prefer it
-        return int(text)
-    if int in kinds and str not in kinds and re.fullmatch(r"[0-9]+[eE][0-9]+", text):  # pydantic knows 1000.0, not 1e3
-        return float(text)
+    if int in kinds and (number := re.fullmatch(r"([-+]?[0-9]+)(?:[eE]([0-9]{1,2}))?", text)):
+        return int(number[1]) * 10 ** int(number[2] or 0)  # pydantic would prefer text, and knows no 1e3
     return re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", text.lower()) if float in kinds else text

@@ -27,24 +27,19 @@ class Node(NamedTuple):
 
 def expand_variables(text: str, where: str) -> str:
     """Replace `${NAME}` and `${NAME:-default}` from the environment; `$${NAME}` stands for a literal `${NAME}`."""
-
-    def replace(match: re.Match[str]) -> str:
-        escaped, name, default = match.groups()
-        value = match.group()[1:] if escaped else os.environ.get(name) or default or os.environ.get(name, default)
-        if value is None:
+    for escaped, name, default in (match.groups() for match in VARIABLE.finditer(text)):
+        if not escaped and default is None and name not in os.environ:
             raise UserError(f"{where}: the environment variable {name} is not set (or write ${{{name}:-default}})")
-        return value
-
-    return VARIABLE.sub(replace, text)
+    return VARIABLE.sub(lambda m: m[0][1:] if m[1] else os.environ.get(m[2]) or m[3] or "", text)
 
 
-def read_file(*files: Path) -> dict[str, Node]:
-    """The settings of the last of the `files`, which include one another."""
+def read_file(*files: Path, where: str = "") -> dict[str, Node]:
+    """The settings of the last of the `files`, which include one another at `where`."""
     try:
         root = parse(files[-1].read_bytes().decode("utf-8-sig"), str(files[-1]), files)
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 text (byte {error.start}: {error.reason})"
-        raise UserError(f"{files[-1]}: cannot be read: {reason}") from error
+        reason = getattr(error, "strerror", f"not UTF-8 text ({error})")
+        raise UserError(f"{where}{files[-1]}: cannot be read: {reason}") from error
     if not isinstance(root.value, dict):
         raise UserError(f"{files[-1]}: the file must hold `key: value` settings")
     return root.value
@@ -63,7 +58,6 @@ def parse(text: str, name: str, files: tuple[Path, ...] = ()) -> Node:
 
 
 class _Loader(yaml.BaseLoader):
-    name: str
     files: tuple[Path, ...]
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Node:
@@ -72,27 +66,20 @@ class _Loader(yaml.BaseLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Node]:  # type: ignore[override]
         """`_include` lies below `_default`, which lies below the mapping's own keys."""
-        layers: dict[str, dict[str, Node]] = {"_include": {}, "_default": {}, "": {}}
-        names: set[str] = set()
+        own, inners = dict[str, Node](), dict[str, dict[str, Node]]()
         for key_node, child in node.value:
             (name, place, _), item = self.construct_object(key_node), self.construct_object(child)
             if not isinstance(name, str):
                 raise UserError(f"{place}: a key must be a single word, not a list or a mapping")
             if name == "_default" and not isinstance(item.value, dict):
                 raise UserError(f"{place}: _default must be a mapping, not {item.value!r}")
-            found = {name: item}
-            if name == "_include":
-                found = self.included(item)
-            elif name == "_default":
-                found = item.value
-            elif isinstance(item.value, dict) and item.value:
-                found = {f"{name}.{inner}": value for inner, value in item.value.items()}
-            layer = layers[name if name in layers else ""]
-            if twice := ({name} & names) or (found.keys() & layer.keys()):
+            inner = self.included(item) if name == "_include" else item.value if isinstance(item.value, dict) else {}
+            flat = {f"{name}.{key}": value for key, value in inner.items()} or {name: item}
+            if twice := {name} & inners.keys() or flat.keys() & own.keys():
                 raise UserError(f"{place}: key {twice.pop()} given twice")
-            layer |= found
-            names.add(name)
-        return layers["_include"] | layers["_default"] | layers[""]
+            inners[name] = inner
+            own |= {} if name in ("_include", "_default") else flat
+        return inners.get("_include", {}) | inners.get("_default", {}) | own
 
     def included(self, names: Node) -> dict[str, Node]:
         found: dict[str, Node] = {}
@@ -102,7 +89,5 @@ class _Loader(yaml.BaseLoader):
             files = (*self.files, self.files[-1].parent / expand_variables(name.value, name.place))
             if files[-1].resolve() in map(Path.resolve, self.files):
                 raise UserError(f"{name.place}: _include goes round in a circle: {' -> '.join(map(str, files))}")
-            if not files[-1].is_file():
-                raise UserError(f"{name.place}: _include: no such file {files[-1]}")
-            found |= read_file(*files)
+            found |= read_file(*files, where=f"{name.place}: _include: ")
         return found
