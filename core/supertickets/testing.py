@@ -186,6 +186,40 @@ def toy_config(folder: Path, **sections: dict[str, object]) -> Config:
     )
 
 
+SMALL_RECIPE = """
+_include: {recipe}
+arch:
+  stem: [8, 8]
+  stages: [{{blocks: [1], widths: [8]}}, {{blocks: [1, 1], widths: [8, 16]}}]
+  kernels: [3, 5]
+  expand: 2
+search: {{target_macs: 0.7, warmup: 0, start: 0, end: 0.5}}
+prune: {{target: 0.6, every: 1, start: 0, end: 0.5}}
+train: {{epochs: 2, batch_size: {batch_size}, evaluate_every: 1}}
+run: {{examples: 2, tensorboard: false}}
+{settings}
+"""
+
+
+def check_pack(task: str, recipe: Path, folder: Path, *, settings: str, batch_size: int) -> dict[str, float]:
+    """Draw a small ticket by a recipe: it meets its targets, and `evaluate.py` finds the score of the run's log.
+
+    `settings` are more lines of YAML. Gives what `evaluate.py` wrote.
+    """
+    from supertickets import Ticket, cli
+
+    small, out, run = folder / "small.yaml", folder / "scores.json", folder / "run"
+    small.write_text(SMALL_RECIPE.format(recipe=recipe, batch_size=batch_size, settings=settings))
+    cli.train(task, [str(small), "--run.dir", str(run)])
+    cli.evaluate(task, [str(run / "ticket"), "--out", str(out)])
+    ticket, scores = Ticket.load(run / "ticket"), json.loads(out.read_text())
+    metric = ticket.load_task().metric
+    assert abs(ticket.sparsity - 0.6) < 1e-3 and scores["protocol"] == ticket.metrics["protocol"]
+    assert abs(ticket.metrics["macs"] / ticket.provenance["supernet"]["macs"] - 0.7) < 0.035
+    assert abs(scores[metric] - ticket.metrics[metric]) < 1e-3 and (run / "pictures" / "curves.png").exists()
+    return scores
+
+
 def inherited_keys(schema: type[Config], recipe: Path) -> list[str]:
     """Keys of core's sections that the task's own defaults change and `recipe` does not set: it inherits their values."""
     written, ours, neutral = read_file(recipe), schema(), Config()

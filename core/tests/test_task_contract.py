@@ -44,7 +44,9 @@ def test_installed_tasks_keep_the_contract(name, tmp_path):
 
 @pytest.mark.parametrize("cls", [ToyTask, UnboundedTask])
 def test_any_class_with_the_interface_keeps_the_contract(cls, tmp_path):
-    check_task(cls(Config.model_validate({"arch": {"preset": "tiny"}}), images=4), tmp_path)
+    task = cls(Config.model_validate({"arch": {"preset": "tiny"}}), images=4)
+    check_task(task, tmp_path)
+    assert isinstance(task, Task)
 
 
 def test_a_task_without_a_method_breaks_the_contract(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ An arch describes the full supernet and any shrunk one alike; only the units dif
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
@@ -43,9 +44,9 @@ class Arch(Section):
         return tuple(sorted(kernels))
 
     @property
+    @abstractmethod
     def widths(self) -> list[int]:
         """Channels of the body's feature maps, finest first: what a head is built for."""
-        raise NotImplementedError(f"{type(self).__name__} must say how wide its feature maps are")
 
     def units_of(self, name: str, in_channels: int) -> Units:
         """Units per kernel of block `name`; the full width where the block is not listed."""
