@@ -12,7 +12,7 @@ from supertickets.config.sections import Config, PruneConfig
 from supertickets.draw import draw_ticket
 from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.run import check_same_experiment, run_folder
+from supertickets.training.run import check_same_experiment, check_same_labels, run_folder
 
 
 def search_then_prune(task: Task, config: Config, *, searched: Path | None = None) -> Ticket:
@@ -83,5 +83,6 @@ def draw_or_resume(task: Task, config: Config, folder: Path, **sections: dict[st
     config = config.model_copy(update=changed)
     if (folder / "ticket" / "ticket.json").exists():
         check_same_experiment(folder, config.resolved())
+        check_same_labels(folder, list(task.labels))
         return Ticket.load(folder / "ticket")
     return draw_ticket(task, config)

@@ -84,6 +84,16 @@ class _Help(argparse.Action):
         parser.exit()
 
 
+def path_argument(text: str) -> Path:
+    """A path of the command line, with `~` and `$NAME` written out where the shell did not (`--out=~/x`)."""
+    from supertickets.config.section import expand_path
+
+    try:
+        return expand_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 @friendly
 def train(task_name: str, argv: Sequence[str] | None = None) -> None:
     """`train.py [CONFIG.yaml] [--dotted.key value ...]`: draw a ticket; without a config, from the embedded data set."""
@@ -114,9 +124,9 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
 
     cls = task_class(task_name)
     parser = SettingsParser("evaluate.py", lambda _: cls.Config, f"Score a {task_name} ticket on its validation data.")
-    parser.add_argument("ticket", type=Path, help="ticket folder")
-    parser.add_argument("config", nargs="?", type=Path, help="YAML file that overrides the ticket's own settings")
-    parser.add_argument("--out", type=Path, help="write the scores to this JSON file")
+    parser.add_argument("ticket", type=path_argument, help="ticket folder")
+    parser.add_argument("config", nargs="?", type=path_argument, help="YAML file that overrides the ticket's own settings")
+    parser.add_argument("--out", type=path_argument, help="write the scores to this JSON file")
     options, overrides = split_overrides(parser, argv)
     if options.out and options.out.is_dir():
         raise UserError(f"--out: {options.out} is a folder; name a JSON file")
@@ -132,10 +142,11 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
         shown = watch(loader, lambda: "evaluation", show=accelerator.is_main_process)
         scores = task.evaluate(net, shown, accelerator)
     if accelerator.is_main_process:
-        console.print(score_table(f"{options.ticket}", scores))
-        if options.out:
+        if options.out:  # before anything is shown: what fails then loses nothing
             options.out.parent.mkdir(parents=True, exist_ok=True)
             write_text(options.out, json.dumps(scores, indent=1) + "\n")
+        console.print(score_table(f"{options.ticket}", scores))
+        if options.out:
             console.print(f"written to {options.out}", highlight=False)
 
 
@@ -148,9 +159,9 @@ def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
 
     cls = task_class(task_name)
     parser = SettingsParser("predict.py", lambda _: cls.Config, f"Predict with a {task_name} ticket.")
-    parser.add_argument("ticket", type=Path, help="ticket folder")
-    parser.add_argument("images", nargs="+", type=Path, help="image files")
-    parser.add_argument("--out", type=Path, help="folder for the pictures and data")
+    parser.add_argument("ticket", type=path_argument, help="ticket folder")
+    parser.add_argument("images", nargs="+", type=path_argument, help="image files")
+    parser.add_argument("--out", type=path_argument, help="folder for the pictures and data")
     for name, text in cls.predict_options.items():
         parser.add_argument(f"--{name}", metavar="VALUE", help=f"{text}; short for --predict.{name}")
     options, overrides = split_overrides(parser, argv)
@@ -183,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _add_info(commands: Commands) -> None:
     parser = commands.add_parser("info", help="show what a ticket is and what it costs")
-    parser.add_argument("ticket", type=Path)
+    parser.add_argument("ticket", type=path_argument)
     parser.add_argument("--json", action="store_true", help="machine-readable")
     _add_size(parser, "for the MACs")
 
@@ -205,8 +216,8 @@ def _add_info(commands: Commands) -> None:
 
 def _add_compact(commands: Commands) -> None:
     parser = commands.add_parser("compact", help="remove the channels that pruning has left without effect")
-    parser.add_argument("ticket", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="ticket folder to write")
+    parser.add_argument("ticket", type=path_argument)
+    parser.add_argument("--out", type=path_argument, required=True, help="ticket folder to write")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     _add_size(parser, "for MACs and latency")
 
@@ -238,11 +249,15 @@ def _add_export(commands: Commands) -> None:
     from supertickets.deploy.plain import LAYOUTS
 
     parser = commands.add_parser("export", help="write a ticket as a file for ONNX Runtime, OpenVINO or plain PyTorch")
-    parser.add_argument("ticket", type=Path)
+    parser.add_argument("ticket", type=path_argument)
     parser.add_argument("--format", required=True, choices=("onnx", "openvino", "torch"))
-    parser.add_argument("--out", type=Path, required=True, help="file to write: .onnx, .xml (with a .bin beside it) or .pt2")
+    parser.add_argument(
+        "--out", type=path_argument, required=True, help="file to write: .onnx, .xml (with a .bin beside it) or .pt2"
+    )
     parser.add_argument("--dynamic-batch", action="store_true", help="accept any number of images at once (default: one)")
-    parser.add_argument("--check", nargs="+", type=Path, default=[], metavar="IMAGE", help="real images for the comparison")
+    parser.add_argument(
+        "--check", nargs="+", type=path_argument, default=[], metavar="IMAGE", help="real images for the comparison"
+    )
     parser.add_argument("--layout", choices=LAYOUTS, help="layout of the blocks (default: the fastest one for the format)")
     _add_size(parser, "of the exported network")
 
@@ -269,10 +284,10 @@ def _add_export(commands: Commands) -> None:
 
 def _add_import_original(commands: Commands) -> None:
     parser = commands.add_parser("import-original", help="turn a checkpoint of the original project into a ticket")
-    parser.add_argument("--weights", type=Path, required=True, help=".safetensors, or the original's .state_dict")
-    parser.add_argument("--network", type=Path, required=True, help="JSON file with the list of searched channels")
+    parser.add_argument("--weights", type=path_argument, required=True, help=".safetensors, or the original's .state_dict")
+    parser.add_argument("--network", type=path_argument, required=True, help="JSON file with the list of searched channels")
     parser.add_argument("--task", required=True, help="segmentation, ...")
-    parser.add_argument("--out", type=Path, required=True, help="ticket folder to write")
+    parser.add_argument("--out", type=path_argument, required=True, help="ticket folder to write")
 
     def run(options: argparse.Namespace) -> None:
         from supertickets.ticket.original import import_original

@@ -70,4 +70,5 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
         scores = trainer.evaluate(net)
     ticket = Ticket.from_net(net, task, metrics=scores, mask=state.mask, config=config, supernet_costs=state.supernet_costs)
     finish(run, task, ticket, net, early_tensors=state.early_tensors)
+    run.end()
     return ticket

@@ -9,38 +9,79 @@ from pathlib import Path
 from supertickets.errors import UserError
 from supertickets.types import JsonObject
 
+MOST_NAMES = 100_000
+
 
 def read_names(path: Path) -> tuple[list[str], JsonObject]:
     """Class names in the order of their numbers, and the table they stand in, for what else it holds.
 
-    Accepts `["sky", ...]`, `{"names": ["sky", ...]}` and `{"classes": [{"index": 0, "name": "sky"}, ...]}`. Raises `UserError`
-    with the file's name.
+    Accepts `["sky", ...]`, `{"names": ["sky", ...]}`, `{"names": {"0": "sky", ...}}` and
+    `{"classes": [{"index": 0, "name": "sky"}, ...]}`. Raises `UserError` with the file's name.
     """
+    table = read_table(path)
+    names = table["names"]
+    if isinstance(names, dict):
+        names = _by_index([{"index": key, "name": name} for key, name in names.items()], path)
+    elif isinstance(names[0], dict):
+        names = _by_index(names, path)
+    return checked_names(names, where=path), table
+
+
+def read_table(path: Path) -> JsonObject:
+    """The JSON file's table, with the class names under `names`: a list, or a table by folder or number; neither is empty."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f'{path}: no such file; it must name the classes, e.g. {{"names": ["sky", ...]}}') from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from error
-    table = content if isinstance(content, dict) else {"names": content}
-    names = table.get("names", table.get("classes"))
-    if not isinstance(names, list) or not names:
+    table = dict(content) if isinstance(content, dict) else {"names": content}
+    table.setdefault("names", table.get("classes"))
+    if not isinstance(table["names"], list | dict) or not table["names"]:
         raise UserError(f"{path}: expected a list of class names, or a table with 'names' or 'classes'")
-    if isinstance(names[0], dict):
-        names = _by_index(names, path)
-    if not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: class names must be texts")
-    if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise UserError(f"{path}: class names must differ; '{twice}' occurs twice")
-    return names, table
+    return table
+
+
+def checked_names(names: list[object], *, where: object) -> list[str]:
+    """The names, where all are texts and differ; a `UserError` that names `where` else."""
+    texts = [name for name in names if isinstance(name, str) and name == printable(name)]
+    if len(texts) < len(names):
+        raise UserError(f"{where}: class names must be texts")
+    if len(names) > MOST_NAMES:
+        raise UserError(f"{where}: names {len(names)} classes; {MOST_NAMES} are the most")
+    if len(set(texts)) < len(texts):
+        twice = next(name for i, name in enumerate(texts) if name in texts[:i])
+        raise UserError(f"{where}: class names must differ; '{twice}' occurs twice")
+    return texts
+
+
+def differences(ours: list[str], theirs: list[str]) -> str:
+    """In words how the data's names (`theirs`) differ from one's own; '' where they do not."""
+    if len(ours) != len(theirs):
+        return f"knows {len(ours)} labels, the data have {len(theirs)}"
+    other = [f"'{a}' where the data have '{b}'" for a, b in zip(ours, theirs, strict=True) if a != b]
+    return f"knows other labels: {other[0]}{f' and {len(other) - 1} more' if other[1:] else ''}" if other else ""
+
+
+def printable(name: str) -> str:
+    """A file's name as text of its own: bytes that are not UTF-8 are written as `\\xNN`."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair of code units, which no file name holds
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _by_index(entries: Sequence[JsonObject], path: Path) -> list[str]:
     try:
-        by_index = {int(entry.get("index", i)): entry["name"] for i, entry in enumerate(entries)}
-    except (KeyError, TypeError, ValueError, AttributeError):
+        by_index = {_whole(entry.get("index", i)): entry["name"] for i, entry in enumerate(entries)}
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise UserError(f'{path}: each class needs {{"index": number, "name": text}}') from None
     if sorted(by_index) != list(range(len(entries))):
         raise UserError(f"{path}: class indices must be 0..{len(entries) - 1}, each once")
     return [by_index[i] for i in range(len(entries))]
+
+
+def _whole(value: int | float | str) -> int:
+    if isinstance(value, bool) or int(value) != float(value):
+        raise ValueError(value)
+    return int(value)

@@ -96,6 +96,8 @@ class Task(Protocol):
         """Predict for image files and write the results as pictures and data; returns the files written.
 
         `out_dir` is None only for a task that `predicts_in_words`: it then writes nothing.
+        A task that does not stretch whole images to the network's input says what it does instead in a method
+        `input_from_picture(size)`, in the keys of `ticket.facts.preprocessing`; exported files contain it.
         """
         ...
 

@@ -4,15 +4,52 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar, cast
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
-console = Console(soft_wrap=True)
+
+class _Printable:
+    """A text stream that writes what its encoding cannot express as `\\xNN` or `\\uNNNN` (names that are not UTF-8)."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class PlainConsole(Console):
+    """A console that shows names as they are: no markup, no emoji codes, no encoding errors."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    @property
+    def file(self) -> IO[str]:
+        return cast(IO[str], _Printable(super().file))
+
+    @file.setter
+    def file(self, new: IO[str]) -> None:
+        self._file = new
+
+
+console = PlainConsole(soft_wrap=True)
 LINE_EVERY_S = 60.0
 Batch_co = TypeVar("Batch_co", covariant=True)
+
+
+def note(line: str) -> None:
+    """Print one line that begins with a yellow `note`: something may be wrong, and the work goes on."""
+    console.print(Text.assemble(("note", "yellow"), f" {line}"), highlight=False)
 
 
 class Batches(Protocol[Batch_co]):
@@ -35,12 +72,12 @@ def watch(batches: Batches[Batch_co], describe: Callable[[], str], *, show: bool
 
 def _with_bar(batches: Batches[Batch_co], describe: Callable[[], str]) -> Iterator[Batch_co]:
     with Progress(console=console, transient=True) as bar:
-        row, asked = bar.add_task(describe(), total=len(batches)), time.monotonic()
+        row, asked = bar.add_task(escape(describe()), total=len(batches)), time.monotonic()
         for batch in batches:
             yield batch
             bar.advance(row)
             if time.monotonic() - asked > 1:
-                bar.update(row, description=describe())
+                bar.update(row, description=escape(describe()))
                 asked = time.monotonic()
 
 
@@ -63,7 +100,9 @@ def summary_table(title: str, rows: Mapping[str, str]) -> Table:
 
 def headline(scores: Mapping[str, Any], metric: str) -> str:
     """An evaluation in a few words: metric, MACs and sparsity."""
-    return f"{metric} {scores[metric]:.4f}  MACs {human(scores['macs'])}  sparsity {scores['sparsity']:.3f}"
+    score = scores[metric]
+    shown = "not defined" if score is None else f"{score:.4f}"
+    return f"{metric} {shown}  MACs {human(scores['macs'])}  sparsity {scores['sparsity']:.3f}"
 
 
 def human(count: float) -> str:

@@ -77,6 +77,13 @@ def test_evaluate_writes_its_figures(capsys, toy_folder, tmp_path):
     assert "protocol" in capsys.readouterr().out
 
 
+def test_figures_are_written_before_they_are_shown(toy_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "score_table", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.evaluate("toy", [str(toy_folder), "--train.batch_size", "4", "--out", str(tmp_path / "m.json")])
+    assert 0 <= json.loads((tmp_path / "m.json").read_text())["accuracy"] <= 1
+
+
 def test_an_error_in_a_loaders_worker_is_one_line(capsys):
     class Broken(torch.utils.data.Dataset):
         def __len__(self):

@@ -378,3 +378,21 @@ def test_help_for_a_section_that_there_is_not_names_the_sections(capsys, toy_ins
     with pytest.raises(SystemExit) as caught:
         cli.train("toy", ["--help", "prunes"])
     assert caught.value.code == 2 and "no section 'prunes'; the sections are arch, search, prune" in capsys.readouterr().err
+
+
+def test_paths_are_written_out_as_a_shell_would(write, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SCRATCH", "/scratch")
+    for given, expected in (
+        ("~/runs/x", "/home/me/runs/x"),
+        ("$SCRATCH/x", "/scratch/x"),
+        ("a/~/b", "a/~/b"),
+        ("$5/x", "$5/x"),
+    ):
+        file = write(f"run: {{dir: '{given}'}}")
+        for config in (load_config(Config, file), load_config(Config, None, ["--run.dir", given])):
+            assert config.run.dir == Path(expected) == cli.path_argument(given)
+    with pytest.raises(UserError, match=r"run\.dir: .*the environment variable NOWHERE is not set"):
+        load_config(Config, None, ["--run.dir", "$NOWHERE/x"])
+    with pytest.raises(UserError, match="the home folder that ~ means is not known"):
+        load_config(Config, None, ["--run.dir", "~nobody_of_this_name/x"])

@@ -179,4 +179,7 @@ def test_metadata_is_json_a_key():
         "range": [0, 1],
         "mean": 0,
         "std": 0,
+        "orientation": "EXIF",
+        "resize": "stretch",
+        "interpolation": "bilinear",
     }

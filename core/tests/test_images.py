@@ -1,5 +1,6 @@
 """Image files of every kind are read, found or refused by name; pictures are written whole."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from supertickets.errors import UserError
 from supertickets.images import (
     expand_images,
+    find_images,
     image_size,
     match_names,
     names_below,
@@ -17,6 +19,7 @@ from supertickets.images import (
     read_image,
     save_whole,
     unused_name,
+    walk_images,
 )
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
@@ -39,6 +42,54 @@ def test_exif_turns_the_image(tmp_path: Path):
     Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(read_image(tmp_path / "a.png"), np.rot90(PIXELS, -1))
     assert image_size(tmp_path / "a.png") == (9, 6)
+
+
+RAMP = np.tile(np.arange(16), (4, 1))
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "expected"),
+    [
+        ((RAMP * 17).astype(np.int32), "a.tif", RAMP * 17),  # 8 bits
+        ((RAMP * 273).astype(np.uint16), "a.png", RAMP * 17),  # 12 bits
+        ((RAMP * 4369).astype(np.uint16), "a.png", RAMP * 17),  # 16 bits
+        ((RAMP * 4369).astype(np.int32), "a.tif", RAMP * 17),
+        ((RAMP / 15).astype(np.float32), "a.tif", RAMP * 17),
+        ((RAMP * 17).astype(np.float32), "a.tif", RAMP * 17),
+        (np.zeros((4, 16), np.uint16), "a.png", RAMP * 0),
+    ],
+)
+def test_gray_of_any_range_fills_0_to_255(tmp_path: Path, values, name: str, expected):
+    Image.fromarray(values).save(tmp_path / name)
+    assert np.array_equal(read_image(tmp_path / name), np.repeat(expected[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("values", [[-1, 3], [0, 70000], [0.0, 300.0], [-0.5, 1.0], [0.0, float("nan")], [0.0, float("inf")]])
+def test_gray_beyond_any_range_is_refused(tmp_path: Path, values):
+    kind = np.float32 if isinstance(values[0], float) else np.int32
+    Image.fromarray(np.array([values], kind)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match=r"a\.tif: holds values from"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_what_is_no_picture_is_passed_over_and_counted(tmp_path: Path):
+    names = ["a.png", "deep/b.JPG", ".hidden.png", ".git/c.png", "__MACOSX/d.png", "e.mp4", "f.mpg", "g.pdf", "h", "i.json"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    os.symlink(tmp_path / "deep", tmp_path / "also")
+    os.symlink(tmp_path, tmp_path / "deep" / "round")  # leads back to where it lies
+    found, passed = walk_images(tmp_path)
+    assert sorted(found) == ["a.png", "also/b.JPG", "deep/b.JPG"]
+    assert (
+        sum(passed.values()) == 8
+        and passed["hidden"] == 2
+        and passed["system files"] == 1
+        and passed["no pictures (*.mp4)"] == 1
+    )
+    assert find_images(tmp_path) == sorted(tmp_path / name for name in found)
+    (tmp_path / "deep" / "round").unlink()
+    assert expand_images([tmp_path / "*"]) == [tmp_path / "a.png", tmp_path / "also/b.JPG", tmp_path / "deep/b.JPG"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "text", "truncated"])

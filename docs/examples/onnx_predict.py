@@ -3,16 +3,18 @@
     supertickets export TICKET --format onnx --out ticket.onnx
     python docs/examples/onnx_predict.py ticket.onnx picture.jpg [--out classes.png]
 
-The exported file contains everything that is needed: the task, the labels and the preprocessing.
+The exported file contains everything that is needed: the task, the labels and the preprocessing, which is that of `predict.py`.
+Averages over mirrored copies, sliding windows and joints placed between the pixels of the heat map are left out here.
 """
 
 import argparse
 import json
+from math import floor
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def main() -> None:
@@ -24,22 +26,64 @@ def main() -> None:
     options = parser.parse_args()
     session = onnxruntime.InferenceSession(options.network, providers=["CPUExecutionProvider"])
     facts = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
-    picture = Image.open(options.image).convert("RGB")
+    picture = upright(Image.open(options.image))
     (output,) = session.run(["output"], {"image": as_input(picture, facts["preprocessing"])})
     if output.ndim == 2:  # (1, classes): one score per class
         show_classes(output[0], facts["labels"])
     elif facts["task"] == "keypoint":  # (1, joints, H', W'): one heat map per joint
-        show_joints(output[0], facts["labels"], picture.size)
+        show_joints(output[0], facts["labels"], picture.size, facts["preprocessing"])
     else:  # (1, classes, H', W'): logits for each position
         show_map(output[0], facts["labels"], picture.size, options.out)
 
 
+def upright(picture: Image.Image) -> Image.Image:
+    """RGB, turned after the EXIF tag."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        raise SystemExit(f"error: a picture of more than 8 bits ({picture.mode}); bring its values to 0..255 first")
+    return ImageOps.exif_transpose(picture).convert("RGB")
+
+
 def as_input(picture: Image.Image, how: dict) -> np.ndarray:
     """Preprocess the image as in training. Returns float32 of shape (1, 3, H, W)."""
-    height, width = how["size"]
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+    brought = {"cover": covered, "box": boxed}.get(how.get("resize"), stretched)(upright(picture), how)
+    pixels = np.asarray(brought, dtype=np.float32) / 255
     normal = (pixels - np.float32(how["mean"])) / np.float32(how["std"])
     return normal.transpose(2, 0, 1)[None]
+
+
+def stretched(picture: Image.Image, how: dict) -> Image.Image:
+    height, width = how["size"]
+    return picture.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def covered(picture: Image.Image, how: dict) -> Image.Image:
+    """The middle of the picture, resized in its own aspect until it covers `cover`."""
+    (rows, columns), (height, width) = how["cover"], how["size"]
+    zoom = max(rows / picture.height, columns / picture.width)
+    size = max(columns, round(picture.width * zoom)), max(rows, round(picture.height * zoom))
+    method = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[how["interpolation"]]
+    picture = picture.resize(size, method)
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
+
+
+def boxed(picture: Image.Image, how: dict) -> Image.Image:
+    """The whole picture in the middle of the input, `padding` around it; blocks of pixels are averaged before it shrinks."""
+    height, width = how["size"]
+    zoom = pixels_per_input_pixel(picture.size, how)
+    factor = max(1, floor(zoom + 1e-6))
+    left, top = ((side - zoom * length) / 2 for side, length in zip(picture.size, (width, height), strict=True))
+    if factor > 1:
+        picture = picture.reduce(factor)
+    data = (zoom / factor, 0, left / factor, 0, zoom / factor, top / factor)
+    fill = tuple(how["fill"])
+    return picture.transform((width, height), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR, fillcolor=fill)
+
+
+def pixels_per_input_pixel(size: tuple[int, int], how: dict) -> float:
+    """Of a picture of `size` (W, H) that is padded and fitted into the input."""
+    height, width = how["size"]
+    return how["padding"] * max(size[1] / height, size[0] / width)
 
 
 def show_classes(logits: np.ndarray, labels: list[str]) -> None:
@@ -50,11 +94,17 @@ def show_classes(logits: np.ndarray, labels: list[str]) -> None:
         print(f"{shares[i]:7.2%}  {labels[i]}")
 
 
-def show_joints(maps: np.ndarray, labels: list[str], size: tuple[int, int]) -> None:
+def show_joints(maps: np.ndarray, labels: list[str], size: tuple[int, int], how: dict | None = None) -> None:
     """Print where each joint is in the image of `size` (width, height); `maps` has shape (joints, H', W')."""
+    height, width = how["size"] if how else (size[1], size[0])  # of the input
     for name, heat in zip(labels, maps, strict=True):
         y, x = np.unravel_index(heat.argmax(), heat.shape)
-        place = (x + 0.5) / heat.shape[1] * size[0] - 0.5, (y + 0.5) / heat.shape[0] * size[1] - 0.5
+        # Pixel i of the map is pixel i * stride of the input.
+        place = np.array([x * width / heat.shape[1], y * height / heat.shape[0]])
+        if how and how.get("resize") == "box":
+            place = (place - (width / 2 - 0.5, height / 2 - 0.5)) * pixels_per_input_pixel(size, how) + np.array(size) / 2 - 0.5
+        else:
+            place = (place + 0.5) * size / np.array([width, height]) - 0.5
         print(f"{name}: x {place[0]:.1f}, y {place[1]:.1f}, height {heat.max():.2f}")
 
 

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 from pydantic import create_model
 
-from supertickets.cli import SettingsParser, friendly, split_overrides
+from supertickets.cli import SettingsParser, friendly, path_argument, split_overrides
 from supertickets.config.reader import load_config
 from supertickets.config.section import Section
 from supertickets.config.sections import Config
@@ -69,8 +69,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = SettingsParser(
         "transfer.py", lambda options: transfer_schema(task_class(options.to) if options.to else None), what
     )
-    parser.add_argument("ticket", type=Path, help="ticket folder")
-    parser.add_argument("config", nargs="?", type=Path, help="YAML recipe of the target task (default: its embedded data set)")
+    parser.add_argument("ticket", type=path_argument, help="ticket folder")
+    parser.add_argument(
+        "config", nargs="?", type=path_argument, help="YAML recipe of the target task (default: its embedded data set)"
+    )
     parser.add_argument("--to", required=True, metavar="TASK", help="the target task: segmentation, ...")
     options, overrides = split_overrides(parser, argv)
     cls = task_class(options.to)

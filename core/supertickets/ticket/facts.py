@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, cast
+
+from typing_extensions import NotRequired
 
 from supertickets.networks.macs import count_layers, count_params, dense_macs, paper_macs, sparse_layer_macs
 from supertickets.networks.supernet import prunable
+from supertickets.types import JsonObject
 from supertickets.units.groups import unit_groups
 
 if TYPE_CHECKING:
@@ -52,6 +55,12 @@ class Preprocessing(TypedDict):
     range: list[int]
     mean: list[float]
     std: list[float]
+    orientation: str  # the tag after which it is first turned upright
+    resize: str  # how it is brought to `size`, see `preprocessing`
+    interpolation: str  # with antialiasing
+    cover: NotRequired[list[int]]  # cover: (H, W) in pixels
+    padding: NotRequired[float]  # box: side of what is seen / side of the picture
+    fill: NotRequired[list[int]]  # box: RGB beside the picture
 
 
 def describe(ticket: Ticket, size: tuple[int, int] | None = None) -> Facts:
@@ -97,7 +106,16 @@ def describe(ticket: Ticket, size: tuple[int, int] | None = None) -> Facts:
 
 
 def preprocessing(ticket: Ticket, size: tuple[int, int]) -> Preprocessing:
-    """How a picture becomes the network's input at `size` (H, W) in pixels."""
+    """How an 8 bit picture becomes the network's input, JSON-able: (RGB in 0..1 - mean) / std at `size` (H, W).
+
+    First it is turned upright after its EXIF tag, then brought to `size` as `resize` says: stretch (to `size`); cover (to the
+    smallest of its own aspect that covers `cover`, then the middle is cut out); box (the picture padded on all sides by the
+    factor `padding` and shrunk until it fits, in the middle, `fill` around it). `interpolation` has antialiasing.
+    """
     data = ticket.settings.get("data", {})
     mean, std = list(data.get("mean", (0.0, 0.0, 0.0))), list(data.get("std", (1.0, 1.0, 1.0)))
-    return {"size": list(size), "axes": "NCHW", "colours": "RGB", "range": [0, 1], "mean": mean, "std": std}
+    task, how = ticket.load_task(), JsonObject(orientation="EXIF", resize="stretch", interpolation="bilinear")
+    if hasattr(task, "input_from_picture"):  # a task that looks at whole pictures another way
+        how |= task.input_from_picture(size)
+    fixed = JsonObject(size=list(size), axes="NCHW", colours="RGB", range=[0, 1], mean=mean, std=std)
+    return cast(Preprocessing, fixed | how)

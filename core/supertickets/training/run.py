@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,9 +22,11 @@ from accelerate.utils import (
 from supertickets.config.reader import config_to_yaml, load_config
 from supertickets.config.sections import Config
 from supertickets.errors import UserError
+from supertickets.names import differences, printable
 from supertickets.pruning.mask import density_by_kind
 from supertickets.task import Task
 from supertickets.terminal import console
+from supertickets.training import lock
 from supertickets.training.cpu import prepare_cpu
 from supertickets.training.state import TrainState, load_state, new_state, save_state
 
@@ -39,6 +42,7 @@ class Run:
     def __init__(self, folder: Path, config: Config, accelerator: Accelerator) -> None:
         self.folder, self.config, self.accelerator = folder, config, accelerator
         self.main = accelerator.is_main_process
+        self.labels: list[str] = []  # of the task, once `state` has seen it
 
     @property
     def metrics_file(self) -> Path:
@@ -49,21 +53,42 @@ class Run:
         return sorted((self.folder / "checkpoints").glob("epoch_*.safetensors"))
 
     def state(self, task: Task) -> TrainState:
-        """The state to continue from: that of the last checkpoint in a resumed run, else a new one."""
+        """The state to continue from: that of the last checkpoint in a resumed run, else a new one.
+
+        Raises `UserError` if the task's labels are no longer those that the run began with.
+        """
+        self.labels = list(task.labels)
         if self.config.run.resume:
+            check_same_labels(self.folder, self.labels)
             return load_state(self.checkpoints()[-1], task, self.config, self.accelerator.device)
         set_seed(self.config.run.seed)  # the same network on all processes
         return new_state(task, self.config, self.accelerator.device)
 
     def begin(self, state: TrainState) -> None:
-        """Make the folder and start the trackers: from here on the run is on disk."""
+        """Claim the folder and start the trackers: from here the run is on disk.
+
+        A folder named by the hour that another run has just taken gets a number behind it. Raises `UserError`, on all
+        processes, where another process writes to the folder that was asked for.
+        """
+        self.folder = self._claimed()
+        self.accelerator.project_configuration.set_directories(str(self.folder))
+        self.accelerator.project_configuration.logging_dir = str(self.folder)
         if self.main:
-            self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "config.yaml", config_to_yaml(self.config))
+            write_text(self.folder / LABELS, json.dumps(self.labels, indent=1) + "\n")
             self._forget_after(state.epoch)
         self.accelerator.wait_for_everyone()
         if self.config.run.tensorboard:
             self.accelerator.init_trackers("tensorboard")
+
+    def _claimed(self) -> Path:
+        """The folder, locked by the main process; the same on all."""
+        return Path(_by_main(lambda: str(_claim(self.folder, self.config))))
+
+    def end(self) -> None:
+        """Let other processes have the folder."""
+        if self.main:
+            lock.release(self.folder)
 
     def _forget_after(self, epoch: int) -> None:
         """Drop the metrics of epochs that will be trained again, as a run can die between its metrics and its checkpoint."""
@@ -97,6 +122,63 @@ class Run:
         """Print on the main process."""
         if self.main:
             console.print(message, highlight=False)
+
+
+def _by_main(work: Callable[[], str]) -> str:
+    """What `work` gives on the main process, on all of them; so is its `UserError` or `OSError`, as a `UserError`."""
+    shared: list[str | None] = [None, None]  # the result, and what is wrong
+    if PartialState().is_main_process:
+        try:
+            shared[0] = work()
+        except UserError as error:
+            shared[1] = str(error)
+        except OSError as error:
+            shared[1] = f"{error.filename}: {error.strerror}"
+    broadcast_object_list(shared)
+    if shared[0] is None:
+        raise UserError(shared[1])
+    return shared[0]
+
+
+LABELS = "labels.json"  # the labels that a run began with, in the order of their numbers
+
+
+def _claim(folder: Path, config: Config) -> Path:
+    """Lock `folder`, or where no folder was asked for the first free one of its name. `UserError` where it is taken."""
+    number = 1
+    while config.run.dir is None:
+        new = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        try:
+            new.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        return lock.claim(new)
+    lock.claim(folder)
+    if not config.run.resume:  # another run may have come and gone since the settings were looked at
+        check_unused(folder)
+    return folder
+
+
+def check_unused(folder: Path) -> None:
+    """`UserError` where `folder` holds a run."""
+    if (folder / "metrics.jsonl").exists() or (folder / "ticket").exists():
+        raise UserError(f"run.dir: {folder} already holds a run; choose another folder, or continue it with --run.resume")
+
+
+def check_same_labels(folder: Path, labels: list[str]) -> None:
+    """`UserError` where the run in `folder` began with other labels; runs of earlier versions do not say."""
+    path = folder / LABELS
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(known, list) or not all(isinstance(label, str) for label in known):
+        raise UserError(f"{path}: must hold a list of labels")
+    if difference := differences(known, labels):
+        raise UserError(f"run.resume: the run in {folder} {difference}; resume it on the data it began with")
 
 
 def read_records(metrics_file: Path) -> list[dict[str, Any]]:
@@ -156,13 +238,15 @@ def open_run(task: str, config: Config) -> Run:
     folder = run_folder(task, config)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run.dir: {folder} is a file, not a folder")
-    used = (folder / "metrics.jsonl").exists() or (folder / "ticket").exists()
+    if config.run.tensorboard and printable(str(folder)) != str(folder):
+        raise UserError(f"run.dir: TensorBoard cannot write to {folder}, whose name is not UTF-8; set run.tensorboard to false")
     if config.run.resume:
         if not list((folder / "checkpoints").glob("epoch_*.safetensors")):
             raise UserError(f"run.resume: {folder} holds no checkpoint to continue from")
         check_same_experiment(folder, config)
-    elif used:
-        raise UserError(f"run.dir: {folder} already holds a run; choose another folder, or continue it with --run.resume")
+        _by_main(lambda: str(lock.claim(folder)))  # before its last checkpoint is read
+    elif config.run.dir is not None:
+        check_unused(folder)
     return Run(folder, config, start_accelerator(config, folder))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 from supertickets.config.sections import ArchConfig, InitConfig
 from supertickets.errors import UserError
@@ -19,6 +21,23 @@ from supertickets.ticket.ticket import Ticket
 HEAD = "head."
 REWIND = "rewind"  # folder of the early weights within a ticket's, itself a ticket
 Value = TypeVar("Value")
+
+
+def check_batch(net: nn.Module, input_shape: tuple[int, int, int], batch_size: int) -> None:
+    """`UserError` where a batch gives the coarsest feature map one value per channel, on which BN cannot train."""
+    if batch_size > 1:
+        return
+    values: list[int] = []  # of each channel, at each BN
+    meta = copy.deepcopy(net).to("meta").eval()
+    for module in meta.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda _, inputs, __: values.append(inputs[0][:, 0].numel()))
+    meta(torch.empty(1, *input_shape, device="meta"))
+    if min(values, default=2) < 2:
+        raise UserError(
+            "train.batch_size: 1 image gives the coarsest map (1x1) one value per channel, which BN cannot train on; "
+            "take at least 2 images, or a larger data.size_px"
+        )
 
 
 def start_from_ticket(init: InitConfig, task: Task, *, arch: ArchConfig, seed: int) -> tuple[Network, Mask, dict[str, float]]:

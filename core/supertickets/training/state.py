@@ -25,7 +25,7 @@ from supertickets.search.penalty import Penalty, build_penalty
 from supertickets.task import Task
 from supertickets.training.ema import Ema, averaged, start_ema
 from supertickets.training.optim import build_optimizer, load_named_state, named_state
-from supertickets.training.start import searched_prefix, start_from_ticket
+from supertickets.training.start import check_batch, searched_prefix, start_from_ticket
 from supertickets.units.costs import Resource
 
 
@@ -69,6 +69,7 @@ def new_state(task: Task, config: Config, device: torch.device) -> TrainState:
         net = build_net(resolve_arch(config.arch), task)
     else:
         net, mask, costs = start_from_ticket(config.init, task, arch=config.arch, seed=config.run.seed)
+    check_batch(net, task.input_shape, config.train.batch_size)
     net = place(net, config, device)
     if not costs:
         costs = {"macs": dense_macs(count_layers(net, task.input_shape)), "params": count_params(net)}

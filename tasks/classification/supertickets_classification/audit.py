@@ -12,7 +12,8 @@ import numpy as np
 from rich.table import Table
 
 from supertickets.errors import UserError, listed
-from supertickets.terminal import console
+from supertickets.images import told_passed
+from supertickets.terminal import console, note
 from supertickets_classification.data import ImageSet
 
 UNEVEN = 20  # largest class / smallest class from which it is worth a line
@@ -30,7 +31,7 @@ def audit(sets: dict[str, ImageSet], *, show: bool) -> None:
     if show:
         console.print(_table(sets, looked))
         for line in doubts(sets):
-            console.print(f"[yellow]note[/yellow] {line}", highlight=False)
+            note(line)
 
 
 def _look(images: ImageSet) -> int:
@@ -47,6 +48,8 @@ def doubts(sets: dict[str, ImageSet]) -> list[str]:
     """What may be wrong, a line each."""
     lines = []
     for split, found in sets.items():
+        if passed := getattr(found.source, "passed", None):
+            lines.append(f"{split}: passed over: {told_passed(passed)}")
         if broken := found.unreadable.nonzero().flatten().tolist():
             named = listed([found.source.name(index) for index in broken])
             lines.append(f"{split}: {len(broken)} images cannot be read and are left out: {named}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from supertickets.errors import UserError, listed
-from supertickets.names import read_names
+from supertickets.names import checked_names, differences, read_names, read_table
 from supertickets_classification.config import ClassificationData
 from supertickets_classification.sources import Source, stored_folders
 
@@ -33,15 +36,73 @@ def with_classes(data: ClassificationData) -> ClassificationData:
 
 def _names_of(folders: list[str], data: ClassificationData) -> list[str]:
     """Names to show: root/classes.json, which also lists what else belongs to a class; ImageNet's; else the folders'."""
+    path = names_file(data)
+    if path is not None:
+        return read_folder_names(path, folders)
+    return imagenet_names() if _is_imagenet(folders) else folders
+
+
+def names_file(data: ClassificationData) -> Path | None:
+    """The data set's own classes.json; None where there is none."""
     path = data.root / "classes.json" if data.root else None
-    if path is not None and path.is_file():
-        names, _ = read_names(path)
-        if len(names) != len(folders):
-            raise UserError(f"{path}: names {len(names)} classes, but there are {len(folders)} class folders")
-        if set(names) == set(folders) and names != folders:
-            raise UserError(f"{path}: classes must stand in the order of the sorted folders: {listed(folders)}")
+    return path if path is not None and path.is_file() else None
+
+
+def _is_imagenet(folders: list[str]) -> bool:
+    return len(folders) == 1000 and folders[0] == FIRST_IMAGENET_FOLDER
+
+
+def read_folder_names(path: Path, folders: list[str]) -> list[str]:
+    """The name of each folder from a JSON file, which gives them by folder, or by number where the folders are numbers.
+
+    By folder: `{"names": {"n01440764": "tench", ...}}` or `{"classes": [{"folder": "n01440764", "name": "tench"}, ...]}`, where
+    the key may be another than `folder`; lists as in `read_names`. Raises `UserError` with the file's name.
+    """
+    names = read_table(path)["names"]
+    if isinstance(names, list):
+        names = _by_folder(names, folders)
+    if isinstance(names, dict) and set(names) == set(folders):
+        return checked_names([names[folder] for folder in folders], where=path)
+    if isinstance(names, dict) and not all(key.isdecimal() for key in names):
+        lacks, more = sorted(set(folders) - set(names)), sorted(set(names) - set(folders))
+        wrong = f"names no folder {listed(lacks)}" if lacks else f"names {listed(more)}, which is no class folder"
+        raise UserError(f"{path}: {wrong}; the class folders are {listed(folders)}")
+    found, _ = read_names(path)
+    if len(found) != len(folders):
+        raise UserError(f"{path}: names {len(found)} classes, but there are {len(folders)} class folders")
+    return joined(found, folders, where=path, remedy=_example(folders))
+
+
+def _by_folder(entries: list[object], folders: list[str]) -> object:
+    """The names by folder where a text of each entry, besides its name, is a folder; else the entries as they are."""
+    tables = [entry for entry in entries if isinstance(entry, dict)]
+    if len(tables) < len(entries):
+        return entries
+    for key in sorted(set.intersection(*(set(map(str, table)) for table in tables)) - {"name", "index"}):
+        found = {str(table.get(key)): table.get("name") for table in tables}
+        if len(found) == len(tables) and (key == "folder" or set(found) == set(folders)):
+            return found
+    return entries
+
+
+def _example(folders: list[str]) -> str:
+    return f'write them by folder: {{"names": {{"{folders[0]}": "...", ...}}}}'
+
+
+def joined(names: list[str], folders: list[str], *, where: object, remedy: str) -> list[str]:
+    """The name of each folder from as many names in the order of their numbers.
+
+    They belong to folders that bear these numbers or names. Raises `UserError` that names `where` where nothing but their
+    position would join them.
+    """
+    if all(folder.isdecimal() for folder in folders) and sorted(map(int, folders)) == list(range(len(folders))):
+        return [names[int(folder)] for folder in folders]  # sorted as text, 10 comes before 2
+    if set(names) == set(folders) and names != folders:
+        raise UserError(f"{where}: classes must stand in the order of the sorted folders: {listed(folders)}")
+    made_up = all(re.fullmatch(r"class_\d+", name) for name in names)  # an original checkpoint knows how many, no more
+    if names == folders or made_up or (_is_imagenet(folders) and names == imagenet_names()):
         return names
-    return imagenet_names() if len(folders) == 1000 and folders[0] == FIRST_IMAGENET_FOLDER else folders
+    raise UserError(f"{where}: does not say which of the folders {listed(folders)} is '{names[0]}'; {remedy}")
 
 
 def check_folders(sources: dict[str, Source], data: ClassificationData) -> None:
@@ -53,5 +114,20 @@ def check_folders(sources: dict[str, Source], data: ClassificationData) -> None:
             parts = [f"lacks the class folders {listed(lacks)}"] if lacks else []
             parts += [f"has {listed(more)} besides"] if more else []
             raise UserError(f"{where}: {split} {' and '.join(parts)}; all splits need the same class folders")
-    if data.classes is not None and len(known) != len(data.classes):
+        if source.folders != known:
+            raise UserError(f"{where}: data.folders must stand in the order of the data set: {listed(source.folders)}")
+    if len(known) < 2:
+        raise UserError(
+            f"{where}: one class ('{known[0]}') leaves nothing to tell apart; is there a folder level too many in the data set?"
+        )
+    if data.classes is None:
+        return
+    if len(known) != len(data.classes):
         raise UserError(f"{where}: {len(known)} class folders, but data.classes names {len(data.classes)}")
+    if data.folders is None:
+        remedy = "set data.folders to the folder of each"
+        if joined(data.classes, known, where="data.classes", remedy=remedy) != data.classes:
+            raise UserError(f"data.classes: must stand in the order of the sorted folders: {listed(known)}; or {remedy}")
+    path = names_file(data)
+    if path is not None and (difference := differences(data.classes, read_folder_names(path, known))):
+        raise UserError(f"{path}: data.classes {difference}")

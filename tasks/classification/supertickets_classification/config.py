@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -87,7 +88,7 @@ class ClassificationData(Section):
             raise ValueError(f"rand_augment's magnitude is 0 to 30, not {self.rand_augment[1]}")
         names = self.classes
         if names is not None and (not names or len(set(names)) < len(names)):
-            twice = sorted({name for name in names if names.count(name) > 1})
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)
             raise ValueError(
                 f"class names must differ: {', '.join(twice)} more than once" if twice else "classes must not be empty"
             )

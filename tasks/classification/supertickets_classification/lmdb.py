@@ -3,8 +3,8 @@
     python -m supertickets_classification.lmdb FOLDER OUT [--workers N] [--splits train val] [--on-error skip]
 
 FOLDER/SPLIT (or SPLIT.tar) becomes OUT/SPLIT. A record holds the unchanged bytes of an image file with its name and class, so
-that the images are the same as those of the folder. A packing that was interrupted continues where it stopped. At the end,
-every record is read back.
+that the images are the same as those of the folder. A packing that was interrupted continues where it stopped; one whose
+files have changed since starts anew. At the end, every record is read back.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.cli import Parser, friendly
+from supertickets.cli import Parser, friendly, path_argument
 from supertickets.errors import UserError
 from supertickets.images import decode_image
-from supertickets.terminal import console, watch
+from supertickets.terminal import console, note, watch
 from supertickets.types import JsonObject
 from supertickets_classification.lmdb_source import ABOUT, COMMAND, FORMAT, HEADER, LABELS, close, key_of, library, parts_of
 from supertickets_classification.sources import Files, open_files
@@ -90,15 +90,47 @@ def _open_to_write(out: Path, map_size: int) -> Environment:
 def _start(env: Environment, source: Files, names: list[str], out: Path) -> JsonObject:
     """The progress of packing these files: files visited, images written, names skipped."""
     files = hashlib.sha256("\n".join([*source.folders, *names]).encode("utf-8", "surrogateescape")).hexdigest()
+    fresh = {"format": FORMAT, "files": files, "folders": source.folders, "total": len(names), "stamp": _stamp(source)}
+    fresh |= {"done": 0, "images": 0, "skipped": [], "complete": False}
     with env.begin() as txn:
         stored = txn.get(ABOUT)
     if stored is None:
-        fresh = {"format": FORMAT, "files": files, "folders": source.folders, "total": len(names)}
-        return fresh | {"done": 0, "images": 0, "skipped": [], "complete": False}
+        return fresh
     about = json.loads(stored)
     if about["files"] != files:
         raise UserError(f"{out}: was packed from other files than {source.where} holds now; delete it or choose another folder")
-    return about
+    if about.get("stamp") == fresh["stamp"]:
+        return about
+    if (changed := _changed(env, source, about, out)) is None:  # copied or touched, but the same
+        return about | {"stamp": fresh["stamp"]}
+    note(f"{out}: {changed} has changed since it was packed: all is packed anew")
+    with env.begin(write=True) as txn:
+        txn.drop(env.open_db(txn=txn), delete=False)
+    return fresh
+
+
+def _stamp(source: Files) -> str:
+    """What changes where one of the files does."""
+    stamp = hashlib.sha256()
+    for index in range(len(source.labels)):
+        try:
+            stamp.update(f"{source.stamp(index)}\n".encode())
+        except UserError:
+            stamp.update(b"cannot be read\n")
+    return stamp.hexdigest()
+
+
+def _changed(env: Environment, source: Files, about: JsonObject, out: Path) -> str | None:
+    """The first file packed so far that is no longer what was packed."""
+    at, skipped = 0, set(about["skipped"])
+    with env.begin() as txn:
+        for index in watch(range(about["done"]), lambda: f"comparing {out}"):
+            name, record = source.name(index), _record(source, index, skip=True)
+            if name not in skipped:
+                record, at = (None if record == txn.get(key_of(at)) else b"other"), at + 1
+            if record is not None:
+                return name
+    return None
 
 
 def _size(source: Files, index: int) -> int:
@@ -137,8 +169,8 @@ def _verified(env: Environment, about: JsonObject, out: Path) -> NDArray[np.int6
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m supertickets_classification.lmdb FOLDER OUT`"""
     parser = Parser(COMMAND.rsplit(" ", 2)[0], description="Pack an image folder into LMDBs.")
-    parser.add_argument("folder", type=Path, help="folder with SPLIT/CLASS/IMAGE, or SPLIT.tar with the same content")
-    parser.add_argument("out", type=Path, help="folder for the LMDBs, one per split")
+    parser.add_argument("folder", type=path_argument, help="folder with SPLIT/CLASS/IMAGE, or SPLIT.tar with the same content")
+    parser.add_argument("out", type=path_argument, help="folder for the LMDBs, one per split")
     parser.add_argument("--splits", nargs="+", default=["train", "val"])
     parser.add_argument("--workers", type=int, default=1, help="threads that read and check images")
     parser.add_argument("--on-error", choices=["raise", "skip"], default="raise", help="what to do about an unreadable image")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supertickets.errors import UserError
-from supertickets.images import decode_image
+from supertickets.images import decode_image, image_size
 
 if TYPE_CHECKING:
     from lmdb import Environment
@@ -59,6 +59,10 @@ class LmdbSource:
     def image(self, index: int) -> NDArray[np.uint8]:
         *_, name, content = parts_of(self._get(key_of(index)), self.folder, index)
         return decode_image(io.BytesIO(content), where=self.folder / name)
+
+    def shape(self, index: int) -> tuple[int, int]:
+        *_, name, content = parts_of(self._get(key_of(index)), self.folder, index)
+        return image_size(io.BytesIO(content), where=self.folder / name)
 
     def _get(self, key: bytes) -> bytes | None:
         try:

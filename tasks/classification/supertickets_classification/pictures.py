@@ -89,16 +89,18 @@ def draw_confusion(confusion: Tensor, names: Sequence[str], path: Path, title: s
     drawn = axis.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
     figure.colorbar(drawn, ax=axis, shrink=0.7, label="share of the true class")
     axis.set(xlabel="predicted", ylabel="true")
-    figure.suptitle("\n".join(wrap(title, round(CHARS_PER_INCH * figure.get_figwidth()))), fontsize=9)
+    figure.suptitle("\n".join(wrap(title, round(CHARS_PER_INCH * figure.get_figwidth()))), fontsize=9, parse_math=False)
     if classes <= NAMED:
-        axis.set_xticks(range(classes), names, rotation=90)
-        axis.set_yticks(range(classes), names)
+        axis.set_xticks(range(classes), names, rotation=90, parse_math=False)  # `$` in a name is no formula
+        axis.set_yticks(range(classes), names, parse_math=False)
     if classes <= NUMBERED:
         for row, column in np.argwhere(counts > 0):
             ink = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=ink, fontsize=8)
     if classes > NAMED:
-        figure.supxlabel("\n".join(["most confused (true: predicted)", *confused(confusion, names)]), fontsize=8)
+        figure.supxlabel(
+            "\n".join(["most confused (true: predicted)", *confused(confusion, names)]), fontsize=8, parse_math=False
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
     try:

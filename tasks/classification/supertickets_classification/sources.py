@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import posixpath
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
@@ -15,7 +17,8 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 
 from supertickets.errors import UserError, and_more
-from supertickets.images import decode_image, is_image_name, need_root
+from supertickets.images import decode_image, image_size, litter, need_root, passed_over, walk_images
+from supertickets.names import printable
 from supertickets_classification.config import ClassificationData
 from supertickets_classification.lmdb_source import LmdbSource
 
@@ -28,22 +31,24 @@ class Source(Protocol):
 
     def name(self, index: int) -> str: ...
     def image(self, index: int) -> NDArray[np.uint8]: ...  # (H, W, 3) RGB
+    def shape(self, index: int) -> tuple[int, int]: ...  # (H, W) of the image, without decoding it
 
 
 class Files:
     """Named files of encoded images; `read` gives one's bytes."""
 
-    def __init__(self, where: Path, found: dict[str, list[str]]) -> None:
-        """`found`: the files of each class, as paths below `where` with `/`."""
+    def __init__(self, where: Path, found: dict[str, list[str]], passed: Counter[str] | None = None) -> None:
+        """`found`: the files of each class, as paths below `where` with `/`; `passed`: how many of which kind are left out."""
         if not found:
             raise UserError(f"{where}: holds no class folders")
-        self.where, self.folders = where, sorted(found)
-        empty = [folder for folder in self.folders if not found[folder]]
+        stored = sorted(found)
+        self.where, self.folders, self.passed = where, [printable(folder) for folder in stored], passed or Counter()
+        empty = [printable(folder) for folder in stored if not found[folder]]
         if empty:
             raise UserError(f"{where}: class '{empty[0]}' holds no image{and_more(empty)}; fill or remove its folder")
-        self.labels = np.repeat(np.arange(len(found)), [len(found[folder]) for folder in self.folders])
+        self.labels = np.repeat(np.arange(len(found)), [len(found[folder]) for folder in stored])
         # One array, not a million objects that every worker would copy as it counts references.
-        self._names = np.array([os.fsencode(name) for folder in self.folders for name in sorted(found[folder])])
+        self._names = np.array([os.fsencode(name) for folder in stored for name in sorted(found[folder])])
 
     def name(self, index: int) -> str:
         return os.fsdecode(self._names[index])
@@ -61,8 +66,16 @@ class Files:
         with _naming(self.path(index)):
             return self.path(index).stat().st_size
 
+    def stamp(self, index: int) -> tuple[int, int]:
+        """What changes where the file does: its size and when it was written. Raises `UserError` as `read` does."""
+        with _naming(self.path(index)):
+            return (found := self.path(index).stat()).st_size, found.st_mtime_ns
+
     def image(self, index: int) -> NDArray[np.uint8]:
         return decode_image(io.BytesIO(self.read(index)), where=self.path(index))
+
+    def shape(self, index: int) -> tuple[int, int]:
+        return image_size(self.path(index))
 
 
 @contextmanager
@@ -77,18 +90,18 @@ def _naming(path: Path) -> Iterator[None]:
 def open_folder(folder: Path) -> Files:
     """FOLDER/CLASS/**/IMAGE; the classes are the sorted folder names."""
     found: dict[str, list[str]] = {}
+    passed: Counter[str] = Counter()
     for name in class_folders(folder):
-        files = found.setdefault(name, [])
-        for top, _, names in os.walk(folder / name):
-            below = Path(top).relative_to(folder).as_posix()
-            files += [f"{below}/{file}" for file in names if is_image_name(file)]
-    return Files(folder, found)
+        files, others = walk_images(folder / name)
+        found[name] = [f"{name}/{file}" for file in files]
+        passed += others
+    return Files(folder, found, passed)
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the folders in `folder`, sorted; hidden ones are passed over."""
+    """Names of the folders in `folder`, sorted; hidden ones and those of operating systems are passed over."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry.name for entry in entries if entry.is_dir() and litter(entry.name) is None)
 
 
 class TarFiles(Files):
@@ -98,19 +111,39 @@ class TarFiles(Files):
         self._file: int | None = None
         self._places: dict[str, tuple[int, int]] = {}
         found: dict[str, list[str]] = {}
+        passed: Counter[str] = Counter()
+        links: dict[str, tuple[str, bool]] = {}  # name -> what it links to, and whether that is a name of the whole tar
+        whole: dict[str, tuple[int, int]] = {}  # places by the names of the tar
         try:
             with tarfile.open(path, "r:") as tar:
                 for member in tar:
-                    parts = PurePosixPath(member.name).parts
-                    parts = parts[1:] if parts and parts[0] == path.stem else parts  # SPLIT/CLASS/IMAGE or CLASS/IMAGE
-                    if len(parts) == 1 and member.isdir():
-                        found.setdefault(parts[0], [])
-                    elif len(parts) > 1 and member.isreg() and is_image_name(parts[-1]):
-                        found.setdefault(parts[0], []).append("/".join(parts))
-                        self._places["/".join(parts)] = member.offset_data, member.size
+                    name = posixpath.normpath(member.name)
+                    if member.isdir():
+                        parts = _below_split(name, path)
+                        if len(parts) == 1 and litter(parts[0]) is None:
+                            found.setdefault(parts[0], [])
+                    elif member.isreg():
+                        whole[name] = member.offset_data, member.size
+                    elif member.islnk() or member.issym():
+                        links[name] = member.linkname, member.islnk()
+                    else:
+                        passed["devices and pipes"] += 1
         except tarfile.TarError as error:
             raise UserError(f"{path}: not an uncompressed tar ({error})") from error
-        super().__init__(path, found)
+        for name in links:
+            if (place := _followed(name, links, whole)) is not None:
+                whole[name] = place
+            else:
+                passed["links to what the tar does not hold"] += 1
+        for name, place in whole.items():
+            parts = _below_split(name, path)
+            kinds = [*(litter(part) for part in parts[:-1]), passed_over(parts[-1]) if parts else None]
+            if (kind := next((one for one in kinds if one), None)) is not None:
+                passed[kind] += 1
+            elif len(parts) > 1:
+                found.setdefault(parts[0], []).append("/".join(parts))
+                self._places["/".join(parts)] = place
+        super().__init__(path, found, passed)
 
     def read(self, index: int) -> bytes:
         offset, size = self._places[self.name(index)]
@@ -122,8 +155,33 @@ class TarFiles(Files):
     def size(self, index: int) -> int:
         return self._places[self.name(index)][1]
 
+    def stamp(self, index: int) -> tuple[int, int]:
+        with _naming(self.where):
+            return self.size(index), self.where.stat().st_mtime_ns
+
+    def shape(self, index: int) -> tuple[int, int]:
+        return image_size(io.BytesIO(self.read(index)), where=self.path(index))
+
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_file": None}
+
+
+def _below_split(name: str, tar: Path) -> tuple[str, ...]:
+    """The parts of SPLIT/CLASS/IMAGE or CLASS/IMAGE from the class on."""
+    parts = PurePosixPath(name).parts
+    return parts[1:] if parts and parts[0] == tar.stem else parts
+
+
+def _followed(name: str, links: dict[str, tuple[str, bool]], files: dict[str, tuple[int, int]]) -> tuple[int, int] | None:
+    """Where the file lies that a hard or symbolic link within the tar leads to; None where the tar does not hold it."""
+    for _ in range(20):  # a chain of links, which may go in circles
+        if name in files:
+            return files[name]
+        if name not in links:
+            return None
+        target, hard = links[name]
+        name = posixpath.normpath(target if hard else posixpath.join(posixpath.dirname(name), target))
+    return None
 
 
 class Arrays:
@@ -138,6 +196,9 @@ class Arrays:
 
     def image(self, index: int) -> NDArray[np.uint8]:
         return self.images[index]
+
+    def shape(self, index: int) -> tuple[int, int]:
+        return self.images.shape[1], self.images.shape[2]
 
 
 class SceneSource:
@@ -160,6 +221,9 @@ class SceneSource:
     def image(self, index: int) -> NDArray[np.uint8]:
         return self.images[index]
 
+    def shape(self, index: int) -> tuple[int, int]:
+        return self.images.shape[1], self.images.shape[2]
+
 
 def open_source(data: ClassificationData, split: str) -> Source:
     """The images of `split` ("train" or "val"). `UserError` where they are not, or a class has none."""
@@ -181,7 +245,7 @@ def stored_folders(data: ClassificationData) -> list[str]:
         return list(ACTIVITIES)
     folder = need_root(data.root, data.name) / data.train_split
     if data.name != "lmdb" and folder.is_dir() and (found := class_folders(folder)):
-        return found
+        return [printable(name) for name in found]
     return open_source(data, "train").folders
 
 

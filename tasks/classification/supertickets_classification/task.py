@@ -117,6 +117,11 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
         included = {"data", "evaluation", "loss", "head"}
         return self.config.model_dump(mode="json", include=included, exclude={"evaluation": {"confusion"}})
 
+    def input_from_picture(self, size: tuple[int, int]) -> JsonObject:
+        """How `EvalTransform` makes an input of `size` (H, W) from a picture, see `ticket.facts.preprocessing`."""
+        padding = self.config.data.crop_padding
+        return {"resize": "cover", "cover": [size[0] + padding, size[1] + padding], "interpolation": "bicubic"}
+
     def protocol(self) -> str:
         """A sentence that says how `evaluate` measures."""
         data = self.config.data
@@ -185,8 +190,9 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
                 if out_dir is not None and len(tiles) < PREDICTED_ON_A_SHEET:
                     # Shrunk right away, as many pictures of full size would fill the memory.
                     tiles.append(Tile(shrunk(picture), self.labels[found[-1][0][0]], found[-1][0][1]))
-        self._print(images, found)
-        return self._write(images, found, tiles, Path(out_dir)) if out_dir is not None else []
+        written = self._write(images, found, tiles, Path(out_dir)) if out_dir is not None else []
+        self._print(images, found)  # after everything is written: a failure here loses nothing
+        return written
 
     def _print(self, images: Sequence[Path], found: Sequence[Sequence[tuple[int, float]]]) -> None:
         table = Table(title_justify="left")

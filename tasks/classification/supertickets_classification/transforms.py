@@ -93,7 +93,8 @@ class TrainCollate(Collate):
 
     def __call__(self, items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
         readable = [item for item in items if item[1] != UNREADABLE]
-        images, labels = super().__call__(readable or items)  # a batch of only unreadable images has the loss 0
-        if not self.mixers or not readable:
+        # BN cannot train on a single image of 1x1 features: black ones stay beside it, and count for nothing in the loss.
+        images, labels = super().__call__(readable if len(readable) > 1 else items)
+        if not self.mixers or (labels == UNREADABLE).any():
             return images, labels
         return self.mixers[int(random_unit() * len(self.mixers))](images, labels)

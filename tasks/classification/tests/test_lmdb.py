@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from supertickets.errors import UserError
 from supertickets_classification import ClassificationTask
@@ -85,6 +86,20 @@ def test_other_files_are_not_mixed_in(folder_root: Path, tmp_path: Path):
     (folder_root / "train/ant/ant_0.png").rename(folder_root / "train/ant/other.png")
     with pytest.raises(UserError, match=r"out.train: was packed from other files"):
         packing.pack(open_files(folder_root, "train"), out / "train")
+
+
+def test_changed_files_are_packed_anew_and_touched_ones_are_not(folder_root: Path, tmp_path: Path, capsys):
+    out = pack_both(folder_root, tmp_path / "out")
+    changed, touched = folder_root / "train/ant/ant_1.png", folder_root / "val/bee/bee_0.png"
+    Image.new("RGB", (7, 5), (200, 0, 0)).save(changed)
+    os.utime(touched, ns=(1, 1))
+    pack_both(folder_root, out)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "ant/ant_1.png has changed since it was packed: all is packed anew" in said and "bee_0.png has changed" not in said
+    for split in ("train", "val"):
+        source, packed = open_files(folder_root, split), LmdbSource(out / split)
+        for i in range(len(source.labels)):
+            assert np.array_equal(packed.image(i), source.image(i)) and packed.shape(i) == source.shape(i)
 
 
 def test_unreadable_images_stop_or_are_left_out(folder_root: Path, tmp_path: Path, capsys):

@@ -49,3 +49,9 @@ def test_confusion_matrix_of_any_size_is_drawn(tmp_path: Path, classes: int):
 def test_most_frequent_mistakes_come_first():
     counts = torch.tensor([[9, 2, 0], [5, 9, 0], [0, 1, 9]])
     assert confused(counts, ["a", "b", "c"]) == ["b: a (5 times)", "a: b (2 times)", "c: b (1 times)"]
+
+
+@pytest.mark.parametrize("name", ["$5_$10", "a^{", "[/x]", "road $"])
+def test_names_are_drawn_as_they_are(tmp_path: Path, name: str):
+    path = draw_confusion(torch.eye(2, dtype=torch.int64), [name, "b"], tmp_path / "c.png", f"the title of {name}")
+    assert path.stat().st_size > 1000

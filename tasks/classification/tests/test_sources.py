@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -17,6 +18,7 @@ from PIL import Image
 from supertickets.errors import UserError
 from supertickets_classification import ClassificationTask
 from supertickets_classification.config import ClassificationData
+from supertickets_classification.data import cached
 from supertickets_classification.sources import open_files, open_source
 
 
@@ -102,13 +104,115 @@ def test_classes_that_do_not_fit(folder_root: Path, data, complaint: str):
         check(folder_root, **data)
 
 
-def test_names_to_show(folder_root: Path):
-    (folder_root / "classes.json").write_text('{"classes": [{"index": 1, "name": "B"}, {"index": 0, "name": "A"}]}')
-    with pytest.raises(UserError, match=r"classes\.json: names 2 classes"):
+def shown(root: Path, table: object, **data) -> dict[str, str]:
+    (root / "classes.json").write_text(json.dumps(table))
+    task = ClassificationTask({"data": {"name": "folder", "root": root, "size_px": (16, 16), **data}})
+    task.check_data()
+    return dict(zip(task._sets["val"].source.folders, task.labels, strict=True))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"names": {"cat": "C", "ant": "A", "bee": "B"}},
+        {"classes": [{"folder": "bee", "name": "B"}, {"folder": "cat", "name": "C"}, {"folder": "ant", "name": "A"}]},
+        {"classes": [{"index": 2, "wnid": "cat", "name": "C"}, {"wnid": "ant", "name": "A"}, {"wnid": "bee", "name": "B"}]},
+    ],
+)
+def test_names_go_by_folder(folder_root: Path, table: object):
+    assert shown(folder_root, table) == {"ant": "A", "bee": "B", "cat": "C"}
+
+
+def test_numbered_folders_have_the_names_of_their_numbers(tmp_path: Path):
+    for split in ("train", "val"):
+        for i in range(11):
+            (tmp_path / split / str(i)).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / split / str(i) / "a.png")
+    words = [f"word {i}" for i in range(11)]
+    for table in (words, {"names": {str(i): word for i, word in enumerate(words)}}):
+        assert shown(tmp_path, table) == {str(i): word for i, word in enumerate(words)}
+    (tmp_path / "classes.json").unlink()
+    with pytest.raises(UserError, match=r"data\.classes: must stand in the order of the sorted folders: 0, 1, 10, 2"):
+        check(tmp_path, classes=words)
+
+
+@pytest.mark.parametrize(
+    ("table", "data", "complaint"),
+    [
+        (["A", "B", "C"], {}, r"classes\.json: does not say which of the folders ant, bee, cat is 'A'; write them by folder"),
+        ({"names": {"ant": "A", "bee": "B", "dog": "D"}}, {}, r"classes\.json: names no folder cat; the class folders are"),
+        ({"names": {"ant": "A", "bee": "A", "cat": "C"}}, {}, r"classes\.json: class names must differ; 'A' occurs twice"),
+        (["ant", "bee", "cat"], {"classes": ["A", "B", "C"]}, r"data\.classes: does not say which .*set data\.folders"),
+        (["ant", "bee", "cat"], {"classes": ["bee", "ant", "cat"]}, "in the order of the sorted folders"),
+        (
+            ["ant", "bee", "cat"],
+            {"classes": ["A", "B", "C"], "folders": ["ant", "bee", "cat"]},
+            "'A' where the data have 'ant'",
+        ),
+        (["ant", "bee", "cat"], {"classes": ["C", "B", "A"], "folders": ["cat", "bee", "ant"]}, r"data\.folders must stand in"),
+    ],
+)
+def test_names_never_go_by_position(folder_root: Path, table: object, data, complaint: str):
+    with pytest.raises(UserError, match=complaint):
+        shown(folder_root, table, **data)
+
+
+def test_one_class_is_refused(folder_root: Path):
+    for split in ("train", "val"):
+        (folder_root / split).rename(folder_root / "x")
+        (folder_root / split / "images").mkdir(parents=True)
+        (folder_root / "x").rename(folder_root / split / "images" / "x")
+    with pytest.raises(
+        UserError, match=r"one class \('images'\) leaves nothing to tell apart; is there a folder level too many"
+    ):
         check(folder_root)
-    (folder_root / "classes.json").write_text('["A", "B", "C"]')
-    task = ClassificationTask({"data": {"name": "folder", "root": folder_root}})
-    assert task.labels == ["A", "B", "C"] and task.config.data.folders == ["ant", "bee", "cat"]
+
+
+def test_hidden_and_system_files_count_nowhere_and_are_told(folder_root: Path, capsys):
+    plain = open_files(folder_root, "train")
+    for name in (".ipynb_checkpoints", "__MACOSX", "ant/.thumbs", "ant/@eaDir"):
+        (folder_root / "train" / name).mkdir()
+        shutil.copy(folder_root / "train/ant/ant_0.png", folder_root / "train" / name / "x.png")
+    (folder_root / "train/bee/clip.mp4").write_bytes(b"film")
+    for source in (open_files(folder_root, "train"), open_files(into_tars(folder_root), "train")):
+        assert source.folders == plain.folders and [*map(source.name, range(12))] == [*map(plain.name, range(12))]
+        assert source.passed["no pictures (*.mp4)"] == 1 and source.passed["hidden"] >= 1 and source.passed["system files"] >= 1
+    check(folder_root)
+    assert "passed over: 1 hidden, 1 no pictures (*.mp4), 1 system files" in " ".join(capsys.readouterr().out.split())
+
+
+def test_links_to_images_and_folders_count_once_a_place(folder_root: Path):
+    os.symlink(folder_root / "train/bee", folder_root / "train/ant/more")
+    os.symlink(folder_root / "train", folder_root / "train/ant/around")  # leads back to where it lies
+    names = [*map((source := open_files(folder_root, "train")).name, range(len(source.labels)))]
+    assert names.count("ant/more/bee_0.png") == 1 and not any("around/ant" in name for name in names)
+
+
+def test_links_within_a_tar_lead_to_its_files(folder_root: Path):
+    os.link(folder_root / "train/ant/ant_0.png", folder_root / "train/ant/hard.png")
+    os.symlink("ant_1.png", folder_root / "train/ant/soft.png")
+    os.symlink("round.png", folder_root / "train/ant/round.png")
+    source = open_files(into_tars(folder_root), "train")
+    images = {source.name(i): source.image(i) for i in range(len(source.labels))}
+    assert len(images) == 14 and source.passed == {"links to what the tar does not hold": 1}
+    assert np.array_equal(images["ant/hard.png"], images["ant/ant_0.png"])
+    assert np.array_equal(images["ant/soft.png"], images["ant/ant_1.png"])
+
+
+def test_a_folder_that_is_not_utf8_has_a_name_to_show(folder_root: Path):
+    for split in ("train", "val"):
+        os.rename(folder_root / split / "ant", os.fsencode(folder_root / split) + b"/caf\xe9")
+    task = ClassificationTask({"data": {"name": "folder", "root": folder_root, "size_px": (16, 16)}})
+    task.check_data()
+    assert task.labels == ["bee", r"caf\xe9", "cat"] and task._sets["train"].source.image(5).shape == (16, 20, 3)
+
+
+def test_memory_is_reckoned_by_all_images(folder_root: Path, monkeypatch):
+    monkeypatch.setattr("supertickets_classification.data.CACHE_BYTES", 12 * 3 * 16 * 20 + 1)
+    data = ClassificationData(name="folder", root=folder_root)
+    assert cached(open_files(folder_root, "train"), data)
+    Image.new("RGB", (40, 40)).save(folder_root / "train/bee/bee_1.png")
+    assert not cached(open_files(folder_root, "train"), data)
 
 
 def test_no_root():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -157,6 +158,17 @@ def test_predictions_are_printed_and_written(tmp_path: Path, capsys, monkeypatch
         shares = [entry["share"] for entry in row["top"]]
         assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1 + 1e-6
         assert all(task.labels[entry["index"]] == entry["class"] for entry in row["top"])
+
+
+def test_predictions_are_written_before_they_are_shown(tmp_path: Path, monkeypatch):
+    image = tmp_path / os.fsdecode(b"br[copy] caf\xe9.png")
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    os.rename(tmp_path / "a.png", image)
+    task = scenes_task()
+    monkeypatch.setattr(task, "_print", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        task.predict(network_of(task), [image], tmp_path / "out")
+    assert json.loads((tmp_path / "out/predictions.json").read_text())[0]["image"] == str(image)
 
 
 def test_of_many_predictions_the_first_are_shown(tmp_path: Path, capsys, monkeypatch):

@@ -74,8 +74,16 @@ def test_mixed_labels_are_the_shares_of_what_was_mixed(mix):
 
 
 def test_unreadable_images_leave_a_training_batch():
-    items = [(torch.full((3, 2, 2), 9).byte(), 1), (torch.zeros(3, 2, 2).byte(), UNREADABLE)]
+    items = [(torch.full((3, 2, 2), 9).byte(), label) for label in (1, UNREADABLE, 1)]
     images, labels = TrainCollate(ClassificationData(mixup=1.0), classes=3)(items)
-    assert len(images) == 1 and labels.tolist() == [[0, 1, 0]]
-    images, labels = TrainCollate(ClassificationData(mixup=1.0), classes=3)(items[1:])
+    assert len(images) == 2 and labels.tolist() == [[0, 1, 0]] * 2
+    images, labels = TrainCollate(ClassificationData(mixup=1.0), classes=3)(items[1:2])
     assert labels.tolist() == [UNREADABLE]
+
+
+def test_a_single_readable_image_keeps_the_others_beside_it():
+    """BN cannot train on one value per channel; the loss leaves out what is marked as unreadable."""
+    items = [(torch.full((3, 2, 2), 9).byte(), 1), (torch.zeros(3, 2, 2).byte(), UNREADABLE)]
+    for mixup in (0.0, 1.0):
+        images, labels = TrainCollate(ClassificationData(mixup=mixup), classes=3)(items)
+        assert len(images) == 2 and labels.tolist() == [1, UNREADABLE]

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from math import isfinite
 from pathlib import Path
 
 from supertickets.errors import UserError, listed
 from supertickets.types import JsonObject
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.persons import is_box
+from supertickets_keypoint.values import match_id, same_id, to_flag, to_id, to_number, to_whole
 
+MOST_JOINTS = 1000
+MOST_PIXELS = 1_000_000  # of an image's side
 Truth = JsonObject  # images, annotations, categories (one) of COCO's layout, complete for COCOeval
 
 
@@ -62,7 +64,7 @@ def read_json(path: Path) -> object:
     if path.is_dir():
         raise UserError(f"{path}: a folder, not a JSON file")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -73,7 +75,8 @@ def read_truth(path: Path, category: str | None = None) -> Truth:
     """Images, annotations and the one keypoint category of a person_keypoints JSON; all that is used of it is checked.
 
     Annotations of other listed categories are left out, ids counted anew from 1 (COCOeval takes an id of 0 for no match),
-    missing `iscrowd` and `num_keypoints` filled in. Raises `UserError` naming the file and the entry.
+    missing `iscrowd` and `num_keypoints` filled in. Ids, numbers and flags may be written as tools do (7.0, "7", "0"), see
+    `values`. Raises `UserError` naming the file and the entry.
     """
     content = read_json(path)
     if not isinstance(content, dict) or any(
@@ -90,20 +93,24 @@ def read_truth(path: Path, category: str | None = None) -> Truth:
         raise UserError(f"{path}: the image id {twice} occurs more than once")
     count = len(chosen["keypoints"])
     _need_listed(content, path)
-    own = [a for a in content["annotations"] if not isinstance(a, dict) or a.get("category_id") == chosen["id"]]
+    listed_ids = [category.get("id") for category in content["categories"] if isinstance(category, dict)]
+    ids = {number for one in listed_ids if (number := to_id(one)) is not None}
+    own = [a for a in content["annotations"] if not isinstance(a, dict) or match_id(a.get("category_id"), ids) == chosen["id"]]
     annotations = [_checked_annotation(a, i, known, count, path) for i, a in enumerate(own)]
     if not annotations:
         raise UserError(f"{path}: no annotation has the category '{chosen.get('name')}' (id {chosen['id']})")
     for number, annotation in enumerate(annotations, 1):
         annotation["source_id"], annotation["id"] = annotation.get("id", number), number
+        annotation["category_id"] = chosen["id"]
     return {"images": images, "annotations": annotations, "categories": [chosen]}
 
 
 def _need_listed(content: JsonObject, path: Path) -> None:
     """Raise `UserError` for the first annotation whose category the file does not list: it would be lost in silence."""
-    known = [category["id"] for category in content["categories"] if isinstance(category, dict) and "id" in category]
+    found = [to_id(category.get("id")) for category in content["categories"] if isinstance(category, dict)]
+    known = [number for number in found if number is not None]
     for index, annotation in enumerate(content["annotations"]):
-        if isinstance(annotation, dict) and (number := annotation.get("category_id")) not in known:
+        if isinstance(annotation, dict) and match_id(number := annotation.get("category_id"), known) is None:
             raise UserError(
                 f"{path}: annotation {annotation.get('id', index)} has the category_id {number!r}, which is not listed; "
                 f"the categories are {listed([str(one) for one in known])}"
@@ -122,9 +129,12 @@ def choose_category(categories: list[object], name: str | None, path: Path) -> J
             raise UserError(f"data.category: {path} has no category '{name}' with keypoints, only {names}")
     if len(named) > 1:
         raise UserError(f"{path}: several categories have keypoints ({names}); choose one with data.category")
-    if "id" not in named[0] or not all(isinstance(joint, str) for joint in named[0]["keypoints"]):
+    number = to_id(named[0].get("id"))
+    if number is None or not all(isinstance(joint, str) for joint in named[0]["keypoints"]):
         raise UserError(f"{path}: category '{named[0].get('name')}' needs an id and joint names as text")
-    return named[0]
+    if len(named[0]["keypoints"]) > MOST_JOINTS:
+        raise UserError(f"{path}: category '{named[0].get('name')}' lists more than {MOST_JOINTS} joints")
+    return named[0] | {"id": number}
 
 
 def read_detections(path: Path) -> list[JsonObject]:
@@ -133,67 +143,94 @@ def read_detections(path: Path) -> list[JsonObject]:
     for i, entry in enumerate(entries):
         if not is_box(entry.get("bbox")):
             raise UserError(f"{path}: detection {i} has the bbox {entry.get('bbox')!r}, not [x, y, width, height]")
-        _need_number(entry, "score", f"{path}: detection {i}")
+        entry["bbox"] = [to_number(value) for value in entry["bbox"]]
+        entry["score"] = _number(entry, "score", f"{path}: detection {i}")
     return entries
 
 
-def read_results(path: Path, *, joints: int | None = None) -> list[JsonObject]:
+def read_results(path: Path) -> list[JsonObject]:
     """Poses in COCO's result layout: a list of image_id, keypoints [x, y, score, ...] and score, all finite."""
     entries = _list_of_objects(path)
     for i, entry in enumerate(entries):
         where, points = f"{path}: result {i}", entry.get("keypoints")
         if not isinstance(points, list) or not points or len(points) % 3:
             raise UserError(f"{where} has no list 'keypoints' of x, y, score for each joint")
-        if joints is not None and len(points) != 3 * joints:
-            raise UserError(f"{where} has {len(points) / 3:g} joints, not {joints}")
-        if not all(isinstance(v, int | float) and isfinite(v) for v in points):
-            raise UserError(f"{where} holds a coordinate that is not a finite number")
-        _need_number(entry, "score", where)
+        entry["keypoints"] = _coordinates(points, where)
+        entry["score"] = _number(entry, "score", where)
     return entries
+
+
+def check_joints(entries: list[JsonObject], joints: int, path: Path) -> None:
+    """`UserError` for the first result that has another number of joints."""
+    for i, entry in enumerate(entries):
+        if len(entry["keypoints"]) != 3 * joints:
+            raise UserError(f"{path}: result {i} has {len(entry['keypoints']) / 3:g} joints, not {joints}")
+
+
+def own_results(entries: list[JsonObject], category: int | str) -> list[JsonObject]:
+    """Those results that are of `category`, or bear none."""
+    return [entry for entry in entries if same_id(entry.get("category_id", category), category)]
 
 
 def _list_of_objects(path: Path) -> list[JsonObject]:
     content = read_json(path)
     if not isinstance(content, list) or not all(isinstance(entry, dict) and "image_id" in entry for entry in content):
         raise UserError(f"{path}: not COCO's result layout, a list of objects with an image_id")
+    for i, entry in enumerate(content):
+        if (number := to_id(entry["image_id"])) is None:
+            raise UserError(f"{path}: entry {i} has the image_id {entry['image_id']!r}, not a whole number or a text")
+        entry["image_id"] = number
     return content
 
 
-def _need_number(entry: JsonObject, key: str, where: str) -> None:
-    value = entry.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
-        raise UserError(f"{where} has the {key} {value!r}, not a finite number")
+def _number(entry: JsonObject, key: str, where: str) -> int | float:
+    number = to_number(entry.get(key))
+    if number is None:
+        raise UserError(f"{where} has the {key} {entry.get(key)!r}, not a finite number")
+    return number
+
+
+def _coordinates(points: list[object], where: str) -> list[int | float]:
+    numbers = [to_number(value) for value in points]
+    if None in numbers:
+        raise UserError(f"{where} holds a coordinate that is not a finite number")
+    return [number for number in numbers if number is not None]
 
 
 def _checked_image(image: object, index: int, path: Path) -> JsonObject:
-    if not isinstance(image, dict) or not isinstance(image.get("id"), int | str) or not isinstance(image.get("file_name"), str):
+    if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
         raise UserError(f"{path}: image {index} needs an id and a file_name")
-    for key in ("width", "height"):
-        if type(image.get(key)) is not int or image[key] < 1:
-            raise UserError(f"{path}: image {image['id']} has the {key} {image.get(key)!r}, not a number of pixels")
-    return {key: image[key] for key in ("id", "file_name", "width", "height")}
+    if (number := to_id(image.get("id"))) is None:
+        raise UserError(f"{path}: image {index} has the id {image.get('id')!r}, not a whole number or a text")
+    sides = {key: to_whole(image.get(key)) for key in ("width", "height")}
+    for key, side in sides.items():
+        if side is None or not 1 <= side <= MOST_PIXELS:
+            raise UserError(f"{path}: image {number} has the {key} {image.get(key)!r}, not a number of pixels")
+    return {"id": number, "file_name": image["file_name"], **sides}
 
 
 def _checked_annotation(annotation: object, index: int, images: set[int | str], joints: int, path: Path) -> JsonObject:
     where = f"{path}: annotation {annotation.get('id', index) if isinstance(annotation, dict) else index}"
-    if not isinstance(annotation, dict) or "keypoints" not in annotation:
+    if not isinstance(annotation, dict):
+        raise UserError(f"{where} is not a table of keypoints, bbox and image_id")
+    crowd, points = to_flag(annotation.get("iscrowd")), annotation.get("keypoints")
+    if crowd is None:
+        raise UserError(f"{where} has the iscrowd {annotation['iscrowd']!r}, not 0 or 1")
+    if points is None and not crowd and to_whole(annotation.get("num_keypoints")) != 0:
         raise UserError(f"{where} has no keypoints")
-    points = annotation["keypoints"]
+    points = points or [0] * 3 * joints  # none is known, as tools write it
     if not isinstance(points, list) or len(points) != 3 * joints:
         found = len(points) / 3 if isinstance(points, list) else 0
         raise UserError(f"{where} has {found:g} joints, its category lists {joints}")
-    if not all(isinstance(v, int | float) and isfinite(v) for v in points):
-        raise UserError(f"{where} holds a coordinate that is not a finite number")
+    points = _coordinates(points, where)
     if set(points[2::3]) - {0, 1, 2}:
         raise UserError(f"{where} has a joint flag other than 0 (unknown), 1 (hidden), 2 (visible)")
-    if annotation.get("image_id") not in images:
+    if (image := match_id(annotation.get("image_id"), images)) is None:
         raise UserError(f"{where} is in image {annotation.get('image_id')!r}, which is not listed")
     if not is_box(annotation.get("bbox")):
         raise UserError(f"{where} has the bbox {annotation.get('bbox')!r}, not [x, y, width, height]")
-    kept = {key: annotation[key] for key in ("id", "image_id", "category_id", "keypoints", "bbox") if key in annotation}
-    if "area" in annotation:
-        _need_number(annotation, "area", where)
-        kept["area"] = annotation["area"]
-    kept["iscrowd"] = int(bool(annotation.get("iscrowd", 0)))
-    kept["num_keypoints"] = sum(flag > 0 for flag in points[2::3])
-    return kept
+    kept = {"id": annotation["id"]} if "id" in annotation else {}
+    kept |= {"image_id": image, "keypoints": points, "bbox": [to_number(value) for value in annotation["bbox"]]}
+    if annotation.get("area") is not None:
+        kept["area"] = _number(annotation, "area", where)
+    return kept | {"iscrowd": crowd, "num_keypoints": sum(flag > 0 for flag in points[2::3])}

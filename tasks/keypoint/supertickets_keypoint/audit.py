@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from supertickets.errors import UserError, and_more, listed
+from supertickets.images import orientation_of
+from supertickets.terminal import console, note
 from supertickets.types import JsonObject
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.joints import Joints
 from supertickets_keypoint.persons import clip_box
-from supertickets_keypoint.skeletons import assumption, mirror_name
-from supertickets_keypoint.sources import CocoSource, check_size
+from supertickets_keypoint.skeletons import assumption, counts_from_zero, mirror_name
+from supertickets_keypoint.sources import CocoSource, turn_of
 
 FILES = 500  # images of a split whose size is compared, evenly spread
 SLACK = 0.1  # share of the box's side that a joint may lie beside it
@@ -33,10 +34,11 @@ class SplitAudit:
     split: str
     images: int
     persons: int  # used
-    left_out: int  # crowds, persons without a known joint, boxes without area
+    left_out: int  # crowds, persons without a known joint, boxes of no width or height
     known: np.ndarray[Any, Any]  # (joints,) how often each joint is known
     boxes_outside: list[int]  # numbers of detections left out
     found: Counter[str] = field(default_factory=Counter)  # kind of doubt -> how many
+    turned: Counter[str] = field(default_factory=Counter)  # how EXIF turns images -> how many of those looked at
     first: JsonObject = field(default_factory=dict)  # kind of doubt -> first annotation's id
 
     def add(self, kind: str, annotation: JsonObject, count: int = 1) -> None:
@@ -56,10 +58,12 @@ def audit_split(source: CocoSource, split: str, joints: Joints) -> SplitAudit:
             continue
         image = images[annotation["image_id"]]
         x, y, w, h = annotation["bbox"]
-        if w <= 0 or h <= 0 or not annotation.get("area", 1) > 0:
+        if w <= 0 or h <= 0:
             result.left_out += 1
             result.add("boxes without area (left out)", annotation)
             continue
+        if not annotation.get("area", 1) > 0:
+            result.add("persons with area 0 and a good box (used)", annotation)
         size = (image["width"], image["height"])
         if clip_box((x, y, w, h), *size) is None:
             raise UserError(
@@ -79,18 +83,24 @@ def audit_split(source: CocoSource, split: str, joints: Joints) -> SplitAudit:
         raise UserError(
             f"{source.path}: {outside} of {total} joints lie outside their images; x and y must be pixels of the image"
         )
-    _check_files(source)
+    _check_files(source, result)
     return result
 
 
-def _check_files(source: CocoSource) -> None:
+def _check_files(source: CocoSource, result: SplitAudit) -> None:
+    """Look for all images with persons, and at the headers of some. Raises `UserError` for one that is missing or other."""
     used = np.unique([person.image for person in source.persons])
     missing = [path for path in (source.file(int(i)) for i in used) if not path.is_file()]
     if missing:
         raise UserError(f"{missing[0]}: no such image{and_more(missing)}, {source.path} lists it")
     for i in used[np.unique(np.linspace(0, len(used) - 1, min(len(used), FILES)).round().astype(int))]:
-        image = source.truth["images"][i]
-        check_size(source.file(int(i)), (image["width"], image["height"]))
+        file, size = source.file(int(i)), source.size(int(i))
+        if turn_of(file, size) is not None:
+            result.turned[
+                "turned after their EXIF tag, and their annotations, which are of the pixels as stored, with them"
+            ] += 1
+        elif (tag := orientation_of(file)) != 1 and (tag < 5 or size[0] == size[1]):
+            result.turned["turned after their EXIF tag; their annotations must be of the upright images"] += 1
 
 
 def doubts(audits: list[SplitAudit], data: KeypointData, joints: Joints, assumed: list[str]) -> list[str]:
@@ -103,6 +113,8 @@ def doubts(audits: list[SplitAudit], data: KeypointData, joints: Joints, assumed
             lines.append(
                 f"{audit.split}: {len(outside)} detections lie outside their image (left out), first detection {outside[0]}"
             )
+        for kind, count in audit.turned.items():
+            lines.append(f"{audit.split}: {count} of the images looked at are {kind}")
         absent = [name for name, count in zip(joints.names, audit.known, strict=True) if not count]
         if absent:
             lines.append(f"{audit.split}: never known: {', '.join(absent)}")
@@ -132,7 +144,9 @@ def audit(sources: dict[str, CocoSource], data: KeypointData, joints: Joints, *,
         table.add_column(column, justify="left" if column == "split" else "right")
     for found in audits:
         table.add_row(found.split, *(f"{n}" for n in (found.images, found.persons, found.left_out, int(found.known.sum()))))
-    console = Console()
     console.print(table)
+    category = next(iter(sources.values())).truth["categories"][0]
+    if counts_from_zero(category.get("skeleton"), len(joints)):
+        note(f"the skeleton of category '{category.get('name')}' counts joints from 0, not from 1 as COCO's does: taken so")
     for line in doubts(audits, data, joints, assumed):
-        console.print(f"[yellow]note[/yellow] {line}", highlight=False)
+        note(line)

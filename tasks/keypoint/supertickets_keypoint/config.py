@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -94,7 +95,7 @@ class KeypointData(Section):
     @classmethod
     def _names_differ(cls, names: list[str] | None) -> list[str] | None:
         if names is not None and len(set(names)) < len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)
             raise ValueError(f"joint names must differ: {', '.join(twice)} occur more than once")
         return names
 
@@ -110,11 +111,12 @@ class KeypointData(Section):
             "lower_body": self.lower_body or [],
             "sigmas": list(self.sigmas),
         }
+        joints = set(self.joints)
         for key, names in used.items():
-            unknown = [name for name in names if name not in self.joints]
+            unknown = [name for name in names if name not in joints]
             if unknown:
                 raise ValueError(f"{key}: '{unknown[0]}' is no joint; the joints are {', '.join(self.joints)}")
-        twice = sorted({name for name in used["flip_pairs"] if used["flip_pairs"].count(name) > 1})
+        twice = sorted(name for name, count in Counter(used["flip_pairs"]).items() if count > 1)
         if twice:
             raise ValueError(
                 f"flip_pairs are not mutual: '{twice[0]}' stands in more than one place; each joint has one partner"

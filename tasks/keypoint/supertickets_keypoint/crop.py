@@ -43,6 +43,14 @@ def inverse(affine: Affine) -> Affine:
     return np.column_stack([linear, -linear @ affine[:, 2]])
 
 
+def upright_map(orientation: int, size: tuple[int, int]) -> Affine:
+    """From the pixels of a stored picture of `size` (W, H) to those of the upright one, for the EXIF orientations 5 to 8."""
+    right, bottom = size[0] - 1.0, size[1] - 1.0
+    turns = {5: (1, 0, 1, 0), 6: (-1, bottom, 1, 0), 7: (-1, bottom, -1, right), 8: (1, 0, -1, right)}
+    x_sign, x_from, y_sign, y_from = turns[orientation]
+    return np.array([[0, x_sign, x_from], [y_sign, 0, y_from]], np.float64)
+
+
 def move(affine: Affine, points: NDArray[np.floating]) -> NDArray[np.float32]:
     """Apply an affine map to points (..., 2)."""
     return (points @ affine[:, :2].T + affine[:, 2]).astype(np.float32)

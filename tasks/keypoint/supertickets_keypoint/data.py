@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from supertickets_keypoint.config import KeypointData
+from supertickets_keypoint.crop import Affine, inverse
 from supertickets_keypoint.joints import Joints
+from supertickets_keypoint.persons import Person, turned
 from supertickets_keypoint.sources import CocoSource, SceneSource, megabytes
 from supertickets_keypoint.transforms import PersonTransform
 
@@ -18,12 +20,13 @@ CACHE_MB = 1000
 
 
 class PersonSet(Dataset):
-    """Item i: [image (3, H, W), joints (J, 3), map to the picture (2, 3), i] of person i, see `PersonTransform`."""
+    """Item i: [image (3, H, W), joints (J, 3), map to the annotation's pixels (2, 3), i] of person i, see `PersonTransform`."""
 
     def __init__(self, source: CocoSource | SceneSource, data: KeypointData, joints: Joints, *, train: bool) -> None:
         self.source, self.persons = source, source.persons
         self.transform = PersonTransform(data, joints, train=train)
         self._kept: dict[int, Image.Image] = {}
+        self._turns: dict[int, Affine | None] = {}
         if isinstance(source, CocoSource) and (data.cache if data.cache is not None else megabytes(source) < CACHE_MB):
             # Here, in the main process: workers live for an epoch and share what is kept before they start.
             self._kept = {n: source.picture(n)[0] for n in sorted({person.image for person in self.persons})}
@@ -35,9 +38,20 @@ class PersonSet(Dataset):
         """Picture `number`, reduced by at most `shrink`, and by how much."""
         return (self._kept[number], 1) if number in self._kept else self.source.picture(number, shrink)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def upright(self, index: int) -> tuple[Person, Affine | None]:
+        """Person i in its upright picture, and the map from its annotation's coordinates where these are others."""
         person = self.persons[index]
+        if person.image not in self._turns:
+            self._turns[person.image] = self.source.turn(person.image)
+        turn = self._turns[person.image]
+        return (person, None) if turn is None else (turned(person, turn), turn)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        person, turn = self.upright(index)
         image, joints, to_input = self.transform(person, partial(self.picture, person.image))
         linear = torch.linalg.inv(to_input[:, :2])
         to_image = torch.cat([linear, -linear @ to_input[:, 2:]], dim=1)
+        if turn is not None:  # places are those of the annotation, whatever way the network saw them
+            back = torch.from_numpy(inverse(turn))
+            to_image = torch.cat([back[:, :2] @ to_image[:, :2], back[:, :2] @ to_image[:, 2:] + back[:, 2:]], dim=1)
         return image, joints, to_image.float(), torch.tensor(index)

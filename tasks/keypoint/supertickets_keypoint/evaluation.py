@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from supertickets import cli
-from supertickets.cli import Parser, friendly, score_table, split_overrides
+from supertickets.cli import Parser, friendly, path_argument, score_table, split_overrides
 from supertickets.config.reader import load_config
 from supertickets.errors import UserError
-from supertickets.terminal import console
+from supertickets.terminal import console, note
 from supertickets.training.run import write_text
 from supertickets.types import Metrics
-from supertickets_keypoint.annotations import json_path, read_results, read_truth
+from supertickets_keypoint.annotations import check_joints, json_path, own_results, read_results, read_truth
 from supertickets_keypoint.config import KeypointConfig
 from supertickets_keypoint.joints import joints_of
 from supertickets_keypoint.scoring import ap_scores
@@ -38,17 +38,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 def evaluate_results(argv: Sequence[str]) -> None:
     """Score a results file on the validation annotations of a config."""
     parser = Parser("evaluate.py", description="Score poses in COCO's result layout.")
-    parser.add_argument("config", nargs="?", type=Path, help="YAML recipe that names the data (default: the embedded data set)")
-    parser.add_argument("--results", type=Path, required=True, help="poses in COCO's result layout")
-    parser.add_argument("--out", type=Path, help="write the scores to this JSON file")
+    parser.add_argument(
+        "config", nargs="?", type=path_argument, help="YAML recipe that names the data (default: the embedded data set)"
+    )
+    parser.add_argument("--results", type=path_argument, required=True, help="poses in COCO's result layout")
+    parser.add_argument("--out", type=path_argument, help="write the scores to this JSON file")
     options, overrides = split_overrides(parser, argv)
     if options.out and options.out.is_dir():
         raise UserError(f"--out: {options.out} is a folder; name a JSON file")
     scores = score_results(options.results, load_config(KeypointConfig, options.config, overrides))
-    console.print(score_table(f"{options.results}", scores))
-    if options.out:
+    if options.out:  # before anything is shown: what fails then loses nothing
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.out, json.dumps(scores, indent=1) + "\n")
+    console.print(score_table(f"{options.results}", scores))
+    if options.out:
         console.print(f"written to {options.out}", highlight=False)
 
 
@@ -57,7 +60,11 @@ def score_results(results: Path, config: KeypointConfig) -> Metrics:
     data, assumed = complete(config.data)
     joints = joints_of(data)
     truth = open_source(data, "val").truth if data.name == "scenes" else read_truth(json_path(data, "val"), data.category)
-    poses = read_results(results, joints=len(joints))
+    entries = read_results(results)
+    poses = own_results(entries, truth["categories"][0]["id"])  # as COCO's own evaluation counts
+    check_joints(poses, len(joints), results)
+    if others := len(entries) - len(poses):
+        note(f"{results}: {others} poses of other categories than {truth['categories'][0]['id']} are not counted")
     try:
         scores = ap_scores(truth, poses, joints.sigmas)
     except UserError as error:

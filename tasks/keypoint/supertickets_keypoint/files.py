@@ -8,6 +8,7 @@ from pathlib import Path
 from supertickets.errors import UserError
 from supertickets.images import match_names
 from supertickets.types import JsonObject
+from supertickets_keypoint.values import match_id, other_form
 
 
 class ImageFiles:
@@ -33,7 +34,8 @@ class ImageFiles:
 
     def name(self, entry: JsonObject) -> str | None:
         """The entry's file name, as far as it has one."""
-        name = entry.get("file_name", self.names.get(entry["image_id"]))
+        number = match_id(entry["image_id"], self.names)
+        name = entry.get("file_name", None if number is None else self.names.get(number))
         return name if isinstance(name, str) else None
 
     def of(self, entry: JsonObject) -> Path | None:
@@ -51,4 +53,5 @@ class ImageFiles:
 
 def image_id(name: str) -> int | str:
     """The id that a file's name (without suffix) gives: 000000000785 is image 785; any other text is itself."""
-    return int(name) if name.isdecimal() else name
+    number = other_form(name)
+    return name if number is None else number

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from supertickets.errors import UserError
 from supertickets.types import JsonObject
+from supertickets_keypoint.crop import Affine, move
+from supertickets_keypoint.values import match_id, same_id, to_number
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,24 @@ def clip_box(box: Iterable[float], width: int, height: int) -> NDArray[np.float3
     return np.array([left, top, right - left, bottom - top], np.float32)
 
 
+def turned(person: Person, turn: Affine) -> Person:
+    """The person in the coordinates that `turn`, a map by quarter turns, leads to."""
+    x, y, w, h = person.box
+    corners = move(turn, np.array([[x, y], [x + w - 1, y + h - 1]]))
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    joints = np.concatenate([move(turn, person.joints[:, :2]), person.joints[:, 2:]], axis=1)
+    return replace(person, box=np.array([*low, *(high - low + 1)], np.float32), joints=joints)
+
+
 def persons_in(truth: JsonObject, *, joints: int) -> list[Person]:
     """The persons that COCO's protocol trains on and scores with ground-truth boxes.
 
-    Left out: crowds, persons without a known joint, boxes without area. Boxes are cut to the image.
+    Left out: crowds, persons without a known joint, boxes of no width or height. Boxes are cut to the image.
     """
     number = {image["id"]: i for i, image in enumerate(truth["images"])}
     persons = []
     for annotation in truth["annotations"]:
-        if annotation["iscrowd"] or not annotation["num_keypoints"] or not annotation.get("area", 1) > 0:
+        if annotation["iscrowd"] or not annotation["num_keypoints"]:
             continue
         image = truth["images"][number[annotation["image_id"]]]
         box = clip_box(annotation["bbox"], image["width"], image["height"])
@@ -61,19 +71,19 @@ def persons_detected(
     number = {image["id"]: i for i, image in enumerate(truth["images"])}
     category, persons, outside = truth["categories"][0]["id"], [], []
     for i, found in enumerate(detections):
-        if found["image_id"] not in number:
+        if (image_id := match_id(found["image_id"], number)) is None:
             raise UserError(
                 f"{where}: detection {i} is in image {found['image_id']}, which the annotations do not list "
                 f"(they list {len(number)} images); use the detections of this split"
             )
         if not counts(found, category=category, min_score=min_score):
             continue
-        image = truth["images"][number[found["image_id"]]]
+        image = truth["images"][number[image_id]]
         box = clip_box(found["bbox"], image["width"], image["height"])
         if box is None:
             outside.append(i)
         else:
-            persons.append(Person(number[found["image_id"]], box, np.zeros((joints, 3), np.float32), float(found["score"])))
+            persons.append(Person(number[image_id], box, np.zeros((joints, 3), np.float32), float(found["score"])))
     if not persons:
         rest = f" lies within its image ({len(outside)} lie outside)" if outside else ""
         raise UserError(f"{where}: no detection of category {category} with a score of at least {min_score:g}{rest}")
@@ -82,13 +92,9 @@ def persons_detected(
 
 def counts(found: JsonObject, *, category: int | str | None, min_score: float) -> bool:
     """Whether a detection is one of `category`, or bears none, with a score of at least `min_score`."""
-    return found.get("category_id", category) == category and found["score"] >= min_score
+    return same_id(found.get("category_id", category), category) and found["score"] >= min_score
 
 
 def is_box(box: object) -> bool:
     """Whether it is [x, y, width, height], all finite numbers."""
-    return (
-        isinstance(box, list | tuple)
-        and len(box) == 4
-        and all(isinstance(v, int | float) and not isinstance(v, bool) and isfinite(v) for v in box)
-    )
+    return isinstance(box, list | tuple) and len(box) == 4 and all(to_number(value) is not None for value in box)

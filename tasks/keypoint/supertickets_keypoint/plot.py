@@ -16,37 +16,44 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.cli import Parser, friendly
+from supertickets.cli import Parser, friendly, path_argument
 from supertickets.errors import UserError
 from supertickets.images import find_images, read_image, save_whole, unused_name
-from supertickets_keypoint.annotations import Truth, read_results, read_truth
+from supertickets.terminal import console
+from supertickets_keypoint.annotations import Truth, check_joints, own_results, read_results, read_truth
 from supertickets_keypoint.config import KeypointData
+from supertickets_keypoint.crop import move
 from supertickets_keypoint.files import ImageFiles
 from supertickets_keypoint.joints import COCO_JOINTS, Joints, joints_of
 from supertickets_keypoint.pictures import draw_poses
 from supertickets_keypoint.skeletons import complete, with_joints
+from supertickets_keypoint.sources import turn_of
+from supertickets_keypoint.values import match_id
 
 
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = Parser("python -m supertickets_keypoint.plot", description="Draw poses of a results file.")
-    parser.add_argument("results", type=Path, help="poses in COCO's result layout")
-    parser.add_argument("--images", type=Path, required=True, help="folder of the images")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
-    parser.add_argument("--annotations", type=Path, help="COCO JSON with file names and skeleton")
+    parser.add_argument("results", type=path_argument, help="poses in COCO's result layout")
+    parser.add_argument("--images", type=path_argument, required=True, help="folder of the images")
+    parser.add_argument("--out", type=path_argument, required=True, help="folder for the pictures")
+    parser.add_argument("--annotations", type=path_argument, help="COCO JSON with file names and skeleton")
     parser.add_argument("--min-score", type=float, default=0.2, help="poses and joints with a lower score are not drawn")
     options = parser.parse_args(argv)
     for path in plot(options.results, options.images, options.out, options.annotations, min_score=options.min_score):
-        print(path)
+        console.print(str(path), highlight=False)
 
 
 def plot(results: Path, images: Path, out_dir: Path, annotations: Path | None = None, *, min_score: float = 0.2) -> list[Path]:
     """Write a picture of each image with a pose of at least `min_score`; returns the files."""
     truth = read_truth(annotations) if annotations else None
     entries = read_results(results)
+    if truth is not None:
+        entries = own_results(entries, truth["categories"][0]["id"])
     joints = _skeleton(len(entries[0]["keypoints"]) // 3 if entries else 0, truth, results)
-    read_results(results, joints=len(joints))
+    check_joints(entries, len(joints), results)
+    sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]} if truth else {}
     names = {image["id"]: image["file_name"] for image in truth["images"]} if truth else {}
     if not images.is_dir():
         raise UserError(f"{images}: no such folder (--images)")
@@ -58,7 +65,9 @@ def plot(results: Path, images: Path, out_dir: Path, annotations: Path | None = 
             hint = "" if files.name(entry) else "; name files with --annotations"
             raise UserError(f"{images}: no image for image_id {entry['image_id']}{hint}")
         if entry["score"] >= min_score:
-            poses[path].append(np.reshape(entry["keypoints"], (-1, 3)))
+            pose, number = np.reshape(entry["keypoints"], (-1, 3)).astype(float), match_id(entry["image_id"], sizes)
+            turn = None if number is None else turn_of(path, sizes[number])
+            poses[path].append(pose if turn is None else np.column_stack([move(turn, pose[:, :2]), pose[:, 2]]))
     if not poses:
         raise UserError(f"{results}: no pose has a score of at least {min_score:g}; lower --min-score")
     used: set[str] = set()

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
 from supertickets.base_task import evenly_spread
 from supertickets.errors import UserError
 from supertickets.images import expand_images, names_below, read_image, save_whole, unused_name
+from supertickets.terminal import note
 from supertickets.types import JsonObject
 from supertickets_keypoint.annotations import read_detections
 from supertickets_keypoint.config import KeypointConfig
@@ -38,13 +38,14 @@ def draw_val(find: Finder, val: PersonSet, joints: Joints, out_dir: Path, limit:
     used: set[str] = set()
     written = []
     for index in evenly_spread(len(val), limit):
-        person = val.persons[index]
+        person, turn = val.upright(index)
         places, heights = find(val[index][0][None], val[index][2][None])
+        found_at = places[0].numpy() if turn is None else move(turn, places[0].numpy())
         side = float(max(person.box[2:])) * 1.3
         size = (320, 320)
         to_view = map_to_input((person.box[0] + person.box[2] / 2, person.box[1] + person.box[3] / 2), side / 320, size)
         pixels = crop(partial(val.picture, person.image), to_view, size, val.transform.fill)
-        found = np.column_stack([move(to_view, places[0].numpy()), heights[0].numpy()])
+        found = np.column_stack([move(to_view, found_at), heights[0].numpy()])
         truth = np.column_stack([move(to_view, person.joints[:, :2]), person.joints[:, 2] > 0])
         panels = {"prediction": draw_poses(pixels, [found], joints)}
         if truth[:, 2].any():
@@ -72,7 +73,7 @@ def predict_images(
         )
     if boxes.outside:
         told = "1 box lies outside its image" if boxes.outside == 1 else f"{boxes.outside} boxes lie outside their image"
-        Console().print(f"[yellow]note[/yellow] {config.predict.boxes}: {told} (left out)", highlight=False)
+        note(f"{config.predict.boxes}: {told} (left out)")
     written, everything, used = [], [], set[str]()
     for path, (name, number), persons in zip(images, _named(images), chosen, strict=True):
         pixels = read_image(path)

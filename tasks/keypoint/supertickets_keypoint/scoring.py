@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from supertickets.types import JsonObject, Metrics
 from supertickets_keypoint.annotations import Truth
 from supertickets_keypoint.joints import Joints
 from supertickets_keypoint.persons import Person
+from supertickets_keypoint.values import match_id
 
 STATS = ("ap", "ap50", "ap75", "apm", "apl", "ar", "ar50", "ar75", "arm", "arl")  # in COCOeval's order
 
@@ -23,6 +24,17 @@ STATS = ("ap", "ap50", "ap75", "apm", "apl", "ar", "ar50", "ar75", "arm", "arl")
 def has_known_joints(truth: Truth) -> bool:
     """Whether OKS AP has anyone to score: at least one annotation that is not a crowd and has a known joint."""
     return any(a["num_keypoints"] and not a["iscrowd"] for a in truth["annotations"])
+
+
+def check_areas(truth: Truth) -> None:
+    """`UserError` for a person of area 0, whom OKS AP can never count as found."""
+    for annotation in truth["annotations"]:
+        if annotation["num_keypoints"] and not annotation["iscrowd"] and not annotation["area"] > 0:
+            named = annotation.get("source_id", annotation["id"])
+            raise UserError(
+                f"validation annotation {named} has the area {annotation['area']:g}, with which OKS AP finds no pose right: "
+                "give its area in pixels, or set evaluation.metric to pck"
+            )
 
 
 def ap_scores(truth: Truth, results: Sequence[JsonObject], sigmas: NDArray[np.float64]) -> dict[str, float | None]:
@@ -33,19 +45,20 @@ def ap_scores(truth: Truth, results: Sequence[JsonObject], sigmas: NDArray[np.fl
     """
     if not all("area" in annotation for annotation in truth["annotations"]):
         return dict.fromkeys(STATS)
-    known = {image["id"] for image in truth["images"]}
+    number = _numbered(truth)
+    poses = []
     for i, result in enumerate(results):
-        if result["image_id"] not in known:
-            raise UserError(f"result {i} is in image {result['image_id']}, which the annotations do not list")
+        if (image := match_id(result["image_id"], number)) is None:
+            raise UserError(f"result {i} is in image {result['image_id']!r}, which the annotations do not list")
         if not np.isfinite(result["keypoints"]).all() or not np.isfinite(result["score"]):
-            raise UserError(f"result {i} (image {result['image_id']}) holds a number that is not finite")
+            raise UserError(f"result {i} (image {image}) holds a number that is not finite")
+        found = {key: result[key] for key in ("keypoints", "score")}
+        poses.append(found | {"image_id": number[image], "category_id": 1})
     if not results:  # pycocotools cannot load an empty list
         return {name: 0.0 if has_known_joints(truth) else None for name in STATS}
-    category = truth["categories"][0]["id"]
-    poses = [{k: r[k] for k in ("image_id", "keypoints", "score")} | {"category_id": category} for r in results]
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
-        coco.dataset = truth
+        coco.dataset = _renumbered(truth, number)
         coco.createIndex()
         scoring = COCOeval(coco, coco.loadRes(poses), "keypoints")
         scoring.params.kpt_oks_sigmas = np.asarray(sigmas, np.float64)
@@ -53,6 +66,19 @@ def ap_scores(truth: Truth, results: Sequence[JsonObject], sigmas: NDArray[np.fl
         scoring.accumulate()
         scoring.summarize()
     return {name: float(value) if value >= 0 else None for name, value in zip(STATS, scoring.stats, strict=True)}
+
+
+def _numbered(truth: Truth) -> dict[int | str, int]:
+    """Ids of the images as numbers from 1, in COCOeval's order (which breaks ties): it knows no text and no large numbers."""
+    ids = sorted((image["id"] for image in truth["images"]), key=lambda one: (isinstance(one, str), one))
+    return {one: i for i, one in enumerate(ids, 1)}
+
+
+def _renumbered(truth: Truth, number: Mapping[int | str, int]) -> Truth:
+    """The truth with images of these numbers and the category 1."""
+    images = [image | {"id": number[image["id"]]} for image in truth["images"]]
+    annotations = [a | {"image_id": number[a["image_id"]], "category_id": 1} for a in truth["annotations"]]
+    return {"images": images, "annotations": annotations, "categories": [truth["categories"][0] | {"id": 1}]}
 
 
 def pck_scores(persons: Sequence[Person], places: NDArray[np.floating], joints: Joints, *, share: float, by: str) -> Metrics:

@@ -53,8 +53,9 @@ def with_joints(data: KeypointData, category: JsonObject | None, *, where: str) 
     found: JsonObject = {"joints": names, "category_id": number}
     for key in ("skeleton", "flip_pairs"):
         given = getattr(data, key)
-        if given is None and category is not None and key in category:
-            given = _by_name(category[key], names, f"{where}: {key}")
+        if given is None and category is not None and category.get(key) is not None:
+            start = 0 if key == "skeleton" and counts_from_zero(category[key], len(names)) else 1
+            given = _by_name(category[key], names, f"{where}: {key}", start=start)
         found[key] = given
     if found["flip_pairs"] is None:
         pairs = [(name, mirror_name(name)) for name in names if "left" in name.lower()]
@@ -91,8 +92,14 @@ def mirror_name(name: str) -> str:
     return name
 
 
-def _by_name(pairs: object, names: Sequence[str], where: str) -> list[tuple[str, str]]:
-    """Pairs of joint numbers from 1, or of names -> pairs of names."""
+def counts_from_zero(pairs: object, count: int) -> bool:
+    """Whether pairs of joint numbers can only count the `count` joints from 0."""
+    numbers = [n for pair in pairs if isinstance(pair, list | tuple) for n in pair] if isinstance(pairs, list) else []
+    return 0 in numbers and all(type(n) in (int, float) and 0 <= n < count for n in numbers)
+
+
+def _by_name(pairs: object, names: Sequence[str], where: str, *, start: int = 1) -> list[tuple[str, str]]:
+    """Pairs of joint numbers from `start`, or of names -> pairs of names."""
     found = []
     for pair in pairs if isinstance(pairs, list) else [pairs]:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
@@ -101,8 +108,8 @@ def _by_name(pairs: object, names: Sequence[str], where: str) -> list[tuple[str,
         for joint in pair:
             if isinstance(joint, str):
                 both.append(joint)
-            elif type(joint) is int and 1 <= joint <= len(names):
-                both.append(names[joint - 1])
+            elif type(joint) in (int, float) and joint == int(joint) and start <= joint < len(names) + start:
+                both.append(names[int(joint) - start])
             else:
                 raise UserError(f"{where}: {joint!r} is not a joint number of 1..{len(names)}")
         found.append((both[0], both[1]))

@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from supertickets.errors import UserError
-from supertickets.images import BROKEN, ORIENTATION, read_image, reason_of
+from supertickets.images import BROKEN, ORIENTATION, image_size, orientation_of, reason_of, to_rgb
 from supertickets_keypoint.annotations import Truth, image_folder, json_path, read_detections, read_truth
 from supertickets_keypoint.config import KeypointData
+from supertickets_keypoint.crop import Affine, upright_map
 from supertickets_keypoint.joints import COCO_JOINTS
 from supertickets_keypoint.persons import Person, persons_detected, persons_in
 
@@ -23,6 +24,7 @@ class Source(Protocol):
     persons: list[Person]
 
     def picture(self, number: int, shrink: int = 1) -> tuple[Image.Image, int]: ...  # RGB, and by how much it is reduced
+    def turn(self, number: int) -> Affine | None: ...  # from annotated to upright coordinates, where they differ
     def name(self, number: int) -> str: ...
 
 
@@ -61,8 +63,15 @@ class CocoSource:
         return Path(self.truth["images"][number]["file_name"]).stem
 
     def picture(self, number: int, shrink: int = 1) -> tuple[Image.Image, int]:
+        return open_picture(self.file(number), self.size(number), shrink)
+
+    def size(self, number: int) -> tuple[int, int]:
+        """Width and height that the JSON gives."""
         image = self.truth["images"][number]
-        return open_picture(self.file(number), (image["width"], image["height"]), shrink)
+        return image["width"], image["height"]
+
+    def turn(self, number: int) -> Affine | None:
+        return turn_of(self.file(number), self.size(number))
 
 
 class SceneSource:
@@ -103,6 +112,9 @@ class SceneSource:
     def picture(self, number: int, shrink: int = 1) -> tuple[Image.Image, int]:
         return self.pictures[number], 1
 
+    def turn(self, number: int) -> Affine | None:
+        return None
+
 
 def open_source(data: KeypointData, split: str) -> CocoSource | SceneSource:
     """The pictures and persons of "train" or "val"; opens no image file."""
@@ -110,39 +122,38 @@ def open_source(data: KeypointData, split: str) -> CocoSource | SceneSource:
 
 
 def open_picture(path: Path, size: tuple[int, int], shrink: int = 1) -> tuple[Image.Image, int]:
-    """An RGB picture that should be `size` (W, H), decoded at 1/2, 1/4 or 1/8 of it where `shrink` allows; and by how much.
+    """An RGB picture, upright after its EXIF tag, decoded at 1/2, 1/4 or 1/8 where `shrink` allows; and by how much.
 
-    Annotations are of the pixels as stored or as turned after EXIF; the size tells which. Raises `UserError` with the name.
+    Its `size` (W, H) should be that of the upright picture or of its pixels as stored. Raises `UserError` with the name.
     """
-    if check_size(path, size):
-        return Image.fromarray(read_image(path)), 1
+    turn_of(path, size)
     try:
         with Image.open(path) as image:
-            if image.mode.startswith("I"):  # 16 bit gray
-                return Image.fromarray(read_image(path)), 1
             factor = max((f for f in (1, 2, 4, 8) if f <= shrink), default=1)
+            if image.getexif().get(ORIENTATION, 1) != 1:
+                factor = 1
             if factor > 1:
                 image.draft("RGB", (size[0] // factor, size[1] // factor))
-            rgb = image.convert("RGB")
-            return rgb, round(size[0] / rgb.width)
+            rgb = to_rgb(image, where=path)
+            return rgb, round(size[0] / rgb.width) if factor > 1 else 1
+    except UserError:
+        raise
     except BROKEN as error:
         raise UserError(f"{path}: not a readable image ({reason_of(error)})") from error
 
 
-def check_size(path: Path, size: tuple[int, int]) -> bool:
-    """Whether an image must be turned after its EXIF tag to have `size` (W, H); `UserError` where it has another size."""
-    try:
-        with Image.open(path) as image:
-            stored = image.size
-            if stored == size:
-                return False
-            if stored[::-1] == size and image.getexif().get(ORIENTATION, 1) >= 5:
-                return True
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such image") from None
-    except BROKEN as error:
-        raise UserError(f"{path}: not a readable image ({reason_of(error)})") from error
-    raise UserError(f"{path}: has {stored[0]}x{stored[1]} pixels, its annotation says {size[0]}x{size[1]}")
+def turn_of(path: Path, size: tuple[int, int]) -> Affine | None:
+    """The map from annotated to upright coordinates, where annotations are of the pixels as stored and EXIF turns these.
+
+    Only the annotated `size` (W, H) can tell: of a picture that is turned by a quarter and not square. None for all others,
+    whose annotations are of the upright picture. Raises `UserError` where the picture has another size.
+    """
+    tag, upright = orientation_of(path), image_size(path)[::-1]
+    if upright == tuple(size):
+        return None
+    if tag >= 5 and upright[::-1] == tuple(size):
+        return upright_map(tag, size)
+    raise UserError(f"{path}: has {upright[0]}x{upright[1]} pixels, its annotation says {size[0]}x{size[1]}")
 
 
 def megabytes(source: CocoSource) -> float:

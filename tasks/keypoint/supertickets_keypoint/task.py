@@ -27,7 +27,7 @@ from supertickets_keypoint.joints import COCO_JOINTS, joints_of
 from supertickets_keypoint.loss import heatmap_loss
 from supertickets_keypoint.prediction import Finder, draw_val, predict_images
 from supertickets_keypoint.results import Floats, results_of, write_results
-from supertickets_keypoint.scoring import ap_scores, has_known_joints, pck_scores
+from supertickets_keypoint.scoring import ap_scores, check_areas, has_known_joints, pck_scores
 from supertickets_keypoint.skeletons import assumption, complete
 from supertickets_keypoint.sources import CocoSource, SceneSource, open_source
 
@@ -102,6 +102,11 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
         """Everything that rebuilds this task without its data, JSON-able; without the path that poses are written to."""
         included = {"data", "heatmap", "loss", "evaluation", "head"}
         return self.config.model_dump(mode="json", include=included, exclude={"evaluation": {"results"}})
+
+    def input_from_picture(self, size: tuple[int, int]) -> JsonObject:
+        """How `predict` makes an input from a picture that is one person's box, see `ticket.facts.preprocessing`."""
+        data = self.config.data
+        return {"resize": "box", "padding": data.padding, "fill": [round(255 * m) for m in data.mean]}
 
     def protocol(self) -> str:
         """A sentence that says how `evaluate` measures."""
@@ -196,6 +201,8 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
         """Raise `UserError` for validation data that the chosen metric cannot be computed on."""
         if self.metric == "ap" and not all("area" in annotation for annotation in source.truth["annotations"]):
             raise UserError("the validation annotations have no areas, which OKS AP needs: set evaluation.metric to pck")
+        if self.metric == "ap":
+            check_areas(source.truth)
         if self.metric == "ap" and not has_known_joints(source.truth):
             raise UserError(
                 "no validation annotation has a known joint, so there is nothing for OKS AP to score: check data.root"

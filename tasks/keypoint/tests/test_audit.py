@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from supertickets.errors import UserError
+from supertickets.images import read_image
 from supertickets_keypoint import KeypointTask
+from supertickets_keypoint.crop import move
 
 NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]  # of `coco_root`
 
@@ -144,26 +148,107 @@ def test_files_that_are_missing_or_broken(coco_root: Path):
         KeypointTask({"data": {"name": "coco"}})
 
 
-def test_turned_images_follow_the_annotations(coco_root: Path):
-    """A picture stored on its side, annotated upright; and one whose EXIF tag the annotation ignores, as COCO does."""
-    path = coco_root / "images/train2017/000000000100.jpg"
-    upright = Image.open(path).copy()
+@pytest.mark.parametrize("tag", range(2, 9))
+def test_pictures_are_upright_whatever_their_annotations_are_of(coco_root: Path, capsys, tag: int):
+    """Training sees what predict.py sees, and its places are in the annotation's own pixels."""
+    path = coco_root / "images/val2017/000000000100.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.open(path).copy().save(path, exif=exif)  # the JSON gives the size of the stored pixels
+    val = open_task(coco_root)._sets["val"]
+    assert np.array_equal(np.array(val.picture(0)[0]), read_image(path))
+    _, joints, to_image, _ = val[0]
+    points = np.array(val.source.truth["annotations"][0]["keypoints"]).reshape(-1, 3)[:, :2]
+    assert np.allclose(move(to_image.double().numpy(), joints[:, :2].numpy()), points, atol=1e-2)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ("of the pixels as stored, with them" if tag >= 5 else "must be of the upright images") in shown
+
+
+def test_a_picture_stored_on_its_side_and_annotated_upright(coco_root: Path):
+    path = coco_root / "images/val2017/000000000100.jpg"
+    before = open_task(coco_root)._sets["val"]
     exif = Image.Exif()
     exif[0x0112] = 6
-    upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
-    assert open_task(coco_root)._sets["train"].picture(0)[0].size == (80, 60)
-    upright.save(path, exif=exif)
-    assert open_task(coco_root)._sets["train"].picture(0)[0].size == (80, 60)
+    Image.open(path).copy().transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=100, subsampling=0)
+    after = open_task(coco_root)._sets["val"]
+    assert after.picture(0)[0].size == (80, 60) and torch.equal(after[0][1], before[0][1])
 
 
 def test_crowds_and_empty_persons_are_left_out(coco_root: Path):
     def edit(content):
         content["annotations"][0]["iscrowd"] = 1
         content["annotations"][1]["keypoints"] = [0, 0, 0] * 5
-        content["annotations"][2]["area"] = 0
+        content["annotations"][2]["bbox"][2] = 0
 
     change(coco_root, edit)
     assert len(open_task(coco_root)._sets["train"]) == 6
+
+
+IDS = (("images", "id"), ("annotations", "image_id"))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda c: [a.update(iscrowd="0") for a in c["annotations"]],
+        lambda c: [a.update(image_id=str(a["image_id"])) for a in c["annotations"]],
+        lambda c: [i.update(id=float(i["id"])) for i in c["images"]],
+        lambda c: [i.update(width="80", height=60.0) for i in c["images"]],
+        lambda c: [a.update(category_id="7", area=str(a["area"])) for a in c["annotations"]],
+        lambda c: c["categories"][0].update(skeleton=None),
+        lambda c: c["annotations"].append({"image_id": 100, "category_id": 7, "keypoints": [], "bbox": [0, 0, 0, 0]}),
+        lambda c: c["annotations"].append(
+            {"image_id": 100, "category_id": 7, "keypoints": None, "num_keypoints": 0, "bbox": [0, 0, 0, 0]}
+        ),
+        lambda c: [entry.update({key: entry[key] + 2**63}) for kind, key in IDS for entry in c[kind]],
+    ],
+)
+def test_what_tools_write_means_what_it_says(coco_root: Path, edit):
+    plain = open_task(coco_root)._sets["train"]
+    change(coco_root, edit)
+    read = open_task(coco_root)._sets["train"]
+    assert [p.joints.tolist() for p in read.persons] == [p.joints.tolist() for p in plain.persons]
+    assert [p.box.tolist() for p in read.persons] == [p.box.tolist() for p in plain.persons]
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (lambda c: c["annotations"][2].update(iscrowd="maybe"), r"annotation 2 has the iscrowd 'maybe', not 0 or 1"),
+        (lambda c: c["annotations"][2].update(area="large"), r"annotation 2 has the area 'large', not a finite number"),
+        (lambda c: c["annotations"][2].update(image_id=[100]), r"annotation 2 is in image \[100\], which is not listed"),
+        (lambda c: c["annotations"][2]["keypoints"].__setitem__(0, 10**400), r"annotation 2 holds a coordinate"),
+        (lambda c: c["images"][0].update(id=1.5), r"image 0 has the id 1\.5, not a whole number or a text"),
+        (lambda c: c["images"][0].update(width=10**30), r"image 100 has the width 10+, not a number of pixels"),
+        (lambda c: c["categories"][0].update(skeleton=[[0, 5]]), r"skeleton: 0 is not a joint number of 1\.\.5"),
+    ],
+)
+def test_what_has_no_plain_meaning_is_named(coco_root: Path, edit, complaint):
+    change(coco_root, edit)
+    with pytest.raises(UserError, match=complaint):
+        open_task(coco_root)
+
+
+def test_a_skeleton_from_0_is_taken_so_and_told(coco_root: Path, capsys):
+    plain = open_task(coco_root).joints.skeleton
+    for split in ("train2017", "val2017"):
+        change(coco_root, lambda c: c["categories"][0].update(skeleton=[[0, j] for j in range(1, 5)]), split)
+    assert open_task(coco_root).joints.skeleton == plain
+    assert "the skeleton of category 'robot' counts joints from 0" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_byte_order_mark_changes_nothing(coco_root: Path):
+    for path in (coco_root / "annotations").iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(open_task(coco_root)._sets["train"]) == 9
+
+
+def test_area_0_is_trained_on_and_named_for_ap(coco_root: Path):
+    change(coco_root, lambda c: c["annotations"][2].update(area=0))
+    assert len(open_task(coco_root)._sets["train"]) == 9
+    change(coco_root, lambda c: c["annotations"][2].update(area=0), "val2017")
+    with pytest.raises(UserError, match="validation annotation 2 has the area 0, .* set evaluation.metric to pck"):
+        open_task(coco_root)
 
 
 def test_annotations_of_other_listed_categories_are_left_out(coco_root: Path):

@@ -17,7 +17,8 @@ from supertickets.errors import UserError
 from supertickets_keypoint import KeypointTask
 from supertickets_keypoint import results as results_module
 from supertickets_keypoint.annotations import read_detections, read_truth
-from supertickets_keypoint.config import KeypointData, KeypointEvaluation
+from supertickets_keypoint.config import KeypointConfig, KeypointData, KeypointEvaluation
+from supertickets_keypoint.evaluation import score_results
 from supertickets_keypoint.joints import joints_of
 from supertickets_keypoint.oks import oks_matrix, oks_nms, soft_oks_nms
 from supertickets_keypoint.persons import Person, persons_detected, persons_in
@@ -198,3 +199,48 @@ def test_scenes_are_scored_by_the_same_code():
     assert len(val.persons) == 8 and scores["ap"] == pytest.approx(1)
     off = exact(val.source.truth, val.persons, noise_px=6.0)
     assert ap_scores(val.source.truth, off, task.joints.sigmas)["ap"] < 0.2
+
+
+def small_truth(ids: list) -> dict:
+    points = [9.0, 9, 2, 40, 33, 2]
+    annotations = [
+        {"id": i, "image_id": n, "category_id": 1, "iscrowd": 0, "area": 900.0, "bbox": [2, 2, 50, 50], "keypoints": points}
+        | {"num_keypoints": 2}
+        for i, n in enumerate(ids, 1)
+    ]
+    images = [{"id": n, "file_name": f"{n}.jpg", "width": 64, "height": 64} for n in ids]
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "p", "keypoints": ["a", "b"]}]}
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [2**63 + 5, 2**64 - 1], ["a", 2], ["b", "a"]])
+def test_ids_of_any_kind_score_alike(ids: list):
+    rng, truth = np.random.default_rng(0), small_truth(ids)
+    poses = [{"image_id": n, "keypoints": rng.uniform(0, 40, 6).tolist(), "score": 0.5} for n in ids]
+    right = [{"image_id": n, "keypoints": truth["annotations"][0]["keypoints"], "score": 0.4} for n in ids]
+    sigmas = np.array([0.07, 0.07])
+    assert ap_scores(truth, right, sigmas)["ap"] == 1.0
+    with_misses = ap_scores(truth, poses + right, sigmas)
+    assert with_misses == ap_scores(
+        small_truth([1, 2]), [p | {"image_id": 1 + i % 2} for i, p in enumerate(poses + right)], sigmas
+    )
+
+
+def test_an_id_that_is_none_is_named():
+    with pytest.raises(UserError, match=r"result 0 is in image \[2\], which the annotations do not list"):
+        ap_scores(
+            small_truth([2]), [{"image_id": [2], "keypoints": [9, 9, 2, 40, 33, 2], "score": 1.0}], np.array([0.07, 0.07])
+        )
+
+
+def test_poses_of_other_categories_count_for_nothing(tmp_path: Path, capsys):
+    truth = small_truth([1, 2])
+    (tmp_path / "annotations").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / "annotations" / f"person_keypoints_{split}.json").write_text(json.dumps(truth))
+    own = [{"image_id": n, "category_id": 1, "keypoints": [9, 9, 2, 40, 33, 2], "score": 0.5} for n in (1, 2)]
+    others = [p | {"category_id": 2, "keypoints": [0, 0, 1], "score": 0.9} for p in own]
+    for poses, ap, counted in ((own, 1.0, 2), (own + others, 1.0, 2), (others, 0.0, 0)):
+        (tmp_path / "r.json").write_text(json.dumps(poses))
+        scores = score_results(tmp_path / "r.json", KeypointConfig(data={"name": "coco", "root": tmp_path}))
+        assert (scores["ap"], scores["poses"]) == (ap, counted)
+        assert ("2 poses of other categories than 1 are not counted" in capsys.readouterr().out) == (len(poses) > counted)

@@ -6,15 +6,17 @@ Doubtful (a line each): classes never seen, label maps without an image, much vo
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from supertickets.errors import UserError, listed
+from supertickets.images import told_passed
+from supertickets.terminal import console, note
 from supertickets_segmentation.config import SegmentationData
 from supertickets_segmentation.data import FileSource, size_mismatch
 
@@ -31,6 +33,8 @@ class SplitAudit:
     pixels: NDArray[np.int64]  # (classes,) labelled pixels of each class
     void: int  # pixels
     orphans: int  # label maps without an image
+    turned: int = 0  # of those read: EXIF turns the image, and the label map has no tag
+    passed: Counter[str] = field(default_factory=Counter)  # kind of file passed over -> how many
 
     @property
     def void_share(self) -> float:
@@ -50,7 +54,9 @@ def audit_split(source: FileSource, split: str, *, images: bool) -> SplitAudit:
         counts = list(pool.map(lambda i: count_values(source, int(i), image=images), chosen))
     total = np.sum(counts, axis=0)
     classes = len(data.classes or ())
-    return SplitAudit(split, len(source), len(chosen), total[:classes], int(total[classes]), len(source.orphans))
+    turned = sum(source.turned_alone(int(i)) for i in chosen)
+    orphans, void = len(source.orphans), int(total[classes])
+    return SplitAudit(split, len(source), len(chosen), total[:classes], void, orphans, turned, source.passed)
 
 
 def count_values(source: FileSource, index: int, *, image: bool) -> NDArray[np.int64]:
@@ -79,6 +85,13 @@ def doubts(audits: list[SplitAudit], data: SegmentationData) -> list[str]:
             lines.append(f"{audit.split}: {audit.void_share:.0%} of the pixels are void{seen}")
         if audit.orphans:
             lines.append(f"{audit.split}: {audit.orphans} label maps belong to no image")
+        if audit.turned:
+            lines.append(
+                f"{audit.split}: {audit.turned} images are turned after their EXIF tag{seen}, and their label maps have none: "
+                "they must be those of the upright images"
+            )
+        if audit.passed:
+            lines.append(f"{audit.split}: passed over: {told_passed(audit.passed)}")
     if len(audits) == 2:
         only_val = [n for n, t, v in zip(names, audits[0].pixels, audits[1].pixels, strict=True) if v and not t]
         if only_val:
@@ -90,16 +103,20 @@ def doubts(audits: list[SplitAudit], data: SegmentationData) -> list[str]:
 
 def audit(sources: dict[str, FileSource], *, show: bool, images: bool = True) -> list[SplitAudit]:
     """Audit the splits, "train" first; `show` prints a table and the doubts. Raises `UserError` for wrong input."""
+    for source in sources.values():
+        if len(source.data.classes or ()) < 2:
+            raise UserError(
+                f"{source.data.root}: one class leaves nothing to tell apart; name the background as a class too (data.classes)"
+            )
     audits = [audit_split(source, split, images=images) for split, source in sources.items()]
     for found in audits:
         if not found.pixels.sum():
             raise UserError(f"{found.split}: no pixel of the {found.read} label maps read has a label other than void")
     if show:
         data = next(iter(sources.values())).data
-        console = Console()
         console.print(_table(audits, data))
         for line in doubts(audits, data):
-            console.print(f"[yellow]note[/yellow] {line}", highlight=False)
+            note(line)
     return audits
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from rich.progress import track
 
-from supertickets.cli import Parser, friendly
-from supertickets.errors import UserError
-from supertickets.images import save_whole
-from supertickets.terminal import console
+from supertickets.cli import Parser, friendly, path_argument
+from supertickets.errors import UserError, and_more
+from supertickets.images import litter, save_whole
+from supertickets.terminal import console, note
 from supertickets.types import JsonObject
 
 POLYGONS, TRAIN_IDS = "_gtFine_polygons.json", "_gtFine_labelTrainIds.png"
@@ -67,14 +67,16 @@ def read_polygons(source: Path) -> JsonObject:
     from cityscapesscripts.helpers.labels import name2label
 
     try:
-        content = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = json.loads(source.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{source}: not readable as JSON ({error})") from error
     if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
         raise UserError(f"{source}: not a Cityscapes polygon file: it has no list 'objects'")
     for key in ("imgWidth", "imgHeight"):
-        if type(content.get(key)) is not int or not 0 < content[key] <= 32768:
-            raise UserError(f"{source}: {key} must be a number of pixels, not {content.get(key)!r}")
+        side = content.get(key)
+        if isinstance(side, bool) or not isinstance(side, int | float) or not 0 < side <= 32768 or side != int(side):
+            raise UserError(f"{source}: {key} must be a number of pixels, not {side!r}")
+        content[key] = int(side)
     for number, thing in enumerate(content["objects"]):
         if not isinstance(thing, dict) or not isinstance(thing.get("label"), str) or not _is_polygon(thing.get("polygon")):
             raise UserError(f"{source}: object {number} needs a text 'label' and a 'polygon' of [x, y] points")
@@ -112,12 +114,17 @@ def label_map_of(source: Path) -> Path:
     return source.with_name(source.name.removesuffix(POLYGONS) + TRAIN_IDS)
 
 
+def is_older(made: Path, source: Path) -> bool:
+    """Whether a file is there and was written before what it is made from."""
+    return made.exists() and made.stat().st_mtime_ns < source.stat().st_mtime_ns
+
+
 def find_polygons(root: Path) -> list[Path]:
     """All polygon files of gtFine, sorted. Raises `UserError` where there are none."""
     folder = root / "gtFine"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected gtFine/SPLIT/CITY/*{POLYGONS} in the Cityscapes folder")
-    found = sorted(folder.glob(f"*/*/*{POLYGONS}"))
+    found = sorted(file for file in folder.glob(f"*/*/*{POLYGONS}") if not any(map(litter, file.relative_to(folder).parts)))
     if not found:
         raise UserError(f"{folder}: holds no */*/*{POLYGONS}")
     return found
@@ -138,6 +145,7 @@ def _try_convert(source: Path, *, overwrite: bool) -> Conversion | None:
 def convert_all(root: Path, *, workers: int, overwrite: bool) -> list[Conversion]:
     """Convert all polygon files below `root` with a progress bar; report; `UserError` if one could not be converted."""
     sources, results = find_polygons(root), []
+    stale = [source for source in sources if not overwrite and is_older(label_map_of(source), source)]
     work = partial(_try_convert, overwrite=overwrite)
     if workers == 1:
         results = [work(source) for source in track(sources, "label maps", console=console)]
@@ -150,6 +158,8 @@ def convert_all(root: Path, *, workers: int, overwrite: bool) -> list[Conversion
     console.print(
         f"{len(made) - len(failed)} label maps written, {len(sources) - len(made)} were there already", highlight=False
     )
+    if stale:
+        note(f"{label_map_of(stale[0])}: older than its polygons{and_more(stale)}; --overwrite makes it anew")
     _report(made)
     if failed:
         more = f" ({len(failed)} of {len(sources)} files could not be converted)" if len(failed) > 1 else ""
@@ -171,7 +181,7 @@ def _report(made: list[Conversion]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m supertickets_segmentation.cityscapes DIR`"""
     parser = Parser("python -m supertickets_segmentation.cityscapes", description="Make Cityscapes label maps.")
-    parser.add_argument("dir", type=Path, help="Cityscapes folder, which holds gtFine")
+    parser.add_argument("dir", type=path_argument, help="Cityscapes folder, which holds gtFine")
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--overwrite", action="store_true", help="also make label maps that exist")
     options = parser.parse_args(argv)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import colorsys
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from supertickets.errors import UserError
 from supertickets.images import need_root
-from supertickets.names import read_names
+from supertickets.names import differences, read_names
 from supertickets_segmentation.config import SegmentationData
 
 Palette = list[tuple[int, int, int]]
@@ -50,7 +51,12 @@ def with_classes(data: SegmentationData) -> SegmentationData:
         ignore_index = 255 if ignore_index is None else ignore_index
     elif data.name == "ade20k":
         names = names or ade20k_classes(data.root)
-        ignore_index = 255 if ignore_index is None else ignore_index
+        ignore_index = 255 if ignore_index in (None, 0) else ignore_index  # the files store void as 0, and wall as 1
+        if ignore_index < len(names):
+            raise UserError(
+                f"data.ignore_index: {ignore_index} is the class '{names[ignore_index]}'; ADE20K stores void as 0, "
+                "which needs no setting"
+            )
     elif data.name == "scenes":
         from supertickets.scenes import CLASSES, PALETTE
 
@@ -65,6 +71,18 @@ def with_classes(data: SegmentationData) -> SegmentationData:
         raise UserError(f"data.palette has {len(palette)} colours for {len(names)} classes")
     filled = {"classes": names, "palette": palette, "ignore_index": ignore_index}
     return type(data).model_validate(data.model_dump() | filled)
+
+
+def check_names(data: SegmentationData) -> None:
+    """`UserError` where the data set's own class file gives other names than `data.classes`: label maps follow the file."""
+    path = data.classes_file or (data.root / "classes.json" if data.root else None)
+    ours = data.classes or []
+    if data.name != "pairs" or path is None or not path.is_file():
+        return
+    made_up = all(re.fullmatch(r"class_\d+", name) for name in ours)  # an original checkpoint knows how many, no more
+    theirs, _ = read_names(path)
+    if not (made_up and len(ours) == len(theirs)) and (difference := differences(ours, theirs)):
+        raise UserError(f"{path}: data.classes (the ticket's, where there is one) {difference}")
 
 
 def read_classes(path: Path) -> tuple[list[str], Palette | None, int | None]:
@@ -98,7 +116,7 @@ def ade20k_classes(root: Path | None) -> list[str]:
         path = root / name if root else None
         if path is None or not path.is_file():
             continue
-        rows = path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+        rows = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()[1:]
         names = [row.split(columns)[-1].split(synonyms)[0].strip() for row in rows if row.strip()]
         if len(names) != ADE20K_CLASSES:
             raise UserError(f"{path}: expected {ADE20K_CLASSES} classes, found {len(names)}")

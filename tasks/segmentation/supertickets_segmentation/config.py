@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -74,7 +75,7 @@ class SegmentationData(Section):
         if self.classes is not None:
             if not self.classes:
                 raise ValueError("classes must not be empty")
-            twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
+            twice = sorted(name for name, count in Counter(self.classes).items() if count > 1)
             if twice:
                 raise ValueError(f"class names must differ: {', '.join(twice)} occur more than once")
             if self.palette is not None and len(self.palette) < len(self.classes):

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from supertickets.errors import UserError
-from supertickets.images import image_size, packed, read_image, resize_image
+from supertickets.images import image_size, orientation_of, packed, read_image, resize_image
+from supertickets_segmentation.classes import check_names
 from supertickets_segmentation.config import SegmentationData
 from supertickets_segmentation.layouts import Pair, find_pairs
 from supertickets_segmentation.reading import read_label_map
@@ -40,7 +41,8 @@ class FileSource:
 
     def __init__(self, data: SegmentationData, split: str) -> None:
         self.data = data
-        self.pairs, self.orphans = find_pairs(data, split)
+        check_names(data)
+        self.pairs, self.orphans, self.passed = find_pairs(data, split)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -60,6 +62,12 @@ class FileSource:
 
     def size(self, index: int) -> tuple[int, int]:
         return image_size(self.pairs[index].image)
+
+    def turned_alone(self, index: int) -> bool:
+        """Whether an EXIF tag turns the image but none its label map, and sizes cannot tell whether the labels fit it."""
+        image, labels = (orientation_of(path) for path in self.pairs[index][1:])
+        height, width = self.size(index)
+        return image != 1 and labels == 1 and (image < 5 or height == width)
 
 
 class SceneSource:
@@ -113,6 +121,8 @@ def to_classes(raw: NDArray[np.integer], data: SegmentationData, *, where: str) 
     dtype = np.uint8 if max(data.void, count - 1) <= 255 else np.int32
     if raw.dtype != np.uint8 and raw.size and int(raw.min()) < 0:
         raise UserError(f"{where}: holds the label {int(raw.min())}; labels must not be negative")
+    if raw.size and int(raw.max()) > 65535:
+        raise UserError(f"{where}: holds the label {int(raw.max())}; labels go up to 65535")
     values = np.flatnonzero(np.bincount(raw.ravel(), minlength=1)) if raw.size else np.empty(0, int)
     if data.name == "ade20k":
         if values.size and values[-1] > count:
@@ -187,11 +197,16 @@ class SegmentationSet(Dataset):
 
 
 def cached(source: FileSource | SceneSource) -> bool:
-    """Whether a split is kept in memory: as `data.cache` says, else if below `CACHE_BYTES` (by the first picture)."""
+    """Whether a split is kept in memory: as `data.cache` says, else if all its pictures take less than `CACHE_BYTES`."""
     if source.data.cache is not None:
         return source.data.cache
-    height, width = fitted(source.size(0), source.data)
-    return len(source) * height * width * 4 < CACHE_BYTES
+    total = 0
+    for index in range(len(source)):  # by the headers, and no further than needed
+        height, width = fitted(source.size(index), source.data)
+        total += 4 * height * width
+        if total >= CACHE_BYTES:
+            return False
+    return True
 
 
 def size_mismatch(pair: Pair, image: tuple[int, ...], labels: tuple[int, ...]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from supertickets.errors import UserError, and_more
-from supertickets.images import find_images, need_root
+from supertickets.images import find_images, need_root, walk_images
 from supertickets_segmentation.config import SegmentationData
 
 
@@ -19,10 +20,11 @@ class Pair(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """All pairs of a split, ordered by name, and the label maps that belong to no image."""
+    """All pairs of a split, ordered by name, the label maps that belong to no image, and what was passed over."""
 
     found: list[Pair]
     orphans: list[Path]
+    passed: Counter[str]  # kind -> files
 
 
 def find_pairs(data: SegmentationData, split: str) -> Pairs:
@@ -42,25 +44,28 @@ def find_pairs(data: SegmentationData, split: str) -> Pairs:
 def _match(images: Path, labels: Path) -> Pairs:
     """Match images and label PNGs by their path below the folder without the suffix."""
     by_name: dict[str, Path] = {}
-    for path in _all_in(images, "images"):
+    files, passed = _all_in(images, "images")
+    for path in files:
         name = path.relative_to(images).with_suffix("").as_posix()
         if name in by_name:
             raise UserError(f"{path}: a second image named '{name}' beside {by_name[name].name}; keep one of them")
         by_name[name] = path
-    maps = {p.relative_to(labels).with_suffix("").as_posix(): p for p in _all_in(labels, "label maps", ".png")}
+    found, others = _all_in(labels, "label maps", ".png")
+    maps = {p.relative_to(labels).with_suffix("").as_posix(): p for p in found}
     without = [path for name, path in by_name.items() if name not in maps]
     if without:
         first = (labels / without[0].relative_to(images)).with_suffix(".png")
         raise UserError(f"{without[0]}: image without a label map, {first} is missing{and_more(without)}")
     orphans = [path for name, path in maps.items() if name not in by_name]
-    return Pairs([Pair(name, path, maps[name]) for name, path in by_name.items()], orphans)
+    return Pairs([Pair(name, path, maps[name]) for name, path in by_name.items()], orphans, passed + others)
 
 
 def _cityscapes(root: Path, split: str) -> Pairs:
     """leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelTrainIds.png."""
     images, labels = root / "leftImg8bit" / split, root / "gtFine" / split
     pairs = []
-    for path in _all_in(images, "images", "_leftImg8bit.png"):
+    files, passed = _all_in(images, "images", "_leftImg8bit.png")
+    for path in files:
         name = path.relative_to(images).as_posix().removesuffix("_leftImg8bit.png")
         pairs.append(Pair(name, path, labels / f"{name}_gtFine_labelTrainIds.png"))
     without = [pair.labels for pair in pairs if not pair.labels.is_file()]
@@ -70,13 +75,18 @@ def _cityscapes(root: Path, split: str) -> Pairs:
             f"make them with: python -m supertickets_segmentation.cityscapes {root}"
         )
     known = {pair.labels for pair in pairs}
-    return Pairs(pairs, [p for p in sorted(labels.rglob("*_gtFine_labelTrainIds.png")) if p not in known])
+    maps = [path for path in find_images(labels) if path.name.endswith("_gtFine_labelTrainIds.png")]
+    return Pairs(pairs, [path for path in maps if path not in known], passed)
 
 
-def _all_in(folder: Path, what: str, ending: str = "") -> list[Path]:
+def _all_in(folder: Path, what: str, ending: str = "") -> tuple[list[Path], Counter[str]]:
+    """The pictures below a folder whose names end so, sorted, and how many files of which kind were passed over."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; the {what} of this split are expected there")
-    files = [path for path in find_images(folder) if path.name.endswith(ending) or path.suffix.lower() == ending]
-    if not files:
+    names, passed = walk_images(folder)
+    chosen = [name for name in names if name.endswith(ending) or name.lower().endswith(ending)]
+    if not chosen:
         raise UserError(f"{folder}: holds no {what}{f' (*{ending})' if ending else ''}")
-    return files
+    if len(chosen) < len(names):
+        passed[f"{what} without the ending {ending}"] += len(names) - len(chosen)
+    return sorted(folder / name for name in chosen), passed

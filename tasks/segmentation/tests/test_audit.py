@@ -11,7 +11,9 @@ from PIL import Image
 from supertickets.errors import UserError
 from supertickets_segmentation import SegmentationTask
 from supertickets_segmentation.audit import audit, doubts
-from supertickets_segmentation.data import FileSource
+from supertickets_segmentation.classes import read_classes, with_classes
+from supertickets_segmentation.config import SegmentationData
+from supertickets_segmentation.data import FileSource, cached
 
 
 def check(root: Path, **data) -> None:
@@ -121,3 +123,43 @@ def test_doubts_are_told(pairs_root: Path, capsys):
     assert "train: never seen: sky, tree" in told and "of the pixels are void" in told
     assert "val: 1 label maps belong to no image" in told and "val: holds classes that train" in told
     assert "never seen" in capsys.readouterr().out
+
+
+def test_other_names_in_the_data_are_refused(pairs_root: Path):
+    """As a ticket's are when it is scored on other data: the numbers in label maps follow the data's own file."""
+    path = pairs_root / "classes.json"
+    names, given = read_classes(path)[0], {"ignore_index": 255}
+    check(pairs_root, classes=names, **given)
+    path.write_text(json.dumps(names[::-1]))
+    with pytest.raises(UserError, match=rf"classes\.json: data\.classes .* knows other labels: '{names[0]}' where the data"):
+        check(pairs_root, classes=names, **given)
+    check(pairs_root, classes=[f"class_{i}" for i in range(3)], **given)  # of an original checkpoint: no names to compare
+
+
+def test_one_class_is_refused(pairs_root: Path):
+    with pytest.raises(UserError, match="one class leaves nothing to tell apart; name the background as a class too"):
+        (pairs_root / "classes.json").write_text('["all"]')
+        check(pairs_root)
+
+
+def test_what_is_passed_over_and_turned_is_told(pairs_root: Path, capsys):
+    folder = pairs_root / "images/train"
+    image = sorted(folder.glob("*.*"))[0]
+    (folder / ".thumbs").mkdir()
+    shutil.copy(image, folder / ".thumbs" / image.name)
+    (folder / "film.mp4").write_bytes(b"")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(image).copy().save(image, exif=exif)
+    check(pairs_root)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "train: passed over: 1 hidden, 1 no pictures (*.mp4)" in shown
+    assert "train: 1 images are turned after their EXIF tag, and their label maps have none" in shown
+
+
+def test_memory_is_reckoned_by_all_pictures(pairs_root: Path, monkeypatch):
+    source = FileSource(with_classes(SegmentationData(name="pairs", root=pairs_root)), "train")
+    total = sum(4 * h * w for h, w in map(source.size, range(len(source))))
+    for limit, kept in ((total + 1, True), (total, False)):
+        monkeypatch.setattr("supertickets_segmentation.data.CACHE_BYTES", limit)
+        assert cached(source) == kept

@@ -1,6 +1,7 @@
 """Polygon files become label maps; what is wrong with them is said."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +41,16 @@ def test_polygons_are_drawn_in_order_with_train_ids(tmp_path: Path):
     assert (labels == 13).sum() == 6 * 8
 
 
-def test_unlabelled_is_void_and_existing_maps_stay(tmp_path: Path):
+def test_unlabelled_is_void_and_existing_maps_stay_and_old_ones_are_told(tmp_path: Path, capsys):
     write(tmp_path, [])
     main([str(tmp_path)])
-    assert (labels_of(tmp_path) == 255).all()
+    assert (labels_of(tmp_path) == 255).all() and "older" not in capsys.readouterr().out
+    for path in tmp_path.rglob("*_labelTrainIds.png"):
+        os.utime(path, ns=(1, 1))
     write(tmp_path, [thing("road")])
     main([str(tmp_path)])
     assert (labels_of(tmp_path) == 255).all()
+    assert "older than its polygons; --overwrite makes it anew" in " ".join(capsys.readouterr().out.split())
     main([str(tmp_path), "--overwrite"])
     assert (labels_of(tmp_path) == 0).any()
 

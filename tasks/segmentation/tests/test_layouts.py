@@ -126,3 +126,11 @@ def test_cityscapes_names_are_the_official_ones():
     from supertickets_segmentation.classes import CITYSCAPES
 
     assert list(CITYSCAPES.items()) == [(trainId2label[i].name, trainId2label[i].color) for i in range(19)]
+
+
+def test_ade20k_void_may_be_given_as_stored():
+    assert [SegmentationTask({"data": {"name": "ade20k", "ignore_index": i}}).config.data.void for i in (None, 0, 255)] == [
+        255
+    ] * 3
+    with pytest.raises(UserError, match=r"data\.ignore_index: 7 is the class 'class_8'; ADE20K stores void as 0"):
+        SegmentationTask({"data": {"name": "ade20k", "ignore_index": 7}})
