@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from supertickets.config.sections import Config
 from supertickets.errors import UserError
+from supertickets.names import differences
 from supertickets.networks.arch import Arch
 from supertickets.networks.build import build_net, read_arch
 from supertickets.networks.network import Network
@@ -33,6 +34,7 @@ from supertickets.networks.supernet import prunable
 from supertickets.pruning.mask import Mask, apply_mask, sparsity
 from supertickets.task import Task, load_task
 from supertickets.ticket.hub import FILES, push, ticket_folder
+from supertickets.ticket.limits import JSON_BYTES, TENSOR_BYTES, check_arch, check_net, check_plain, check_size
 from supertickets.types import JsonObject
 
 FORMAT = 1
@@ -99,12 +101,8 @@ class Ticket:
     def other_labels(self, labels: Sequence[str]) -> str:
         """In words how `labels` differ from the ticket's; '' where they do not, or where the ticket knows no names."""
         own = self.load_task().labels
-        if len(own) != len(labels):
-            return f"knows {len(own)} labels, the data have {len(labels)}"
-        if all(re.fullmatch(r"class_\d+", label) for label in own):  # made up: an original checkpoint says how many, no more
-            return ""
-        other = [f"'{ours}' where the data have '{theirs}'" for ours, theirs in zip(own, labels, strict=True) if ours != theirs]
-        return f"knows other labels: {other[0]}{f' and {len(other) - 1} more' if other[1:] else ''}" if other else ""
+        made_up = all(re.fullmatch(r"class_\d+", label) for label in own)  # an original checkpoint says how many, no more
+        return "" if made_up and len(own) == len(labels) else differences(own, list(labels))
 
     def build(self) -> Network:
         """The network, dense, with the ticket's weights, in eval mode: a plain module, ready to run."""
@@ -157,6 +155,7 @@ class Ticket:
         folder = ticket_folder(folder)
         json_file, tensor_file = (folder / name for name in FILES)
         about = _read_json(json_file)
+        check_size(tensor_file, TENSOR_BYTES)
         try:
             blob = tensor_file.read_bytes()
         except OSError as error:
@@ -165,20 +164,35 @@ class Ticket:
             raise UserError(f"{tensor_file}: damaged or not the file that belongs to {json_file.name} (its checksum differs)")
         try:
             packed = load_tensors(blob)
-        except SafetensorError as error:
-            raise UserError(f"{tensor_file}: {error}") from error
-        ticket = cls(
-            about["task"],
-            about["settings"],
-            read_arch(about["arch"]),
-            {},
-            metrics=about["metrics"],
-            provenance=about["provenance"],
-        )
-        with torch.device("meta"):
-            net = build_net(ticket.arch, ticket.load_task())
-        ticket.tensors, ticket.mask = _unpack(packed, net, about["masked"], tensor_file)
+        except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:  # unknown types, odd shapes
+            raise UserError(f"{tensor_file}: not readable as safetensors ({_first_line(error)})") from error
+        try:
+            arch = read_arch(about["arch"])
+        except (UserError, TypeError) as error:
+            raise UserError(f"{json_file}: {error}") from error
+        check_arch(arch, json_file)
+        facts = {"metrics": about["metrics"], "provenance": about["provenance"]}
+        ticket = cls(about["task"], about["settings"], arch, {}, **facts)
+        ticket.tensors, ticket.mask = _unpack(packed, _outline(ticket, json_file), about["masked"], tensor_file)
         return ticket
+
+
+def _outline(ticket: Ticket, path: Path) -> nn.Module:
+    """The ticket's network without its numbers. `UserError` where none can be built, or none that fits in memory."""
+    try:
+        task = ticket.load_task()
+        with torch.device("meta"):
+            net = build_net(ticket.arch, task)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that PyTorch cannot reckon with
+        raise UserError(f"{path}: no network can be built of its arch and settings ({_first_line(error)})") from error
+    check_net(net, task.input_shape, path)
+    return net
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _digest(about: JsonObject) -> str:
@@ -188,17 +202,26 @@ def _digest(about: JsonObject) -> str:
 def _read_json(path: Path) -> JsonObject:
     if not path.is_file():
         raise UserError(f"{path}: no such file; a ticket is a folder with ticket.json and ticket.safetensors")
+    check_size(path, JSON_BYTES)
     try:
-        about = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
+        about = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({_first_line(error)})") from error
+    check_plain(about, path)
     if not isinstance(about, dict) or "format" not in about:
         raise UserError(f"{path}: not a ticket (it has no 'format')")
     if about["format"] != FORMAT:
-        raise UserError(f"{path}: format {about['format']} is not known here (known: {FORMAT}); a newer version may read it")
+        raise UserError(
+            f"{path}: format {about['format']!s:.40} is not known here (known: {FORMAT}); a newer version may read it"
+        )
     wrong = [key for key, kind in _FIELDS.items() if not isinstance(about.get(key), kind)]
     if wrong:
         raise UserError(f"{path}: not a ticket ('{wrong[0]}' is missing or not a {_FIELDS[wrong[0]].__name__})")
+    if not all(isinstance(name, str) for name in about["masked"]):
+        raise UserError(f"{path}: not a ticket ('masked' must list names of weights)")
+    full = about["provenance"].get("supernet") or {}
+    if not isinstance(full, dict) or not all(type(value) in (int, float) for value in full.values()):
+        raise UserError(f"{path}: not a ticket ('provenance.supernet' must be numbers by name)")
     given = about.pop("sha256", None)
     if given != _digest(about):
         raise UserError(f"{path}: damaged or edited by hand (its checksum differs)")
@@ -222,21 +245,28 @@ def _pack(tensors: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
     }
 
 
-def _unpack(packed: Mapping[str, Tensor], net: nn.Module, masked: list[str], path: Path) -> tuple[dict[str, Tensor], Mask]:
+def _unpack(packed: Mapping[str, Tensor], net: nn.Module, names: list[str], path: Path) -> tuple[dict[str, Tensor], Mask]:
     """The tensors and mask that `_pack` wrote for a network of these shapes."""
     shapes = {name: tensor.shape for name, tensor in _stored(net).items()}
-    if unknown := set(masked) - set(prunable(net)):
+    masked = set(names)
+    if len(masked) < len(names):
+        raise UserError(f"{path}: masks a weight twice")
+    if unknown := masked - set(prunable(net)):
         raise UserError(f"{path}: masks {sorted(unknown)[0]}, which the network of its arch does not have as a prunable weight")
     bits = sum(shapes[name].numel() for name in masked)
     dense = sum(shape.numel() for name, shape in shapes.items() if name not in masked)
     kinds = {"dense": torch.float32, "kept": torch.float32, "mask": torch.uint8}
-    if wrong := [name for name, kind in kinds.items() if name not in packed or packed[name].dtype != kind]:
-        raise UserError(f"{path}: '{wrong[0]}' is missing or not of type {kinds[wrong[0]]}")
-    flags = torch.from_numpy(np.unpackbits(packed["mask"].numpy())).bool()[:bits]
-    sizes = {"dense": dense, "kept": int(flags.sum()), "mask": -(-bits // 8)}
-    for name, size in sizes.items():
+    if wrong := [n for n, kind in kinds.items() if n not in packed or packed[n].dtype != kind or packed[n].ndim != 1]:
+        raise UserError(f"{path}: '{wrong[0]}' is missing or not a row of {kinds[wrong[0]]}")
+
+    def check(name: str, size: int) -> None:
         if packed[name].numel() != size:
             raise UserError(f"{path}: '{name}' should hold {size} values for its arch, but holds {packed[name].numel()}")
+
+    check("dense", dense)
+    check("mask", -(-bits // 8))  # before its bits become eight times as many bytes
+    flags = torch.from_numpy(np.unpackbits(packed["mask"].numpy())).bool()[:bits]
+    check("kept", int(flags.sum()))
     tensors: dict[str, Tensor] = {}
     mask: Mask = {}
     at_dense = at_kept = at_bit = 0

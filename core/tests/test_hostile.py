@@ -1,0 +1,153 @@
+"""Tickets that were damaged or made up end in one clear line, in bounded time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from supertickets.errors import UserError
+from supertickets.networks.build import build_net
+from supertickets.pruning.prune import prune
+from supertickets.report.tables import info_tables
+from supertickets.task import load_task
+from supertickets.testing import micro_arch, mutated
+from supertickets.ticket.facts import describe
+from supertickets.ticket.limits import DEPTH
+from supertickets.ticket.ticket import Ticket, _digest
+
+SETTINGS = {
+    "segmentation": {"data": {"name": "pairs", "classes": ["a", "b"]}},
+    "classification": {"data": {"name": "folder", "folders": ["a", "b"], "classes": ["a", "b"]}},
+    "keypoint": {"data": {"name": "coco", "joints": ["left_a", "right_a"], "skeleton": [], "flip_pairs": []}},
+}
+
+
+def micro_ticket(name: str, folder: Path) -> Path:
+    task = load_task(name, SETTINGS[name])
+    net = build_net(micro_arch(), task)
+    mask = prune(net, 0.5)
+    with torch.no_grad():
+        for key, kept in mask.items():
+            net.get_parameter(key).mul_(kept)
+    return Ticket.from_net(net, task, metrics={"miou": 0.5}, mask=mask).save(folder)
+
+
+def write(folder: Path, about: object) -> None:
+    """With the checksum that it ought to have: whoever makes a ticket up can reckon it."""
+    if isinstance(about, dict):
+        about.pop("sha256", None)
+        about["sha256"] = _digest(about)
+    (folder / "ticket.json").write_text(json.dumps(about))
+
+
+def look(folder: Path) -> str:
+    """What a ticket gives a user: the complaint, or "" where it is read, built and described."""
+    began = time.monotonic()
+    try:
+        ticket = Ticket.load(folder)
+        info_tables(describe(ticket), str(folder))
+        said = ""
+    except UserError as error:
+        said = str(error)
+        assert "\n" not in said and said
+    assert time.monotonic() - began < 5
+    return said
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_any_change_of_a_ticket_is_read_or_named(tmp_path: Path, name: str):
+    rng, folder = random.Random(0), micro_ticket(name, tmp_path / "ticket")
+    about = json.loads((folder / "ticket.json").read_text())
+    assert look(folder) == ""
+    said = []
+    for _ in range(25):
+        write(folder, mutated(about, rng))
+        said.append(look(folder))
+    assert sum(map(bool, said)) > 5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_change_of_a_byte_is_named(tmp_path: Path, seed: int):
+    rng, folder = random.Random(seed), micro_ticket("segmentation", tmp_path / "ticket")
+    for name in ("ticket.json", "ticket.safetensors"):
+        whole = (folder / name).read_bytes()
+        for _ in range(10):
+            data = bytearray(whole)
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            (folder / name).write_bytes(data if rng.random() < 0.7 else whole[: rng.randrange(len(whole))])
+            assert look(folder)
+        (folder / name).write_bytes(whole)
+
+
+def replaced(folder: Path, **changes: torch.Tensor) -> None:
+    from safetensors.torch import load
+
+    tensors = load((folder / "ticket.safetensors").read_bytes()) | changes
+    blob = save({name: tensor for name, tensor in tensors.items() if tensor.numel()} or {"dense": torch.zeros(1)})
+    (folder / "ticket.safetensors").write_bytes(blob)
+    about = json.loads((folder / "ticket.json").read_text())
+    write(folder, about | {"tensors_sha256": hashlib.sha256(blob).hexdigest()})
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"dense": torch.zeros(3)}, "'dense' should hold"),
+        ({"dense": torch.zeros(0)}, "'dense' is missing"),
+        ({"mask": torch.zeros(10**6, dtype=torch.uint8)}, "'mask' should hold"),
+        ({"kept": torch.zeros(7)}, "'kept' should hold"),
+        ({"kept": torch.zeros(2, 2)}, "'kept' is missing or not a row"),
+        ({"kept": torch.zeros(5, dtype=torch.float16)}, "'kept' is missing or not a row"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(tmp_path: Path, changes, complaint: str):
+    folder = micro_ticket("segmentation", tmp_path / "ticket")
+    replaced(folder, **changes)
+    assert complaint in look(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda a: a["arch"].update(stem=[4, 10**9]), "its arch asks for channels 1000000000; 16384 is the most"),
+        (lambda a: a["arch"].update(kernels=[3, 10**9 + 1]), "its arch asks for kernel size 1000000001"),
+        (lambda a: a["arch"]["stages"][0].update(blocks=[10**6]), "its arch asks for blocks 10000"),
+        (lambda a: a["arch"].update(units={"head.block": {"3": 10**12}}), "its arch asks for units 1000000000000"),
+        (lambda a: a["arch"].update(expand=100, units={}), "values for its arch, but holds"),
+        (lambda a: a["arch"].update(units={f"block {i}": {} for i in range(60_000)}), "its arch asks for named blocks"),
+        (lambda a: a["settings"]["head"].update(channels=10**7), "its arch asks for [0-9]+ weights"),
+        (lambda a: a["settings"]["head"].update(channels=2**62), "no network can be built of its arch and settings"),
+        (lambda a: a["settings"]["data"].update(size_px=[10**6, 10**6]), "16384 pixels a side is the most"),
+        (lambda a: a["metrics"].update(x="\ud800"), "not Unicode"),
+        (lambda a: a["metrics"].update(x=10**30), "a number beyond 64 bits"),
+        (lambda a: a["metrics"].update(x=["x"] * 10**6), "holds more than"),
+        (lambda a: a["metrics"].update(x=json.loads("[" * (DEPTH + 1) + "]" * (DEPTH + 1))), "nested deeper than"),
+        (lambda a: a.update(masked=[[]]), "'masked' must list names"),
+        (lambda a: a.update(masked=a["masked"] * 2), "masks a weight twice"),
+        (lambda a: a["provenance"].update(supernet={"macs": "many"}), "'provenance.supernet' must be numbers"),
+    ],
+)
+def test_what_is_too_large_or_of_another_kind_is_named(tmp_path: Path, change, complaint: str):
+    folder = micro_ticket("segmentation", tmp_path / "ticket")
+    about = json.loads((folder / "ticket.json").read_text())
+    change(about)
+    write(folder, about)
+    assert re.search(complaint, said := look(folder)), said
+
+
+def test_what_is_no_plain_file_is_named(tmp_path: Path):
+    folder = micro_ticket("segmentation", tmp_path / "ticket")
+    (folder / "ticket.json").write_text("[" * 10**6)
+    assert "not valid JSON" in look(folder)
+    (folder / "ticket.safetensors").unlink()
+    (folder / "ticket.json").unlink()
+    (folder / "ticket.json").symlink_to("/dev/zero")
+    assert "no such file" in look(folder)
