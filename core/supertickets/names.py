@@ -29,6 +29,8 @@ def read_names(path: Path) -> tuple[list[str], JsonObject]:
 
 def read_table(path: Path) -> JsonObject:
     """The JSON file's table, with the class names under `names`: a list, or a table by folder or number; neither is empty."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a file")  # reading a pipe or a device may never end
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

@@ -63,6 +63,8 @@ def read_json(path: Path) -> object:
     """The content of a JSON file; `UserError` with its name where there is none."""
     if path.is_dir():
         raise UserError(f"{path}: a folder, not a JSON file")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a file")  # reading a pipe or a device may never end
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 
 from supertickets.errors import UserError
 from supertickets.images import read_image
+from supertickets.testing import mutated
 from supertickets_keypoint import KeypointTask
 from supertickets_keypoint.crop import move
 
@@ -237,6 +240,12 @@ def test_a_skeleton_from_0_is_taken_so_and_told(coco_root: Path, capsys):
     assert "the skeleton of category 'robot' counts joints from 0" in " ".join(capsys.readouterr().out.split())
 
 
+def test_what_is_no_file_is_named_at_once(coco_root: Path):
+    os.mkfifo(coco_root / "pipe")  # reading it would never end
+    with pytest.raises(UserError, match="pipe: not a file"):
+        open_task(coco_root, train_json=coco_root / "pipe")
+
+
 def test_a_byte_order_mark_changes_nothing(coco_root: Path):
     for path in (coco_root / "annotations").iterdir():
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
@@ -316,3 +325,18 @@ def test_detections_outside_their_image_are_counted(coco_root: Path, capsys):
 def test_wrong_detections_are_named(coco_root: Path, changes, complaint):
     with pytest.raises(UserError, match=complaint):
         open_task(coco_root, boxes=detections(coco_root, **changes))
+
+
+def test_any_change_of_annotations_is_read_or_named(coco_root: Path):
+    path = coco_root / "annotations/person_keypoints_train2017.json"
+    content, rng, named = json.loads(path.read_text()), random.Random(0), 0
+    for _ in range(80):
+        key = rng.choice(["images", "annotations", "categories"])
+        path.write_text(json.dumps(content | {key: mutated(content[key][:3], rng)}))
+        try:
+            train = open_task(coco_root)._sets["train"]
+            assert all(torch.isfinite(part).all() for part in train[0])
+        except UserError as error:
+            named += 1
+            assert "\n" not in str(error)
+    assert named > 20
