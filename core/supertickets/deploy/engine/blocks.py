@@ -1,0 +1,155 @@
+"""Convs and blocks as sparse rows. A block's units run in groups whose planes stay in the second-level cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from supertickets.deploy.engine.maps import Map, clear_halos, clear_pads, plane_sizes, split_map, take_map
+from supertickets.deploy.engine.program import VECTOR, Act, Floats, Ints, Program, Rows
+from supertickets.networks.blocks import MixedBlock
+
+GROUP_BYTES = 384 << 10  # of a group's hidden planes: fits the second-level cache of what runs networks today
+GROUP_UNITS = 8  # at least, for planes that are larger than that
+
+
+@dataclass
+class Scratch:
+    """Planes that all blocks share: hidden values before (`e`) and behind (`d`) the depthwise convs.
+
+    Their sizes are only known once everything is planned: a first pass finds `need`, a second one is given it.
+    """
+
+    e: int = 0  # arena offsets
+    d: int = 0
+    need_e: int = 0  # floats
+    need_d: int = 0
+    cleared: tuple[int, ...] = ()  # the layout whose halos hold zeros
+    cleared_units: int = 0
+
+
+def plan_conv(program: Program, x: Map, conv: nn.Conv2d, out: Map, act: Act) -> None:
+    """A 1x1 conv of stride 1."""
+    rows = Rows(planes_of(out), array(conv.bias) if conv.bias is not None else np.zeros(out.channels, np.float32))
+    add_pointwise(rows, x, conv)
+    program.rows(rows, out.positions, act)
+
+
+def plan_stem_conv(program: Program, x: Map | None, conv: nn.Conv2d, h: int, w: int, pad: int, *, halo: bool) -> Map:
+    """A dense conv with ReLU of the image (`x` None) or of a map with halo; gives a map, with a halo where asked."""
+    source = x
+    if conv.stride[0] == 2:
+        source = split_map(program, x, conv.in_channels, h, w, pad, cleared=True)
+    assert source is not None
+    out = take_map(program, conv.out_channels, source.h, source.w, pad, halo=halo)
+    weight = array(conv.weight)
+    assert conv.bias is not None
+    rows = Rows(planes_of(out), array(conv.bias))
+    o, i, dy, dx = np.nonzero(weight)
+    rows.add(o, planes_of(source)[i] + shifts(source, dy, dx, weight.shape[2]), weight[o, i, dy, dx])
+    program.rows(rows, out.positions, Act.RELU)
+    if halo:
+        clear_halos(program, out)
+        clear_pads(program, out, out.h, out.w)
+    if source is not x:
+        program.arena.give(source.at)
+    return out
+
+
+def plan_block(program: Program, scratch: Scratch, x: Map, block: MixedBlock, out: Map, act: Act, *, pad: int) -> None:
+    """out (+)= block(x), with a ReLU behind the sum where asked."""
+    source = x if block.stride == 1 else split_map(program, x, x.channels, x.h, x.w, pad, cleared=False)
+    units = sum(block.units.values())
+    bias = array(block.project.bias) if units else np.zeros(out.channels, np.float32)
+    rows = Rows(planes_of(out), bias)
+    if isinstance(block.shortcut, nn.Conv2d):
+        add_pointwise(rows, source, block.shortcut)
+    else:
+        rows.add(np.arange(out.channels), planes_of(x), np.ones(out.channels, np.float32))
+    groups = _unit_groups(units, out, block.stride, pad)
+    for units_of_group in groups:
+        if units_of_group is not groups[0]:  # what came before is in place: add to it
+            rows, act = Rows(planes_of(out), np.zeros(out.channels, np.float32)), act | Act.ADD
+        hidden = _plan_units(program, scratch, block, units_of_group, source, x, out, pad)
+        rows.add_matrix(array(block.project.weight)[:, units_of_group, 0, 0], hidden)
+        last = units_of_group is groups[-1]
+        program.rows(rows, out.positions, act if last else act & ~Act.RELU)
+    if not groups:
+        program.rows(rows, out.positions, act)
+    if source is not x:
+        program.arena.give(source.at)
+
+
+def _unit_groups(units: int, out: Map, stride: int, pad: int) -> list[Ints]:
+    """The block's units in groups of about one size."""
+    e_plane = plane_sizes(out.h, out.w, pad, halo=True, split=stride == 2)[3]
+    d_plane = plane_sizes(out.h, out.w, pad, halo=False, split=False)[3]
+    most = max(GROUP_UNITS, GROUP_BYTES // (4 * (e_plane + d_plane)))
+    return np.array_split(np.arange(units), -(-units // most)) if units else []
+
+
+def _plan_units(
+    program: Program, scratch: Scratch, block: MixedBlock, units: Ints, source: Map, x: Map, out: Map, pad: int
+) -> Ints:
+    """Expansion and depthwise conv of a group of units; gives where their planes lie."""
+    split = block.stride == 2
+    pitch, halo, phase, plane = plane_sizes(out.h, out.w, pad, halo=True, split=split)
+    assert pitch == out.pitch and (not split or phase == source.phase)
+    e = Map(scratch.e + halo, scratch.e, len(units), out.h, out.w, pitch, plane, halo, source.phases, phase)
+    d_plane = plane_sizes(out.h, out.w, pad, halo=False, split=False)[3]
+    hidden = scratch.d + np.arange(len(units)) * d_plane
+    scratch.need_e = max(scratch.need_e, len(units) * plane + 4 * VECTOR)
+    scratch.need_d = max(scratch.need_d, len(units) * d_plane + 4 * VECTOR)
+    layout = (out.h, pitch, plane, source.phases)
+    if layout != scratch.cleared or len(units) > scratch.cleared_units:
+        clear_halos(program, e)
+        scratch.cleared, scratch.cleared_units = layout, len(units)
+    rows = Rows(planes_of(e), array(block.expand.bias)[units])
+    rows.add_matrix(array(block.expand.weight)[units, :, 0, 0], planes_of(source))
+    program.rows(rows, e.positions, Act.RELU, segments=e.phases, step=e.phase)
+    clear_pads(program, e, x.h, x.w)
+    program.rows(_depthwise_rows(block, units, e, hidden), e.positions, Act.RELU, planes=True)
+    return hidden
+
+
+def _depthwise_rows(block: MixedBlock, units: Ints, e: Map, hidden: Ints) -> Rows:
+    """The taps of every kernel size; `units` counts through all of them."""
+    biases = np.concatenate([array(conv.get_parameter("bias")) for conv in block.depthwise.values()])
+    rows = Rows(hidden, biases[units])
+    first = 0
+    for conv in block.depthwise.values():
+        weight = array(conv.get_parameter("weight"))[:, 0]
+        here = np.flatnonzero((units >= first) & (units < first + len(weight)))
+        taps = weight[units[here] - first]
+        slot, dy, dx = np.nonzero(taps)
+        rows.add(here[slot], planes_of(e)[here[slot]] + shifts(e, dy, dx, weight.shape[1]), taps[slot, dy, dx])
+        first += len(weight)
+    return rows
+
+
+def add_pointwise(rows: Rows, x: Map, conv: nn.Conv2d) -> None:
+    """The taps of a (grouped) 1x1 conv; of a split map it reads the first phase."""
+    weight = array(conv.weight)[:, :, 0, 0]
+    group = np.arange(len(weight)) // (len(weight) // conv.groups)  # (C_out,)
+    rows.add_matrix(weight, planes_of(x)[group[:, None] * weight.shape[1] + np.arange(weight.shape[1])])
+
+
+def shifts(m: Map, dy: Ints, dx: Ints, k: int) -> Ints:
+    """How far from a position the taps (dy, dx) of a k x k kernel lie, in floats; in a split map also in which phase."""
+    ty, tx = dy - k // 2, dx - k // 2
+    if m.phases == 1:
+        return ty * m.pitch + tx
+    return (2 * (ty % 2) + tx % 2) * m.phase + (ty // 2) * m.pitch + tx // 2
+
+
+def planes_of(m: Map) -> Ints:
+    """The first value of each channel, (C,)."""
+    return m.start + np.arange(m.channels) * m.plane
+
+
+def array(values: Tensor | None) -> Floats:
+    """A parameter as NumPy, float32."""
+    assert values is not None
+    return values.detach().float().numpy()

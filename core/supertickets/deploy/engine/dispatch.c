@@ -1,0 +1,61 @@
+#if defined(__x86_64__)
+/* 0: neither; 3: AVX2 and FMA; 4: AVX-512 too (F, DQ, CD, BW, VL), each with the system's leave to use its registers. */
+static int x86_level(void) {
+#ifdef TICKET_X86_FOUND /* for tests */
+  return TICKET_X86_FOUND;
+#else
+  uint32_t a, b, c, d, low, high;
+  __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "0"(0), "2"(0));
+  if (a < 7) return 0;
+  __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "0"(1), "2"(0));
+  if ((c >> 27 & 1) == 0 || (c >> 12 & 1) == 0) return 0; /* XGETBV, FMA */
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "0"(7), "2"(0));
+  if ((low & 6) != 6 || (b >> 5 & 1) == 0) return 0;
+  const uint32_t wide = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31;
+  return (low & 0xe6) == 0xe6 && (b & wide) == wide ? 4 : 3;
+#endif
+}
+#endif
+
+/* The code's width on this processor: 4, 3 (x86-64), 1 (others); 0: it lacks the instructions. */
+static int level(void) {
+#if defined(__x86_64__)
+  int found = x86_level();
+#if TICKET_X86 == 4
+  return found >= 4 ? 4 : 0;
+#elif TICKET_X86 == 3
+  return found >= 3 ? 3 : 0;
+#else
+  return found;
+#endif
+#else
+  return 1;
+#endif
+}
+
+TICKET_API int TICKET_FUNCTION(sizes)(int64_t sizes[8]) {
+  for (int i = 0; i < 8; i++) sizes[i] = SIZES[i];
+  return level() ? 0 : -1;
+}
+
+TICKET_API int TICKET_FUNCTION(run)(const float *image, float *output, void *scratch) {
+  float *arena = (float *)(((uintptr_t)scratch + 63) / 64 * 64);
+  switch (level()) {
+#if defined(__x86_64__)
+#if TICKET_X86 != 3
+    case 4: run_v4(image, output, arena); return 0;
+#endif
+#if TICKET_X86 != 4
+    case 3: run_v3(image, output, arena); return 0;
+#endif
+#else
+    case 1: run_plain(image, output, arena); return 0;
+#endif
+  }
+  return -1;
+}
+
+TICKET_API const char *TICKET_FUNCTION(version)(void) { return VERSION; }
+
+TICKET_API const char *TICKET_FUNCTION(metadata)(void) { return METADATA; }

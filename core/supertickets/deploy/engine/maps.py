@@ -1,0 +1,88 @@
+"""How a feature map lies in the arena: flat planes with zero columns between their rows, so that a tap is a plain shift.
+
+A plane of (h, w) has rows `pitch` = w + pad floats apart. A shift of up to `pad` columns then falls on zeros, never on the next
+row's values. Where taps reach above and below, a halo of zeros lies before and behind the plane. For stride 2 a plane is
+split in four phases, (y, x) -> phase (y % 2, x % 2) at (y // 2, x // 2), each with its halo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from supertickets.deploy.engine.program import PAGE, VECTOR, Op, Program, rounded
+
+
+@dataclass(frozen=True)
+class Map:
+    """`channels` planes of (h, w), `plane` floats apart; `start` is the first one's first value.
+
+    `phases` (1 or 4) lie `phase` floats apart in each plane; `at` is where the arena's block begins.
+    """
+
+    start: int
+    at: int
+    channels: int
+    h: int
+    w: int
+    pitch: int
+    plane: int
+    halo: int = 0
+    phases: int = 1
+    phase: int = 0
+
+    @property
+    def positions(self) -> int:
+        """Flat positions of a plane (or phase), whole vectors."""
+        return rounded(self.h * self.pitch)
+
+    def planes(self) -> range:
+        """The first value of each channel."""
+        return range(self.start, self.start + self.channels * self.plane, self.plane or 1)
+
+    def pieces(self, h: int, w: int) -> list[tuple[int, int, int]]:
+        """(offset, rows, columns) of each phase of a map that had (h, w) before it was split."""
+        if self.phases == 1:
+            return [(0, h, w)]
+        return [(f * self.phase, -(-(h - f // 2) // 2), -(-(w - f % 2) // 2)) for f in range(4)]
+
+
+def halo_of(pad: int, pitch: int) -> int:
+    """Floats of zeros that the farthest tap may reach before or behind a plane."""
+    return rounded(pad * pitch + pad)
+
+
+def plane_sizes(h: int, w: int, pad: int, *, halo: bool, split: bool) -> tuple[int, int, int, int]:
+    """(pitch, halo, phase, plane) in floats of planes of (h, w), the size after a split; planes keep off one cache set."""
+    pitch = w + pad
+    around = halo_of(pad, pitch) if halo else 0
+    phase = rounded(h * pitch) + around
+    plane = phase * (4 if split else 1) + around
+    return pitch, around, phase, plane + (4 * VECTOR if plane % PAGE < 4 * VECTOR else 0)
+
+
+def take_map(program: Program, channels: int, h: int, w: int, pad: int, *, halo: bool = False, split: bool = False) -> Map:
+    """A map with room in the arena; with `split` of four phases of (h, w). Halos hold zeros only after `clear_halos`."""
+    pitch, around, phase, plane = plane_sizes(h, w, pad, halo=halo, split=split)
+    at = program.arena.take(channels * plane + 4 * VECTOR)  # vectors may reach over the last row
+    return Map(at + around, at, channels, h, w, pitch, plane, around, 4 if split else 1, phase)
+
+
+def clear_halos(program: Program, m: Map) -> None:
+    """Zeros before, between and behind the phases of each plane."""
+    program.op(Op.HALOS, m.at, m.channels, m.plane, m.halo, m.phase, m.phases, m.h * m.pitch)
+
+
+def clear_pads(program: Program, m: Map, h: int, w: int) -> None:
+    """Zeros in the columns between rows and behind the last row, in each phase; (h, w) is the size before a split."""
+    for offset, rows, columns in m.pieces(h, w):
+        program.op(Op.PADS, m.start + offset, m.channels, m.plane, rows, columns, m.pitch, m.positions)
+
+
+def split_map(program: Program, x: Map | None, channels: int, h: int, w: int, pad: int, *, cleared: bool) -> Map:
+    """The four phases of `x`, a map of (h, w), or of the image where it is None; with `cleared` halos for wider taps."""
+    m = take_map(program, channels, -(-h // 2), -(-w // 2), pad, halo=True, split=True)
+    if cleared:
+        clear_halos(program, m)
+    source = (-1, h * w, w) if x is None else (x.start, x.plane, x.pitch)
+    program.op(Op.SPLIT, source[0], source[1], m.start, m.plane, channels, h, w, source[2], m.h, m.w, m.pitch, m.phase)
+    return m

@@ -1,0 +1,211 @@
+"""From a network of the project to the engine's program: stem, stages with their fusions, head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from supertickets.deploy.engine.blocks import Scratch, array, plan_block, plan_conv, plan_stem_conv, planes_of
+from supertickets.deploy.engine.maps import Map, clear_halos, clear_pads, take_map
+from supertickets.deploy.engine.program import VECTOR, Act, Floats, Ints, Op, Program, Rows
+from supertickets.errors import UserError
+from supertickets.networks.blocks import MixedBlock, mixed_blocks
+from supertickets.networks.fusion import Fusion
+from supertickets.networks.heads import ClassificationHead, DenseHead
+from supertickets.networks.supernet import Supernet
+
+
+def plan(net: nn.Module, size: tuple[int, int]) -> Program:
+    """The program of `net`, folded in the layout one-conv, for one image (3, *size) float32.
+
+    Raises `UserError` naming what the engine cannot run.
+    """
+    assert_supported(net)
+    assert isinstance(net, Supernet)
+    first = _Planner(net, size, Scratch())
+    first.run()
+    program = Program()
+    need = first.scratch
+    scratch = Scratch(program.arena.take(need.need_e), program.arena.take(need.need_d)) if need.need_e else Scratch()
+    last = _Planner(net, size, scratch, program)
+    last.run()
+    return last.program
+
+
+def assert_supported(net: nn.Module) -> None:
+    """Raise `UserError` with the reason where the engine cannot run `net`."""
+    other = "; export it as onnx, openvino or torch"
+    if not isinstance(net, Supernet):
+        raise UserError(f"the engine runs the project's supernets, not {type(net).__name__}{other}")
+    for name, block in mixed_blocks(net).items():
+        if block.mixer is not None:
+            raise UserError(f"{name}: the engine has no token mixers (arch.tokens){other}")
+    if not isinstance(net.head, DenseHead | ClassificationHead):
+        raise UserError(f"head: the engine has no {type(net.head).__name__}{other}")
+
+
+class _Planner:
+    def __init__(self, net: Supernet, size: tuple[int, int], scratch: Scratch, program: Program | None = None) -> None:
+        self.net, self.size, self.scratch = net, size, scratch
+        self.program = program or Program()
+        self.pad = max([3, *(k for block in mixed_blocks(net).values() for k in block.units)]) // 2
+
+    def run(self) -> None:
+        features = [self.stem()]
+        for stage in self.net.stages:
+            fused = self.fusion(stage.get_submodule("fusion"), features)
+            for m in features:
+                self.free(m)
+            features = [self.chain(m, blocks) for m, blocks in zip(fused, stage.branches, strict=True)]
+        head = self.net.head
+        if isinstance(head, DenseHead):
+            self.dense_head(head, features)
+        else:
+            assert isinstance(head, ClassificationHead)
+            self.classification_head(head, features)
+
+    def map(self, channels: int, h: int, w: int) -> Map:
+        return take_map(self.program, channels, h, w, self.pad)
+
+    def free(self, m: Map) -> None:
+        self.program.arena.give(m.at)
+
+    def block(self, x: Map, block: nn.Module, out: Map, act: Act = Act.NONE) -> None:
+        assert isinstance(block, MixedBlock)
+        plan_block(self.program, self.scratch, x, block, out, act, pad=self.pad)
+
+    def stem(self) -> Map:
+        h, w = self.size
+        convs = [m for m in self.net.stem if isinstance(m, nn.Conv2d)]
+        x: Map | None = None
+        if convs[0].stride[0] == 1:
+            x = take_map(self.program, 3, h, w, self.pad, halo=True)
+            clear_halos(self.program, x)
+            self.program.op(Op.COPY, x.start, x.plane, 3, h, w, x.pitch)
+            clear_pads(self.program, x, h, w)
+        for conv, following in zip(convs, [*convs[1:], None], strict=True):
+            halo = following is not None and following.stride[0] == 1
+            y = plan_stem_conv(self.program, x, conv, h, w, self.pad, halo=halo)
+            if x is not None:
+                self.free(x)
+            x, h, w = y, y.h, y.w
+        assert x is not None
+        return x
+
+    def fusion(self, fusion: nn.Module, features: list[Map]) -> list[Map]:
+        """Each branch's sum with ReLU: the coarser neighbour's part, enlarged, is written; the others are added to it."""
+        assert isinstance(fusion, Fusion)
+        fused = []
+        for i, own in enumerate(features):
+            out = self.map(self.width(fusion, i, i), own.h, own.w)
+            act = Act.NONE
+            if f"{i + 1}to{i}" in fusion.edges:
+                coarse = features[i + 1]
+                part = self.map(out.channels, coarse.h, coarse.w)
+                self.block(coarse, fusion.edges[f"{i + 1}to{i}"], part)
+                self.enlarge_twice(part, out)
+                self.free(part)
+                act = Act.ADD
+            if i:
+                self.block(own, fusion.edges[f"{i}to{i}"], out, act)
+                self.block(features[i - 1], fusion.edges[f"{i - 1}to{i}"], out, Act.ADD | Act.RELU)
+            else:
+                self.block(own, fusion.edges[f"{i}to{i}"], out, act | Act.RELU)
+            fused.append(out)
+        if fusion.out_branches > fusion.in_branches:
+            i, last = fusion.in_branches, fused[-1]
+            out = self.map(self.width(fusion, i - 1, i), -(-last.h // 2), -(-last.w // 2))
+            self.block(last, fusion.edges[f"{i - 1}to{i}"], out)
+            fused.append(out)
+        return fused
+
+    @staticmethod
+    def width(fusion: Fusion, j: int, i: int) -> int:
+        edge = fusion.edges[f"{j}to{i}"]
+        assert isinstance(edge, MixedBlock)
+        return edge.out_channels
+
+    def chain(self, x: Map, blocks: nn.Module) -> Map:
+        for block in blocks.children():
+            out = self.map(x.channels, x.h, x.w)
+            self.block(x, block, out)
+            self.free(x)
+            x = out
+        return x
+
+    def enlarge_twice(self, x: Map, out: Map) -> None:
+        """Nearest to twice the size, then bilinear where rounding made that one larger than `out`."""
+        if (out.h, out.w) == (2 * x.h, 2 * x.w):
+            self.program.op(Op.UP2, x.start, x.plane, out.start, out.plane, x.channels, x.h, x.w, x.pitch, out.pitch)
+            return
+        (rows, up), (columns, across) = (bilinear(2 * a, b) for a, b in ((x.h, out.h), (x.w, out.w)))
+        self.resize(x, out, (rows // 2, up), (columns // 2, across), 0)
+
+    def resize_bilinear(self, x: Map, out: Map) -> None:
+        times = out.h // x.h
+        exact = times in (2, 4) and (out.h, out.w) == (times * x.h, times * x.w)
+        self.resize(x, out, bilinear(x.h, out.h), bilinear(x.w, out.w), times if exact else 0)
+
+    def resize(self, x: Map, out: Map, rows: tuple[Ints, Floats], columns: tuple[Ints, Floats], times: int) -> None:
+        p = self.program
+        line = p.arena.take(x.w + 4 * VECTOR)
+        tables = (p.ints(rows[0].ravel()), p.floats(rows[1]), p.ints(columns[0].ravel()), p.floats(columns[1]))
+        numbers = (x.start, x.plane, out.start, out.plane, x.channels, x.w, x.pitch, out.h, out.w, out.pitch)
+        p.op(Op.RESIZE, *numbers, line, times, *tables)
+        p.arena.give(line)
+
+    def dense_head(self, head: DenseHead, features: list[Map]) -> None:
+        """Everything at the finest size side by side, a block, a 1x1 conv."""
+        p, first = self.program, features[0]
+        together = self.map(sum(m.channels for m in features), first.h, first.w)
+        rows = Rows(planes_of(together)[: first.channels], np.zeros(first.channels, np.float32))
+        rows.add(np.arange(first.channels), planes_of(first), np.ones(first.channels, np.float32))
+        p.rows(rows, together.positions, Act.NONE)
+        at = first.channels
+        for m in features[1:]:
+            self.resize_bilinear(m, _channels(together, at, m.channels))
+            at += m.channels
+        hidden = self.map(head.block.out_channels, first.h, first.w)
+        self.block(together, head.block, hidden)
+        out = self.map(head.classifier.out_channels, first.h, first.w)
+        plan_conv(p, hidden, head.classifier, out, Act.NONE)
+        p.op(Op.OUTPUT, out.start, out.plane, out.channels, out.h, out.w, out.pitch)
+        p.output_shape = (out.channels, out.h, out.w)
+
+    def classification_head(self, head: ClassificationHead, features: list[Map]) -> None:
+        """The sum from fine to coarse, a 1x1 conv, the mean, a linear layer."""
+        p = self.program
+        total: Map | None = None
+        for i, (block, m) in enumerate(zip(head.widen, features, strict=True)):
+            assert isinstance(block, MixedBlock)
+            out = self.map(block.out_channels, m.h, m.w)
+            self.block(m, block, out)
+            if total is not None:
+                self.block(total, head.downsample[i - 1], out, Act.ADD)
+                self.free(total)
+            total = out
+        assert total is not None
+        conv = head.final[0]
+        assert isinstance(conv, nn.Conv2d)
+        wide = self.map(conv.out_channels, total.h, total.w)
+        plan_conv(p, total, conv, wide, Act.RELU)
+        pooled = p.arena.take(wide.channels)
+        p.op(Op.MEAN, wide.start, wide.plane, pooled, wide.channels, wide.h, wide.w, wide.pitch)
+        weight, bias = array(head.classifier.weight), array(head.classifier.bias)
+        p.op(Op.LINEAR, pooled, p.floats(weight.ravel()), p.floats(bias), weight.shape[1], weight.shape[0])
+        p.output_shape = (weight.shape[0],)
+
+
+def _channels(m: Map, first: int, count: int) -> Map:
+    """A part of a map's channels."""
+    return replace(m, start=m.start + first * m.plane, channels=count)
+
+
+def bilinear(n_in: int, n_out: int) -> tuple[Ints, Floats]:
+    """The two sources of each output line, (n_out, 2), and the second one's weight: half-pixel centres, edges repeated."""
+    place = np.float32(n_in) / np.float32(n_out) * (np.arange(n_out, dtype=np.float32) + 0.5) - 0.5
+    place = np.clip(place, 0, None)
+    low = np.minimum(place.astype(np.int64), n_in - 1)
+    return np.stack([low, np.minimum(low + 1, n_in - 1)], axis=1), (place - low).astype(np.float32)

@@ -1,0 +1,41 @@
+#define ALWAYS static inline __attribute__((always_inline))
+#define HIDE(pointer) __asm__("" : "+r"(pointer)) /* one base register and constant displacements, whatever the loop */
+#define UNROLL _Pragma("GCC unroll 16")
+
+typedef struct { int32_t offset; float weight; } Tap;
+typedef struct { int32_t out, first, taps; float bias; } Row;
+typedef struct { int32_t kind, a[16]; } Op;
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (FN(lanes)){__VA_ARGS__})
+#endif
+#define EVEN_16 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define ODD_16 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#define LOW_16 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH_16 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define EVEN_8 0, 2, 4, 6, 8, 10, 12, 14
+#define ODD_8 1, 3, 5, 7, 9, 11, 13, 15
+#define LOW_8 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH_8 4, 12, 5, 13, 6, 14, 7, 15
+#define EVEN_4 0, 2, 4, 6
+#define ODD_4 1, 3, 5, 7
+#define LOW_4 0, 4, 1, 5
+#define HIGH_4 2, 6, 3, 7
+#define FOR_WIDTH_(name, width) name##_##width
+#define FOR_WIDTH(name, width) FOR_WIDTH_(name, width)
+#define EVEN FOR_WIDTH(EVEN, VL)
+#define ODD FOR_WIDTH(ODD, VL)
+#define LOW FOR_WIDTH(LOW, VL)
+#define HIGH FOR_WIDTH(HIGH, VL)
+
+/* For x86-64 the code stands here for two kinds of processor, chosen when it runs; -DTICKET_X86=3 or 4 keeps one of them. */
+#if defined(__x86_64__)
+#include <immintrin.h>
+#ifndef TICKET_X86
+#define TICKET_X86 34
+#endif
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif

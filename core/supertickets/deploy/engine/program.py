@@ -1,0 +1,168 @@
+"""The engine's program: a flat list of operations over one arena of floats, with sparse rows for every convolution.
+
+A row computes, at every flat position p of a plane,
+
+    out[p] = act(bias + sum over taps of weight * arena[offset + p])
+
+1x1, depthwise, strided and grouped convs, shortcuts and sums are all such rows; a pruned weight has no tap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+VECTOR = 16  # floats of the widest vector: what a run of positions is a multiple of
+PAGE = 1024  # floats between addresses that fall on one set of the first-level cache
+
+
+class Op(IntEnum):
+    """What an operation does; its numbers are explained in run.c, which the enum is written into."""
+
+    ROWS = 0
+    PLANES = 1
+    PADS = 2
+    HALOS = 3
+    COPY = 4
+    SPLIT = 5
+    UP2 = 6
+    RESIZE = 7
+    MEAN = 8
+    LINEAR = 9
+    OUTPUT = 10
+
+
+class Act(IntFlag):
+    """How a row begins and ends: `ADD` to what stands in the output; `RELU` behind the sum."""
+
+    NONE = 0
+    ADD = 1
+    RELU = 2
+
+
+def rounded(n: int, multiple: int = VECTOR) -> int:
+    """`n` brought up to a multiple of `multiple`."""
+    return -(-n // multiple) * multiple
+
+
+@dataclass
+class Rows:
+    """Sparse rows to be: where each goes (`out`, arena offsets), its `bias`, and taps in any order."""
+
+    out: Ints
+    bias: Floats
+    taps: list[tuple[Ints, Ints, Floats]] = field(default_factory=list)  # (row, offset, weight) of as many taps
+
+    def add(self, row: Ints, offset: Ints, weight: Floats) -> None:
+        """Taps of the rows `row`; those of weight zero are left out."""
+        kept = weight != 0
+        self.taps.append((row[kept], offset[kept], weight[kept]))
+
+    def add_matrix(self, weight: Floats, offset: Ints) -> None:
+        """Row i takes `weight[i, j]` times what lies at `offset[j]`, or at `offset[i, j]`."""
+        row, column = np.nonzero(weight)
+        self.taps.append((row, np.broadcast_to(offset, weight.shape)[row, column], weight[row, column]))
+
+
+class Arena:
+    """Offsets of one block of floats, given out and taken back; `size` is the most that was in use at once."""
+
+    def __init__(self) -> None:
+        self.size = VECTOR
+        self._free: list[tuple[int, int]] = []  # (offset, length), sorted, never touching
+        self._used: dict[int, int] = {}
+
+    def take(self, length: int) -> int:
+        """Offset of `length` floats, a multiple of `VECTOR`: the tightest gap, or new ones behind all others."""
+        length = rounded(length)
+        gaps = [gap for gap in self._free if gap[1] >= length]
+        if gaps:
+            offset, free = min(gaps, key=lambda gap: gap[1])
+            self._free.remove((offset, free))
+            if free > length:
+                self._free.append((offset + length, free - length))
+                self._free.sort()
+        else:
+            offset, self.size = self.size, self.size + length
+        self._used[offset] = length
+        return offset
+
+    def give(self, offset: int) -> None:
+        """What `take` gave is free again; neighbouring gaps become one."""
+        gaps = sorted([*self._free, (offset, self._used.pop(offset))])
+        self._free = []
+        for start, length in gaps:
+            if self._free and sum(self._free[-1]) == start:
+                self._free[-1] = (self._free[-1][0], self._free[-1][1] + length)
+            else:
+                self._free.append((start, length))
+
+
+class Program:
+    """Operations, rows, taps and tables, in the order in which they run."""
+
+    def __init__(self) -> None:
+        self.arena = Arena()
+        self.ops: list[tuple[int, ...]] = []
+        self._rows: list[tuple[Ints, Ints, Floats]] = []  # (out, taps of each, bias)
+        self._taps: list[tuple[Ints, Floats]] = []
+        self._rows_so_far = 0
+        self._ints: list[Ints] = []
+        self._floats: list[Floats] = []
+        self.output_shape: tuple[int, ...] = ()
+
+    def op(self, kind: Op, *numbers: int) -> None:
+        """One operation; what `numbers` mean stands beside its case in run.c."""
+        self.ops.append((int(kind), *map(int, numbers)))
+
+    def rows(self, rows: Rows, positions: int, act: Act, *, planes: bool = False, segments: int = 1, step: int = 0) -> None:
+        """Run `rows` over `positions` flat positions, in `segments` places `step` floats apart.
+
+        `planes`: one row after the other over the whole plane (depthwise: a plane is read many times); else all rows over a
+        tile of positions, then the next tile (1x1: many planes are read). Rows that would change nothing are left out.
+        """
+        none = np.zeros(0, np.int64)
+        row, offset, weight = (np.concatenate(part) for part in zip((none, none, none.astype("f4")), *rows.taps, strict=True))
+        row = row.astype(np.int64)
+        count = np.bincount(row, minlength=len(rows.out))
+        # Rows of as many taps behind each other: the processor guesses each loop's end right.
+        turn = np.arange(len(rows.out)) if planes else np.argsort(count, kind="stable")
+        if act == Act.ADD:
+            turn = turn[(count[turn] > 0) | (rows.bias[turn] != 0)]
+        place = np.full(len(rows.out), len(rows.out))
+        place[turn] = np.arange(len(turn))
+        order = np.lexsort((offset, place[row]))
+        if len(turn):
+            self.op(Op.PLANES if planes else Op.ROWS, self._rows_so_far, len(turn), positions, act, segments, step)
+            self._rows.append((rows.out[turn], count[turn], rows.bias[turn]))
+            self._taps.append((offset[order], weight[order]))
+            self._rows_so_far += len(turn)
+
+    def ints(self, values: Ints) -> int:
+        """A table of whole numbers; gives its place."""
+        self._ints.append(values)
+        return sum(map(len, self._ints)) - len(values)
+
+    def floats(self, values: Floats) -> int:
+        """A table of floats; gives its place."""
+        self._floats.append(values)
+        return sum(map(len, self._floats)) - len(values)
+
+    def tables(self) -> tuple[list[tuple[int, int, int, float]], tuple[Ints, Floats], Ints, Floats]:
+        """Rows (out, first tap, taps, bias), taps (offsets, weights), whole numbers and floats.
+
+        Tables of a vector at least: a compiler that sees a shorter one warns of vectors that are never read.
+        """
+        out, count, bias = (np.concatenate(part) for part in zip(*self._rows, strict=True))
+        first = np.cumsum(count) - count
+        zeros = np.zeros(4 * VECTOR, np.int64)
+        offset, weight = (np.concatenate([*part, zeros[:1]]) for part in zip(*self._taps, strict=True))
+        ints, floats = np.concatenate([*self._ints, zeros]), np.concatenate([*self._floats, zeros]).astype(np.float32)
+        rows = list(zip(out.tolist(), first.tolist(), count.tolist(), bias.tolist(), strict=True))
+        return rows, (offset, weight.astype(np.float32)), ints, floats

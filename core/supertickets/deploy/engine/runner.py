@@ -1,0 +1,127 @@
+"""Run a compiled ticket: a function of NumPy or torch images, of any number of them, from any number of threads.
+
+A compiled file is code: open only what you trust. It is looked at before the system loads it, so that a file that is none of
+ours, or is for another machine, ends in one line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import platform
+import re
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from supertickets.deploy.engine.source import INTERFACE
+from supertickets.errors import UserError
+
+Array = NDArray[np.float32]
+Images = TypeVar("Images", Array, torch.Tensor)
+MACHINES = {"x86-64-v3": "x86_64", "x86-64-v4": "x86_64", "arm64": "arm64", "wasm": "wasm"}
+MAGIC = {"Linux": (b"\x7fELF",), "Darwin": (b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"), "Windows": (b"MZ",)}
+MADE_FOR = {b"\x7fELF": "Linux or Android", b"\xcf\xfa\xed\xfe": "macOS", b"MZ": "Windows", b"\0asm": "WebAssembly"}
+
+
+def load(path: str | Path, *, threads: int = 1) -> Engine:
+    """Open a file that `supertickets export --format native` wrote.
+
+    Raises `UserError` for a file that is missing, not ours, for another machine or for a better processor than this one.
+    """
+    return Engine(Path(path), threads=threads)
+
+
+class Engine:
+    """A compiled ticket: (B, 3, H, W) float32 -> (B, classes) or (B, channels, H', W') float32.
+
+    `threads` images are run at once, each with its own scratch memory; several threads may call one engine.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 1) -> None:
+        if threads < 1:
+            raise UserError(f"threads: {threads} must be 1 or more")
+        targets = check_file(path)
+        try:
+            library = ctypes.CDLL(str(path.resolve()))
+        except OSError as error:
+            raise UserError(f"{path}: the system cannot open it ({error})") from error
+        sizes = (ctypes.c_int64 * 8)()
+        if library.ticket_sizes(sizes) != 0:
+            raise UserError(f"{path}: compiled for {targets}, whose instructions this processor lacks; export it with --target")
+        self.path, self.threads = path, threads
+        self.input_shape = (int(sizes[0]), int(sizes[1]), int(sizes[2]))
+        self._scratch_bytes = int(sizes[6])
+        library.ticket_metadata.restype = ctypes.c_char_p
+        self.metadata: Mapping[str, object] = json.loads(library.ticket_metadata().decode())
+        shape = self.metadata["output"]
+        assert isinstance(shape, list)
+        self.output_shape: tuple[int, ...] = tuple(shape)
+        self._run = library.ticket_run
+        self._run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+        self._spare: list[NDArray[np.uint8]] = []
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def __call__(self, images: Images) -> Images:
+        """Outputs of images (B, *input_shape), as NumPy or torch as given. Raises `UserError` for another shape."""
+        if isinstance(images, torch.Tensor):
+            return torch.from_numpy(self._call(images.detach().cpu().numpy())).to(images.device)
+        return self._call(images)
+
+    def _call(self, images: Array) -> Array:
+        if images.ndim != 4 or images.shape[1:] != self.input_shape:
+            wanted = ", ".join(map(str, self.input_shape))
+            raise UserError(f"{self.path}: images of shape {images.shape} given; it runs (B, {wanted})")
+        images = np.ascontiguousarray(images, dtype=np.float32)
+        out = np.empty((len(images), *self.output_shape), np.float32)
+        if self._pool is None or len(images) < 2:
+            self._run_all(images, out)
+        else:
+            parts = min(self.threads, len(images))
+            slices = zip(np.array_split(images, parts), np.array_split(out, parts), strict=True)
+            for done in [self._pool.submit(self._run_all, *part) for part in slices]:
+                done.result()
+        return out
+
+    def _run_all(self, images: Array, out: Array) -> None:
+        with self._lock:
+            scratch = self._spare.pop() if self._spare else None
+        if scratch is None:
+            scratch = np.zeros(self._scratch_bytes, np.uint8)
+        for image, output in zip(images, out, strict=True):
+            self._run(image.ctypes.data, output.ctypes.data, scratch.ctypes.data)
+        with self._lock:
+            self._spare.append(scratch)
+
+
+def check_file(path: Path) -> str:
+    """The processors that a compiled ticket is for, read from its bytes: nothing in it runs.
+
+    Raises `UserError` for a file that is missing, not ours, of another interface or for another machine.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    data = path.read_bytes()
+    if path.suffix == ".c":
+        raise UserError(f"{path}: a C file; compile it first (supertickets export --format native does)")
+    found = re.search(rb"supertickets-engine (\d+); ([a-z0-9 -]+)\0", data)
+    if found is None:
+        raise UserError(f"{path}: not a compiled ticket (supertickets export TICKET --format native writes one)")
+    if int(found[1]) != INTERFACE:
+        raise UserError(f"{path}: compiled by another version (interface {int(found[1])}, here {INTERFACE}); export it again")
+    targets, system = found[2].decode(), platform.system()
+    here = {"amd64": "x86_64", "aarch64": "arm64"}.get(platform.machine().lower(), platform.machine().lower())
+    if not data.startswith(MAGIC.get(system, (b"",))):
+        made = next((name for magic, name in MADE_FOR.items() if data.startswith(magic)), "another system")
+        raise UserError(f"{path}: compiled for {made}, this is {system}")
+    machines = {MACHINES.get(target, here) for target in targets.split()}
+    if here not in machines:
+        raise UserError(f"{path}: compiled for {targets}, this machine is {here}")
+    return targets

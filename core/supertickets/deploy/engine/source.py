@@ -1,0 +1,123 @@
+"""One self-contained C file from a program: the interface, the tables with all weights, the code for each instruction set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from supertickets.deploy.engine.program import Act, Op, Program
+
+INTERFACE = 1  # the number of the interface in ticket.h
+MARKER = f"supertickets-engine {INTERFACE}"
+HERE = Path(__file__).parent
+HEADER = HERE / "ticket.h"
+PIECES = ("rows.c", "maps.c", "run.c")
+LINE = 120  # characters of a table's lines
+
+
+def source(program: Program, size: tuple[int, int], facts: Mapping[str, str]) -> str:
+    """The C file's text for images (3, *size); `facts` (a JSON string a key) become its metadata."""
+    shape = program.output_shape
+    sizes = [3, *size, *shape, *[1] * (3 - len(shape)), 4 * (program.arena.size + 128), 0]
+    about = ", ".join(f"{json.dumps(key)}: {value}" for key, value in {**facts, "output": json.dumps(list(shape))}.items())
+    code = "\n".join((HERE / piece).read_text() for piece in PIECES)
+    return "\n".join(
+        [
+            HEADER.read_text(),
+            (HERE / "prelude.c").read_text(),
+            _version(),
+            f"static const char METADATA[] =\n{_text('{' + about + '}')};",
+            f"static const int64_t SIZES[8] = {{{', '.join(map(str, sizes))}}};",
+            *_tables(program),
+            _for_x86(code),
+            (HERE / "dispatch.c").read_text(),
+        ]
+    )
+
+
+def _version() -> str:
+    """What says in the compiled file that it is one of ours, and for which processors; it is read before the file is opened."""
+    names = [
+        ("defined(__x86_64__) && TICKET_X86 == 3", "x86-64-v3"),
+        ("defined(__x86_64__) && TICKET_X86 == 4", "x86-64-v4"),
+        ("defined(__x86_64__)", "x86-64-v3 x86-64-v4"),
+        ("defined(__aarch64__)", "arm64"),
+        ("defined(__wasm__)", "wasm"),
+    ]
+    lines = [f'#{"el" if i else ""}if {test}\n#define TARGETS "{name}"' for i, (test, name) in enumerate(names)]
+    return "\n".join([*lines, '#else\n#define TARGETS "other"\n#endif', f'static const char VERSION[] = "{MARKER}; " TARGETS;'])
+
+
+def _tables(program: Program) -> list[str]:
+    rows, (offsets, weights), ints, floats = program.tables()
+    ops = [f"{{{op[0]}, {{{', '.join(map(str, op[1:]))}}}}}" for op in program.ops]
+    taps = (f"{{{o},{_number(w)}}}" for o, w in zip(offsets.tolist(), weights.tolist(), strict=True))
+    return [
+        f"enum {{ {', '.join(f'{op.name} = {op.value}' for op in Op)} }};",
+        f"enum {{ {', '.join(f'{act.name} = {act.value}' for act in Act if act.value)}, OP_COUNT = {len(ops)} }};",
+        _table("Op OPS", ops),
+        _table("Row ROW_TABLE", (f"{{{o},{f},{n},{_number(b)}}}" for o, f, n, b in rows)),
+        _table("Tap TAPS", taps),
+        _table("int32_t INTS", map(str, ints.tolist())),
+        _table("float FLOATS", map(_number, floats.tolist())),
+    ]
+
+
+def _for_x86(code: str) -> str:
+    """`code` once for each instruction set: AVX-512 and AVX2 on x86-64, else whatever the compiler is told to use."""
+
+    def one(level: int, width: int, most: int, features: str) -> str:
+        return "\n".join(
+            [
+                f"#if TICKET_X86 != {7 - level}",
+                "#ifdef __clang__",
+                f'#pragma clang attribute push(__attribute__((target("{features}"))), apply_to = function)',
+                "#else",
+                "#pragma GCC push_options",
+                f'#pragma GCC target("{features}")',
+                "#endif",
+                _with(code, f"v{level}", width, most),
+                "#ifdef __clang__",
+                "#pragma clang attribute pop",
+                "#else",
+                "#pragma GCC pop_options",
+                "#endif",
+                "#endif",
+            ]
+        )
+
+    wide = one(4, 16, 16, "avx2,fma,avx512f,avx512dq,avx512cd,avx512bw,avx512vl")
+    return "\n".join(
+        ["#if defined(__x86_64__)", wide, one(3, 8, 12, "avx2,fma"), "#else", _with(code, "plain", 4, 16), "#endif"]
+    )
+
+
+def _with(code: str, name: str, width: int, most: int) -> str:
+    """`code` with vectors of `width` floats, `most` of them in a tile; its functions get `name` behind theirs."""
+    begin = f"#define FN(name) name##_{name}\n#define VL {width}\n#define MOST {most}"
+    return f"{begin}\n{code}\n#undef FN\n#undef VL\n#undef MOST\n#undef vec"
+
+
+def _table(name: str, entries: Iterable[str]) -> str:
+    lines, line = [], ""
+    for entry in entries:
+        if len(line) + len(entry) > LINE:
+            lines.append(line)
+            line = ""
+        line += f"{entry},"
+    return f"static const {name}[] = {{\n" + "\n".join([*lines, line]) + "\n};"
+
+
+def _number(value: float) -> str:
+    """A C literal of exactly this float32."""
+    text = f"{np.float32(value):.9g}"
+    return f"{text}f" if "." in text or "e" in text else f"{text}.f"
+
+
+def _text(text: str) -> str:
+    """A C string literal in lines; `?` is escaped because of trigraphs."""
+    escaped = [char if char not in '\\"?' else f"\\{char}" for char in text]
+    return "\n".join(f'"{"".join(escaped[i : i + LINE])}"' for i in range(0, len(escaped), LINE)) or '""'

@@ -1,0 +1,40 @@
+/* A ticket compiled to C: four functions, no library, no state. Weights and everything else that is needed are inside.
+ *
+ * All numbers are float32, images and outputs lie in memory as (C, H, W), one image a call. Any number of threads may run
+ * the same ticket at once, each with its own scratch memory. Compile with -O3; GCC 9 or Clang 11 and newer.
+ * -DTICKET_PREFIX=name renames the functions to name_sizes and so on, for several tickets in one program.
+ */
+#ifndef TICKET_H
+#define TICKET_H
+#include <stdint.h>
+
+#ifndef TICKET_PREFIX
+#define TICKET_PREFIX ticket
+#endif
+#define TICKET_JOIN_(a, b) a##_##b
+#define TICKET_JOIN(a, b) TICKET_JOIN_(a, b)
+#define TICKET_FUNCTION(name) TICKET_JOIN(TICKET_PREFIX, name)
+#if defined(_WIN32)
+#define TICKET_API __declspec(dllexport)
+#elif defined(__wasm__)
+#define TICKET_API __attribute__((visibility("default"), used))
+#else
+#define TICKET_API __attribute__((visibility("default")))
+#endif
+
+/* sizes[0..2]: channels, height, width of the image; sizes[3..5]: channels, height, width of the output (height and width
+ * are 1 for logits of a picture as a whole); sizes[6]: bytes of scratch memory for one call; sizes[7]: 0.
+ * Returns 0 where this processor can run the ticket, -1 where it lacks the instructions. */
+TICKET_API int TICKET_FUNCTION(sizes)(int64_t sizes[8]);
+
+/* Reads image, writes output, both whole. Scratch memory needs no alignment and no content; its old content is lost.
+ * Returns 0, or -1 with nothing written where this processor lacks the instructions. */
+TICKET_API int TICKET_FUNCTION(run)(const float *image, float *output, void *scratch);
+
+/* "supertickets-engine 1; x86-64-v3 x86-64-v4": the interface's number, then the processors that the code is for. */
+TICKET_API const char *TICKET_FUNCTION(version)(void);
+
+/* A JSON object: task, labels, preprocessing, metrics, sparsity, supertickets (the version that wrote it), output (shape). */
+TICKET_API const char *TICKET_FUNCTION(metadata)(void);
+
+#endif
