@@ -52,7 +52,7 @@ def plan_stem_conv(program: Program, x: Map | None, conv: nn.Conv2d, h: int, w: 
     program.rows(rows, out.positions, Act.RELU)
     if halo:
         clear_halos(program, out)
-        clear_pads(program, out, out.h, out.w)
+        clear_pads(program, out)
     if source is not x:
         program.arena.give(source.at)
     return out
@@ -109,8 +109,8 @@ def _plan_units(
     rows = Rows(planes_of(e), array(block.expand.bias)[units])
     rows.add_matrix(array(block.expand.weight)[units, :, 0, 0], planes_of(source))
     program.rows(rows, e.positions, Act.RELU, segments=e.phases, step=e.phase)
-    clear_pads(program, e, x.h, x.w)
-    program.rows(_depthwise_rows(block, units, e, hidden), e.positions, Act.RELU, planes=True)
+    pads = (e.start, e.plane, x.h, x.w, e.pitch, e.phases, e.phase)
+    program.planes(_depthwise_rows(block, units, e, hidden), e.positions, Act.RELU, pads)
     return hidden
 
 

@@ -1,15 +1,16 @@
-/* What is no sum of taps: splits in phases, enlarging, means. Planes have rows `pitch` floats apart; what lies behind a row's
- * last value is written, too (zeros, or values that nobody reads). */
+/* What is no sum of taps: splits in phases, enlarging, means. Planes have rows `pitch` floats apart. Rows are written from the
+ * first to the last, so that whole vectors may reach over a row's end; each map has room for that behind its last plane. */
 
-/* (h, w) -> four phases of (h2, w2), `phase` apart: value (y, x) -> phase (y % 2, x % 2) at (y / 2, x / 2) */
-static void FN(split)(const float *in, float *out, int h, int w, int pitch, int h2, int w2, int pitch2, int phase) {
+/* (h, w) -> four phases of (h2, w2), `phase` apart: value (y, x) -> phase (y % 2, x % 2) at (y / 2, x / 2).
+ * `exact`: nothing is read behind a row, and zeros are written there. */
+static void FN(split)(const float *in, float *out, int h, int w, int pitch, int h2, int w2, int pitch2, int phase, int exact) {
   for (int a = 0; a < 2; a++)
     for (int y = 0; y < h2; y++) {
       float *even = out + 2 * a * phase + y * pitch2, *odd = even + phase;
       int x = 0;
       if (2 * y + a < h) {
         const float *row = in + (int64_t)(2 * y + a) * pitch;
-        for (; 2 * x + 2 * VL <= w; x += VL) {
+        for (; exact ? 2 * x + 2 * VL <= w : x < w2; x += VL) {
           vec l = FN(load)(row + 2 * x), r = FN(load)(row + 2 * x + VL);
           FN(store)(even + x, SHUFFLE(l, r, EVEN));
           FN(store)(odd + x, SHUFFLE(l, r, ODD));
@@ -22,43 +23,29 @@ static void FN(split)(const float *in, float *out, int h, int w, int pitch, int 
 
 /* nearest, to twice the size */
 static void FN(up2)(const float *in, float *out, int h, int w, int pitch, int pitch2) {
-  for (int y = 0; y < h; y++) {
-    const float *row = in + y * pitch;
-    float *o = out + 2 * y * pitch2;
-    int x = 0;
-    for (; x + VL <= w; x += VL) {
-      vec v = FN(load)(row + x), l = SHUFFLE(v, v, LOW), r = SHUFFLE(v, v, HIGH);
-      FN(store)(o + 2 * x, l), FN(store)(o + 2 * x + VL, r);
-      FN(store)(o + pitch2 + 2 * x, l), FN(store)(o + pitch2 + 2 * x + VL, r);
+  for (int y = 0; y < 2 * h; y++)
+    for (int x = 0; x < w; x += VL) {
+      vec v = FN(load)(in + y / 2 * pitch + x);
+      FN(store)(out + y * pitch2 + 2 * x, SHUFFLE(v, v, LOW));
+      FN(store)(out + y * pitch2 + 2 * x + VL, SHUFFLE(v, v, HIGH));
     }
-    for (; x < w; x++) o[2 * x] = o[2 * x + 1] = o[pitch2 + 2 * x] = o[pitch2 + 2 * x + 1] = row[x];
-    for (x = 2 * w; x < pitch2; x++) o[x] = o[pitch2 + x] = 0;
-  }
-}
-
-/* Write `count` of the floats that two vectors hold in turns: a0 b0 a1 b1 ... */
-ALWAYS void FN(weave)(float *out, vec a, vec b, int count) {
-  if (count >= 2 * VL) {
-    FN(store)(out, SHUFFLE(a, b, LOW)), FN(store)(out + VL, SHUFFLE(a, b, HIGH));
-    return;
-  }
-  float both[2 * VL];
-  FN(store)(both, SHUFFLE(a, b, LOW)), FN(store)(both + VL, SHUFFLE(a, b, HIGH));
-  for (int i = 0; i < count; i++) out[i] = both[i];
 }
 
 /* One line of w values, bilinearly to 2w or 4w; line[-1] and line[w] repeat the ends. */
 static void FN(widen)(const float *line, float *out, int w, int times) {
   for (int x = 0; x < w; x += VL) {
-    int left = times * (w - x);
     vec l = FN(load)(line + x - 1), m = FN(load)(line + x), r = FN(load)(line + x + 1);
     if (times == 2) {
-      FN(weave)(out + 2 * x, m * 0.75f + l * 0.25f, m * 0.75f + r * 0.25f, left);
+      vec a = m * 0.75f + l * 0.25f, b = m * 0.75f + r * 0.25f;
+      FN(store)(out + 2 * x, SHUFFLE(a, b, LOW)), FN(store)(out + 2 * x + VL, SHUFFLE(a, b, HIGH));
       continue;
     }
     vec a = m * 0.625f + l * 0.375f, b = m * 0.875f + l * 0.125f, c = m * 0.875f + r * 0.125f, d = m * 0.625f + r * 0.375f;
-    FN(weave)(out + 4 * x, SHUFFLE(a, c, LOW), SHUFFLE(b, d, LOW), left);
-    if (left > 2 * VL) FN(weave)(out + 4 * x + 2 * VL, SHUFFLE(a, c, HIGH), SHUFFLE(b, d, HIGH), left - 2 * VL);
+    vec ac = SHUFFLE(a, c, LOW), bd = SHUFFLE(b, d, LOW);
+    FN(store)(out + 4 * x, SHUFFLE(ac, bd, LOW)), FN(store)(out + 4 * x + VL, SHUFFLE(ac, bd, HIGH));
+    if (x + VL / 2 >= w) break;
+    ac = SHUFFLE(a, c, HIGH), bd = SHUFFLE(b, d, HIGH);
+    FN(store)(out + 4 * x + 2 * VL, SHUFFLE(ac, bd, LOW)), FN(store)(out + 4 * x + 3 * VL, SHUFFLE(ac, bd, HIGH));
   }
 }
 
@@ -76,7 +63,6 @@ static void FN(resize)(const float *in, float *out, int w, int pitch, int h2, in
       for (int x = 0; x < w2; x++)
         out[x] = line[columns[2 * x]] * (1 - across[x]) + line[columns[2 * x + 1]] * across[x];
     }
-    for (int x = w2; x < pitch2; x++) out[x] = 0;
   }
 }
 

@@ -35,16 +35,6 @@ class Map:
         """Flat positions of a plane (or phase), whole vectors."""
         return rounded(self.h * self.pitch)
 
-    def planes(self) -> range:
-        """The first value of each channel."""
-        return range(self.start, self.start + self.channels * self.plane, self.plane or 1)
-
-    def pieces(self, h: int, w: int) -> list[tuple[int, int, int]]:
-        """(offset, rows, columns) of each phase of a map that had (h, w) before it was split."""
-        if self.phases == 1:
-            return [(0, h, w)]
-        return [(f * self.phase, -(-(h - f // 2) // 2), -(-(w - f % 2) // 2)) for f in range(4)]
-
 
 def halo_of(pad: int, pitch: int) -> int:
     """Floats of zeros that the farthest tap may reach before or behind a plane."""
@@ -72,10 +62,9 @@ def clear_halos(program: Program, m: Map) -> None:
     program.op(Op.HALOS, m.at, m.channels, m.plane, m.halo, m.phase, m.phases, m.h * m.pitch)
 
 
-def clear_pads(program: Program, m: Map, h: int, w: int) -> None:
-    """Zeros in the columns between rows and behind the last row, in each phase; (h, w) is the size before a split."""
-    for offset, rows, columns in m.pieces(h, w):
-        program.op(Op.PADS, m.start + offset, m.channels, m.plane, rows, columns, m.pitch, m.positions)
+def clear_pads(program: Program, m: Map) -> None:
+    """Zeros in the columns between rows and behind the last row."""
+    program.op(Op.PADS, m.start, m.channels, m.plane, m.h, m.w, m.pitch, m.positions)
 
 
 def split_map(program: Program, x: Map | None, channels: int, h: int, w: int, pad: int, *, cleared: bool) -> Map:
@@ -84,5 +73,5 @@ def split_map(program: Program, x: Map | None, channels: int, h: int, w: int, pa
     if cleared:
         clear_halos(program, m)
     source = (-1, h * w, w) if x is None else (x.start, x.plane, x.pitch)
-    program.op(Op.SPLIT, source[0], source[1], m.start, m.plane, channels, h, w, source[2], m.h, m.w, m.pitch, m.phase)
+    program.op(Op.SPLIT, source[0], source[1], m.start, m.plane, channels, h, w, source[2], m.h, m.w, m.pitch, m.phase, cleared)
     return m

@@ -58,7 +58,9 @@ class _Planner:
             fused = self.fusion(stage.get_submodule("fusion"), features)
             for m in features:
                 self.free(m)
-            features = [self.chain(m, blocks) for m, blocks in zip(fused, stage.branches, strict=True)]
+            features = [
+                self.chain(m, blocks) for m, blocks in zip(fused, stage.get_submodule("branches").children(), strict=True)
+            ]
         head = self.net.head
         if isinstance(head, DenseHead):
             self.dense_head(head, features)
@@ -84,7 +86,7 @@ class _Planner:
             x = take_map(self.program, 3, h, w, self.pad, halo=True)
             clear_halos(self.program, x)
             self.program.op(Op.COPY, x.start, x.plane, 3, h, w, x.pitch)
-            clear_pads(self.program, x, h, w)
+            clear_pads(self.program, x)
         for conv, following in zip(convs, [*convs[1:], None], strict=True):
             halo = following is not None and following.stride[0] == 1
             y = plan_stem_conv(self.program, x, conv, h, w, self.pad, halo=halo)

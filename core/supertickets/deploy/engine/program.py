@@ -121,25 +121,34 @@ class Program:
         """One operation; what `numbers` mean stands beside its case in run.c."""
         self.ops.append((int(kind), *map(int, numbers)))
 
-    def rows(self, rows: Rows, positions: int, act: Act, *, planes: bool = False, segments: int = 1, step: int = 0) -> None:
-        """Run `rows` over `positions` flat positions, in `segments` places `step` floats apart.
+    def rows(self, rows: Rows, positions: int, act: Act, *, segments: int = 1, step: int = 0) -> None:
+        """Run all rows over a tile of flat positions, then over the next, in `segments` places `step` floats apart.
 
-        `planes`: one row after the other over the whole plane (depthwise: a plane is read many times); else all rows over a
-        tile of positions, then the next tile (1x1: many planes are read). Rows that would change nothing are left out.
+        Rows that would change nothing are left out.
         """
+        self._rows_op(Op.ROWS, rows, act, (positions, act, segments, step))
+
+    def planes(self, rows: Rows, positions: int, act: Act, pads: tuple[int, ...]) -> None:
+        """Run one row after the other, each over its whole plane, which is read many times (depthwise).
+
+        `pads`: what of row r's own plane is zeroed before, as numbers of the operation: see run.c.
+        """
+        self._rows_op(Op.PLANES, rows, act, (positions, act, *pads))
+
+    def _rows_op(self, kind: Op, rows: Rows, act: Act, numbers: tuple[int, ...]) -> None:
         none = np.zeros(0, np.int64)
         row, offset, weight = (np.concatenate(part) for part in zip((none, none, none.astype("f4")), *rows.taps, strict=True))
         row = row.astype(np.int64)
         count = np.bincount(row, minlength=len(rows.out))
         # Rows of as many taps behind each other: the processor guesses each loop's end right.
-        turn = np.arange(len(rows.out)) if planes else np.argsort(count, kind="stable")
+        turn = np.arange(len(rows.out)) if kind == Op.PLANES else np.argsort(count, kind="stable")
         if act == Act.ADD:
             turn = turn[(count[turn] > 0) | (rows.bias[turn] != 0)]
         place = np.full(len(rows.out), len(rows.out))
         place[turn] = np.arange(len(turn))
         order = np.lexsort((offset, place[row]))
         if len(turn):
-            self.op(Op.PLANES if planes else Op.ROWS, self._rows_so_far, len(turn), positions, act, segments, step)
+            self.op(kind, self._rows_so_far, len(turn), *numbers)
             self._rows.append((rows.out[turn], count[turn], rows.bias[turn]))
             self._taps.append((offset[order], weight[order]))
             self._rows_so_far += len(turn)

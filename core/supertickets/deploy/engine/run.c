@@ -38,8 +38,13 @@ static void FN(run)(const float *image, float *output, float *arena) {
       case ROWS: /* first row, rows, positions, act, segments, step */
         for (int s = 0; s < a[4]; s++) FN(run_rows)(arena + (int64_t)s * a[5], ROW_TABLE + a[0], a[1], a[2], a[3]);
         break;
-      case PLANES: /* the same, row by row */
-        for (int r = 0; r < a[1]; r++) FN(run_rows)(arena, ROW_TABLE + a[0] + r, 1, a[2], a[3]);
+      case PLANES: /* first row, rows, positions, act, then of the plane that each row reads: start, plane, h, w, pitch, phases, phase */
+        for (int r = 0; r < a[1]; r++) {
+          for (int f = 0; f < a[9]; f++)
+            FN(pads)(arena + a[4] + (int64_t)r * a[5] + f * a[10], a[9] == 1 ? a[6] : (a[6] - f / 2 + 1) / 2,
+                     a[9] == 1 ? a[7] : (a[7] - f % 2 + 1) / 2, a[8], a[2]);
+          FN(run_rows)(arena, ROW_TABLE + a[0] + r, 1, a[2], a[3]);
+        }
         break;
       case PADS: /* start, planes, plane, h, w, pitch, positions */
         for (int c = 0; c < a[1]; c++) FN(pads)(arena + a[0] + (int64_t)c * a[2], a[3], a[4], a[5], a[6]);
@@ -52,10 +57,10 @@ static void FN(run)(const float *image, float *output, float *arena) {
           for (int y = 0; y < a[3]; y++)
             FN(copy)(image + ((int64_t)c * a[3] + y) * a[4], arena + a[0] + (int64_t)c * a[1] + y * a[5], a[4]);
         break;
-      case SPLIT: /* in (-1: the image), its plane, out, plane, channels, h, w, pitch, h2, w2, pitch2, phase */
+      case SPLIT: /* in (-1: the image), its plane, out, plane, channels, h, w, pitch, h2, w2, pitch2, phase, exact */
         for (int c = 0; c < a[4]; c++)
           FN(split)((a[0] < 0 ? image : arena + a[0]) + (int64_t)c * a[1], arena + a[2] + (int64_t)c * a[3], a[5], a[6], a[7],
-                    a[8], a[9], a[10], a[11]);
+                    a[8], a[9], a[10], a[11], a[12]);
         break;
       case UP2: /* in, plane, out, plane, channels, h, w, pitch, pitch2 */
         for (int c = 0; c < a[4]; c++)
