@@ -117,6 +117,7 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     from accelerate import Accelerator
 
     from supertickets.config.reader import load_config
+    from supertickets.deploy.deployed import network_for
     from supertickets.task import task_class
     from supertickets.terminal import console, watch
     from supertickets.training.cpu import prepare_cpu
@@ -127,6 +128,7 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("ticket", type=path_argument, help="ticket folder")
     parser.add_argument("config", nargs="?", type=path_argument, help="YAML file that overrides the ticket's own settings")
     parser.add_argument("--out", type=path_argument, help="write the scores to this JSON file")
+    _add_engine(parser)
     options, overrides = split_overrides(parser, argv)
     if options.out and options.out.is_dir():
         raise UserError(f"--out: {options.out} is a folder; name a JSON file")
@@ -136,7 +138,7 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     task, accelerator = cls(config), Accelerator()
     if difference := ticket.other_labels(task.labels):
         raise UserError(f"{options.ticket}: the ticket {difference}")
-    net = ticket.build().to(accelerator.device).to(memory_format=torch.channels_last)
+    net = network_for(ticket, options.engine, accelerator.device)
     loader = accelerator.prepare_data_loader(task.build_val_loader(config.train.batch_size))
     with torch.no_grad():
         shown = watch(loader, lambda: "evaluation", show=accelerator.is_main_process)
@@ -154,6 +156,7 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
 def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
     """`predict.py TICKET IMAGE... --out DIR [--dotted.key value ...]`; a task that predicts in words needs no DIR."""
     from supertickets.config.reader import load_config
+    from supertickets.deploy.deployed import network_for
     from supertickets.task import task_class
     from supertickets.terminal import console
 
@@ -162,6 +165,7 @@ def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("ticket", type=path_argument, help="ticket folder")
     parser.add_argument("images", nargs="+", type=path_argument, help="image files")
     parser.add_argument("--out", type=path_argument, help="folder for the pictures and data")
+    _add_engine(parser)
     for name, text in cls.predict_options.items():
         parser.add_argument(f"--{name}", metavar="VALUE", help=f"{text}; short for --predict.{name}")
     options, overrides = split_overrides(parser, argv)
@@ -172,7 +176,7 @@ def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
     ticket = _load_ticket(options.ticket, task_name)
     task = cls(load_config(cls.Config, None, overrides, base=ticket.settings))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    net = ticket.build().to(device).to(memory_format=torch.channels_last)
+    net = network_for(ticket, options.engine, device)
     with torch.no_grad():
         written = task.predict(net, options.images, options.out)
     for path in written:
@@ -248,12 +252,13 @@ def _add_compact(commands: Commands) -> None:
 def _add_export(commands: Commands) -> None:
     from supertickets.deploy.plain import LAYOUTS
 
-    parser = commands.add_parser("export", help="write a ticket as a file for ONNX Runtime, OpenVINO or plain PyTorch")
+    parser = commands.add_parser("export", help="write a ticket for ONNX Runtime, OpenVINO or PyTorch, or as C or machine code")
     parser.add_argument("ticket", type=path_argument)
-    parser.add_argument("--format", required=True, choices=("onnx", "openvino", "torch"))
+    parser.add_argument("--format", required=True, choices=("onnx", "openvino", "torch", "c", "native"))
     parser.add_argument(
-        "--out", type=path_argument, required=True, help="file to write: .onnx, .xml (with a .bin beside it) or .pt2"
+        "--out", type=path_argument, required=True, help="file to write: .onnx, .xml (and .bin), .pt2, .c (and .h), .so"
     )
+    parser.add_argument("--target", help="machine to compile for (native), such as x86-64-v3 or arm64 (default: this one)")
     parser.add_argument("--dynamic-batch", action="store_true", help="accept any number of images at once (default: one)")
     parser.add_argument(
         "--check", nargs="+", type=path_argument, default=[], metavar="IMAGE", help="real images for the comparison"
@@ -276,6 +281,7 @@ def _add_export(commands: Commands) -> None:
             dynamic_batch=options.dynamic_batch,
             layout=options.layout,
             pictures=expand_images(options.check) if options.check else [],
+            target=options.target,
         )
         console.print(export_table(facts))
 
@@ -296,6 +302,11 @@ def _add_import_original(commands: Commands) -> None:
         print(f"ticket written to {ticket.save(options.out)}")
 
     parser.set_defaults(run=run)
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    help = "what runs the ticket: eager (PyTorch, the default), native (compiled here) or onnx (ONNX Runtime)"
+    parser.add_argument("--engine", default="eager", metavar="NAME", help=help)
 
 
 def _add_size(parser: argparse.ArgumentParser, use: str) -> None:

@@ -1,7 +1,7 @@
 """Export: a ticket as one file that runs without this package, checked against the network it came from.
 
 The graph is plain: BN folded, blocks in the layout that the runtime likes best. Labels, preprocessing and metrics are in the
-file's own metadata, one JSON string per key.
+file's own metadata, one JSON string per key. The formats `c` and `native` are the sparse engine's (`deploy.engine`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor, nn
 
+from supertickets.deploy.engine.compiler import find_compiler, native_suffix, target_suffix
+from supertickets.deploy.engine.files import open_c, open_native, write_c, write_native
+from supertickets.deploy.engine.planner import assert_supported
 from supertickets.deploy.plain import Layout, fold
 from supertickets.deploy.samples import picture_inputs, sample_inputs
 from supertickets.errors import UserError
@@ -61,19 +64,26 @@ def export(
     dynamic_batch: bool = False,
     layout: Layout | None = None,
     pictures: Sequence[Path] = (),
+    target: str | None = None,
 ) -> ExportFacts:
     """Write `ticket` to `path` for images (B, 3, *size) float32, B = 1 unless `dynamic_batch`; says what it wrote.
 
     `format` is a key of `FORMATS`; `size` (H, W) in pixels defaults to the task's, `layout` to the format's fastest. The file
     gets its name only after it was run and compared with eager PyTorch: on noise, on drawn scenes and on `pictures`, your own
-    image files. Raises `UserError` for a wrong format, name or size, for a missing package, for a picture that cannot be
-    read and where the difference is above 1e-4.
+    image files. `target` (native only) is the machine to compile for, one of `TARGET_NAMES`; code that this machine cannot
+    run is compared as compiled for this one. Raises `UserError` for a wrong format, name, target or size, for a missing
+    package or compiler, for a network that the engine cannot run, for a picture that cannot be read and where the difference
+    is above 1e-4.
     """
-    chosen, path = _checked(format, Path(path), size)
+    chosen, path = _checked(format, Path(path), size, target)
     task = ticket.load_task()
     size = size or (task.input_shape[1], task.input_shape[2])
+    if layout not in (None, chosen.layout) and format in ENGINE_FORMATS:
+        raise UserError(f"--layout: {format} has one form of the blocks, {chosen.layout}")
     layout = layout or chosen.layout
     net = ticket.build()
+    if format in ENGINE_FORMATS:
+        assert_supported(net)
     plain = fold(net, layout, multiple=chosen.multiple)
     plain = plain.to(memory_format=torch.channels_last if chosen.channels_last else torch.contiguous_format)
     inputs = dict(zip(("noise", "scenes"), sample_inputs(ticket, size), strict=True))  # two images each
@@ -89,9 +99,9 @@ def export(
             raise UserError(
                 f"{path}: not written: its outputs differ from the ticket's by {worst:.1e}; {TOLERANCE:.0e} is allowed"
             )
-        for file in sorted(Path(folder).iterdir()):  # .bin before .xml: the weights before what reads them
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # what is read by it first
             os.replace(file, path.parent / file.name)
-    written = [path, *([path.with_suffix(".bin")] if format == "openvino" else [])]
+    written = [path, *([path.with_suffix(chosen.beside)] if chosen.beside else [])]
     return {
         "path": str(path),
         "format": format,
@@ -138,17 +148,23 @@ def open_exported(path: str | Path, *, threads: int | None = None) -> Runner:
     """
     path = Path(path)
     found = [format for format in FORMATS.values() if format.suffix == path.suffix]
-    if not found or not path.is_file():
-        raise UserError(f"{path}: {'no such file' if found else 'not a .onnx, .xml or .pt2 file'}")
+    if not found:
+        raise UserError(f"{path}: does not end in one of {', '.join(format.suffix for format in FORMATS.values())}")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     return found[0].open(path, threads)
 
 
-def _checked(format: str, path: Path, size: tuple[int, int] | None) -> tuple[Format, Path]:
+def _checked(format: str, path: Path, size: tuple[int, int] | None, target: str | None) -> tuple[Format, Path]:
     if format not in FORMATS:
         raise UserError(f"--format: '{format}' is unknown; choose one of {', '.join(FORMATS)}")
     chosen = FORMATS[format]
+    if format == "native":
+        chosen = _native_for(target or "native")
+    elif target is not None:
+        raise UserError(f"--target: {target} is for --format native; {format} is the same for every machine")
     if path.suffix != chosen.suffix:
-        raise UserError(f"--out: {path} should end in {chosen.suffix} for {format}")
+        raise UserError(f"--out: {path} should end in {chosen.suffix} for {format}{f', target {target}' if target else ''}")
     if path.is_dir():
         raise UserError(f"--out: {path} is a folder; name a file")
     if size is not None and min(size) < 1:
@@ -158,6 +174,8 @@ def _checked(format: str, path: Path, size: tuple[int, int] | None) -> tuple[For
             import_module(package)
         except ImportError as error:
             raise UserError(f"--format {format} needs the package {package}: pip install 'supertickets[export]'") from error
+    if format in ENGINE_FORMATS:
+        find_compiler(target or "native")
     return chosen, path
 
 
@@ -248,6 +266,24 @@ def _open_torch(path: Path, threads: int | None) -> Runner:
     return lambda x: net(torch.from_numpy(x)).detach().numpy()
 
 
+def _write_c(plain: nn.Module, x: Tensor, path: Path, facts: dict[str, str], dynamic_batch: bool) -> None:
+    write_c(plain, (x.shape[2], x.shape[3]), path, facts)
+
+
+def _write_native(plain: nn.Module, x: Tensor, path: Path, facts: dict[str, str], dynamic_batch: bool) -> None:
+    write_native(plain, (x.shape[2], x.shape[3]), path, facts, target="native")
+
+
+def _native_for(target: str) -> Format:
+    """The format native for `target`: what is opened is what `write_native` says can be compared here."""
+    opened: list[Runner] = []
+
+    def write(plain: nn.Module, x: Tensor, path: Path, facts: dict[str, str], dynamic_batch: bool) -> None:
+        opened.append(write_native(plain, (x.shape[2], x.shape[3]), path, facts, target=target))
+
+    return replace(FORMATS["native"], suffix=target_suffix(target), write=write, open=lambda path, threads: opened[-1])
+
+
 @dataclass(frozen=True)
 class Format:
     """One kind of file: how to write and open it, which packages that takes and which form of the network is fastest."""
@@ -259,12 +295,16 @@ class Format:
     layout: Layout = "per-kernel"
     multiple: int = 1  # of units of a kernel, see `fold`
     channels_last: bool = False
+    beside: str = ""  # suffix of the second file
 
 
 # Layouts by measurement (docs/deploy.md). ONNX Runtime's fast convs want channels in fours: with whatever numbers search and
 # compaction leave, a network can take three times as long as its larger neighbour.
 FORMATS = {
     "onnx": Format(".onnx", _write_onnx, _open_onnx, ("onnx", "onnxscript", "onnxruntime"), multiple=4),
-    "openvino": Format(".xml", _write_openvino, _open_openvino, ("openvino", "onnx", "onnxscript")),
+    "openvino": Format(".xml", _write_openvino, _open_openvino, ("openvino", "onnx", "onnxscript"), beside=".bin"),
     "torch": Format(".pt2", _write_torch, _open_torch, (), channels_last=True),
+    "c": Format(".c", _write_c, open_c, (), layout="one-conv", beside=".h"),
+    "native": Format(native_suffix(), _write_native, open_native, (), layout="one-conv"),
 }
+ENGINE_FORMATS = ("c", "native")

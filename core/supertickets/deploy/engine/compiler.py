@@ -35,7 +35,9 @@ TARGETS = {
     "arm64-android": Target(".so", "aarch64-linux-android", ("aarch64", "android"), ("-shared", "-fPIC", "-s", "-nostdlib")),
     "arm64-macos": Target(".dylib", "aarch64-macos", ("arm64", "darwin"), ("-shared", "-fPIC")),
     "windows": Target(".dll", "x86_64-windows-gnu", ("x86_64", "mingw"), ("-shared", "-s")),
-    "wasm": Target(".wasm", "wasm32-freestanding", ("wasm32",), ("-msimd128", "-nostdlib", "-Wl,--no-entry", "-s")),
+    "wasm": Target(
+        ".wasm", "wasm32-freestanding", ("wasm32",), ("-msimd128", "-nostdlib", "-Wl,--no-entry", "-Wl,--export-dynamic", "-s")
+    ),
 }
 SUFFIXES = {"Windows": ".dll", "Darwin": ".dylib"}
 TARGET_NAMES = ("native", *TARGETS)

@@ -13,6 +13,7 @@ from supertickets.deploy.engine.compiler import compile_c, native_suffix
 from supertickets.deploy.engine.planner import plan
 from supertickets.deploy.engine.runner import Engine, load
 from supertickets.deploy.engine.source import HEADER, source
+from supertickets.errors import UserError
 
 
 def write_c(plain: nn.Module, size: tuple[int, int], path: Path, facts: Mapping[str, str]) -> None:
@@ -21,12 +22,18 @@ def write_c(plain: nn.Module, size: tuple[int, int], path: Path, facts: Mapping[
     shutil.copyfile(HEADER, path.with_suffix(".h"))
 
 
-def write_native(plain: nn.Module, size: tuple[int, int], path: Path, facts: Mapping[str, str], *, target: str) -> None:
-    """`path`, compiled for `target`."""
+def write_native(plain: nn.Module, size: tuple[int, int], path: Path, facts: Mapping[str, str], *, target: str) -> Engine:
+    """`path`, compiled for `target`, opened; where this machine cannot run it, the same C file compiled for this machine."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "ticket.c"
         write_c(plain, size, file, facts)
-        compile_c(file, path, target=target)
+        library = Path(folder) / path.name  # some compilers write other files beside it
+        compile_c(file, library, target=target)
+        shutil.move(library, path)
+        try:
+            return load(path)
+        except UserError:
+            return open_c(file, None)
 
 
 def open_c(path: Path, threads: int | None) -> Engine:

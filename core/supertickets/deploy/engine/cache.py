@@ -1,0 +1,54 @@
+"""Compile a ticket once and keep it: a folder of the user's, a file for each ticket, size, compiler and engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from pathlib import Path
+
+from supertickets.deploy.engine.compiler import describe_compiler, find_compiler, native_suffix
+from supertickets.deploy.engine.runner import Engine, load
+from supertickets.deploy.engine.source import HERE
+from supertickets.deploy.export import export
+from supertickets.errors import UserError
+from supertickets.ticket.ticket import Ticket
+
+
+def compile_ticket(ticket: Ticket, *, size: tuple[int, int] | None = None, threads: int = 1) -> Engine:
+    """`ticket` compiled for this machine and images (3, *size) (default: the task's), checked against eager PyTorch.
+
+    What was compiled before is taken from `cache_folder`. Raises `UserError` as `export` does.
+    """
+    task = ticket.load_task()
+    size = size or (task.input_shape[1], task.input_shape[2])
+    path = cache_folder() / f"{_key(ticket, size)}{native_suffix()}"
+    if not path.is_file():
+        export(ticket, path, format="native", size=size)
+    return load(path, threads=threads)
+
+
+def cache_folder() -> Path:
+    """`SUPERTICKETS_CACHE`, else the system's usual place for a user's caches; made for this user alone."""
+    homes = {"Darwin": Path.home() / "Library/Caches", "Windows": Path(os.environ.get("LOCALAPPDATA", Path.home()))}
+    usual = homes.get(platform.system(), Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
+    folder = Path(os.environ.get("SUPERTICKETS_CACHE") or usual / "supertickets") / "engine"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder}: belongs to another user; compiled code is only opened from your own folder")
+    return folder
+
+
+def _key(ticket: Ticket, size: tuple[int, int]) -> str:
+    """Everything that the compiled file depends on, as a digest."""
+    digest = hashlib.sha256()
+    about = (ticket.task, ticket.settings, ticket.arch.to_dict(), ticket.metrics, size)
+    for text in (json.dumps(about, sort_keys=True), describe_compiler(find_compiler()), platform.machine()):
+        digest.update(text.encode())
+    for name, tensor in ticket.tensors.items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    for file in sorted(HERE.iterdir()):
+        if file.suffix in (".py", ".c", ".h"):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:32]
