@@ -1,0 +1,344 @@
+"""What the engine computes is what the ticket computes, for every network of the project, and it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from supertickets import cli
+from supertickets.config.sections import Config
+from supertickets.deploy.compact import compact_net
+from supertickets.deploy.deployed import network_for
+from supertickets.deploy.engine import compiler, load
+from supertickets.deploy.engine.cache import compile_ticket
+from supertickets.deploy.engine.compiler import compile_c, find_compiler, native_suffix
+from supertickets.deploy.engine.files import write_c
+from supertickets.deploy.export import export
+from supertickets.deploy.plain import fold
+from supertickets.errors import UserError
+from supertickets.networks.blocks import mixed_blocks
+from supertickets.networks.heads import ClassificationHead, DenseHead
+from supertickets.networks.supernet import Supernet, prunable
+from supertickets.search.shrink import shrink
+from supertickets.testing import ToyTask, micro_arch, micro_net, randomise_norms
+from supertickets.ticket.ticket import Ticket
+
+CASES = int(os.environ.get("SUPERTICKETS_ENGINE_CASES", 12))  # random networks; 200 before a release
+SANITIZED = int(os.environ.get("SUPERTICKETS_ENGINE_SANITIZED", 4))  # of them under the sanitizers; 50 before a release
+QUICK = ("-O1",)
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+pytestmark = [
+    pytest.mark.usefixtures("toy_installed"),
+    pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler"),
+]
+# Reads an image, runs the ticket on scratch memory full of NaNs that ends where it should, writes the output.
+HARNESS = r"""
+#include "ticket.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+int main(int argc, char **argv) {
+  int64_t s[8];
+  if (argc < 3 || ticket_sizes(s)) return 3;
+  size_t n_in = (size_t)(s[0] * s[1] * s[2]), n_out = (size_t)(s[3] * s[4] * s[5]);
+  float *in = malloc(n_in * 4), *out = malloc(n_out * 4);
+  char *scratch = malloc((size_t)s[6]);
+  memset(scratch, 255, (size_t)s[6]);
+  FILE *f = fopen(argv[1], "rb");
+  if (!f || fread(in, 4, n_in, f) != n_in) return 4;
+  fclose(f);
+  if (ticket_run(in, out, scratch)) return 5;
+  f = fopen(argv[2], "wb");
+  fwrite(out, 4, n_out, f);
+  fclose(f);
+  free(in), free(out), free(scratch);
+  return 0;
+}
+"""
+
+
+def random_net(seed: int) -> tuple[Supernet, tuple[int, int]]:
+    """A network with anything that search, pruning and compaction may leave, and a size for its images."""
+    dice = random.Random(seed)
+    torch.manual_seed(seed)
+    stages, widths = [], [dice.randint(1, 9) for _ in range(4)]
+    branches = 1
+    for _ in range(dice.randint(1, 5)):
+        stages.append({"blocks": [dice.randint(0, 2) for _ in range(branches)], "widths": widths[:branches]})
+        branches = min(4, branches + dice.randint(0, 1))
+    kernels = sorted(dice.sample([1, 3, 5, 7, 9], dice.randint(1, 3)))
+    stem = [dice.randint(1, 8), dice.randint(1, 8)]
+    arch = micro_arch(
+        stages=stages, stem=stem, kernels=kernels, stem_stride=dice.choice([1, 2, 4]), expand=dice.randint(1, 4), init="reduced"
+    )
+    outputs = dice.randint(1, 20)
+    head: nn.Module = DenseHead(arch, channels=dice.randint(1, 12), outputs=outputs)
+    if dice.random() < 0.4:
+        head = ClassificationHead(arch, classes=outputs, widths=[dice.randint(1, 12) for _ in range(4)], channels=20)
+    net = Supernet(arch, head).eval()
+    randomise_norms(net, seed)
+    dead = {}
+    for name, block in mixed_blocks(net).items():
+        share = dice.choice([0.0, 0.3, 1.0]) if dice.random() < 0.5 else 0.0
+        gone = torch.rand(sum(block.units.values())) < share
+        if dice.random() < 0.3:  # all units of one kernel
+            gone[: next(iter(block.units.values()))] = True
+        dead[f"{name}.depthwise_bn.weight"] = gone
+    shrink(net, dead)
+    sparsity = dice.choice([0.0, 0.5, 0.8, 0.9, 0.95, 0.99])
+    with torch.no_grad():
+        for weight in prunable(net).values():
+            weight.mul_(torch.rand(weight.shape) >= sparsity)
+    if dice.random() < 0.5:
+        compact_net(net)
+    largest = dice.choice([4, 24, 97])
+    return net, (dice.randint(1, largest), dice.randint(1, largest))
+
+
+def eager(net: nn.Module, images: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return net(torch.from_numpy(images)).numpy()
+
+
+def images_of(size: tuple[int, int], count: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, 3, *size), dtype=np.float32)
+
+
+def toy_ticket(**changes: object) -> Ticket:
+    net = micro_net(**changes).eval()
+    randomise_norms(net)
+    return Ticket.from_net(net, ToyTask(Config()), metrics={"accuracy": 0.5, "note": 'what??/ "quoted" \\ é'})
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A micro network for images of (23, 30), compiled."""
+    folder = tmp_path_factory.mktemp("compiled")
+    net = micro_net().eval()
+    randomise_norms(net)
+    write_c(fold(net), (23, 30), folder / "ticket.c", {"task": '"toy"'})
+    compile_c(folder / "ticket.c", folder / "ticket.so", flags=QUICK)
+    return folder / "ticket.so"
+
+
+@pytest.mark.parametrize("case", range(CASES))
+def test_any_network_gives_what_eager_gives(case, tmp_path):
+    net, size = random_net(case)
+    write_c(fold(net), size, tmp_path / "ticket.c", {})
+    level = "-DTICKET_X86=3" if case % 2 else "-DTICKET_X86=34"
+    compile_c(tmp_path / "ticket.c", tmp_path / "ticket.so", flags=(*QUICK, level))
+    x = images_of(size)
+    out, want = load(tmp_path / "ticket.so")(x), eager(net, x)
+    assert out.shape == want.shape
+    assert np.abs(out - want).max() <= 1e-4
+
+
+def run_as_program(
+    net: Supernet, size: tuple[int, int], folder: Path, command: list[str], before: tuple[str, ...] = ()
+) -> float:
+    """Largest difference from eager of the C file built with its own `main` by `command`."""
+    write_c(fold(net), size, folder / "ticket.c", {})
+    (folder / "main.c").write_text(HARNESS)
+    x = images_of(size)
+    x.tofile(folder / "in")
+    files = [str(folder / "ticket.c"), str(folder / "main.c"), "-o", str(folder / "program")]
+    subprocess.run([*command, "-std=c11", *files], check=True, capture_output=True)
+    done = subprocess.run([*before, str(folder / "program"), str(folder / "in"), str(folder / "out")], capture_output=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr.decode()[:2000]
+    want = eager(net, x)
+    return float(np.abs(np.fromfile(folder / "out", np.float32) - want.ravel()).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", range(SANITIZED))
+def test_nothing_is_read_or_written_outside(case, tmp_path):
+    level = "-DTICKET_X86=3" if case % 2 else "-DTICKET_X86=34"
+    command = ["cc", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", level]
+    assert run_as_program(*random_net(case), tmp_path, command) <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("qemu-aarch64") and find_spec("ziglang")), reason="needs qemu-user and ziglang")
+@pytest.mark.parametrize("case", range(2))
+def test_the_arm64_code_agrees(case, tmp_path):
+    zig = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-static", "-O2"]
+    assert run_as_program(*random_net(case), tmp_path, zig, ("qemu-aarch64",)) <= 1e-4
+
+
+def test_the_c_file_is_clean(tmp_path):
+    write_c(fold(random_net(3)[0]), (9, 9), tmp_path / "ticket.c", {"note": json.dumps("??/")})
+    strict = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", "-c", "-o", str(tmp_path / "ticket.o")]
+    done = subprocess.run(["cc", *strict, str(tmp_path / "ticket.c")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_batches_and_threads_give_what_single_images_give(compiled):
+    x = images_of((23, 30), 5)
+    one, three = load(compiled), load(compiled, threads=3)
+    single = np.concatenate([one(image[None]) for image in x])
+    assert np.array_equal(one(x), single) and np.array_equal(three(x), single)
+    with ThreadPoolExecutor(4) as pool:  # one engine, many callers
+        assert all(np.array_equal(found, single) for found in pool.map(three, [x] * 8))
+    as_torch = three(torch.from_numpy(x))
+    assert isinstance(as_torch, torch.Tensor) and np.array_equal(as_torch.numpy(), single)
+    assert one(x[:0]).shape == (0, *single.shape[1:])
+
+
+def test_images_of_another_size_are_refused(compiled):
+    with pytest.raises(UserError, match=r"images of shape \(1, 3, 8, 8\) given; it runs \(B, 3, 23, 30\)"):
+        load(compiled)(images_of((8, 8)))
+
+
+def test_export_writes_c_and_native_with_metadata(tmp_path, capsys):
+    folder = toy_ticket().save(tmp_path / "ticket")
+    for format, name in (("c", "net.c"), ("native", f"net{native_suffix()}")):
+        arguments = ["export", str(folder), "--format", format, "--out", str(tmp_path / name), "--size", "17", "23"]
+        cli.main(arguments)
+        assert "outputs differ by" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["net.c", "net.h", f"net{native_suffix()}", "ticket"])
+    engine = load(tmp_path / f"net{native_suffix()}")
+    assert engine.metadata["labels"] == ["red", "green", "blue"] and engine.metadata["output"] == [3, 9, 12]
+    assert engine.metadata["metrics"]["note"] == 'what??/ "quoted" \\ é'
+    assert str(tmp_path).encode() not in (tmp_path / "net.c").read_bytes()
+
+
+def test_a_ticket_is_compiled_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUPERTICKETS_CACHE", str(tmp_path))
+    ticket, x = toy_ticket(), images_of((16, 16), 2)
+    engine = ticket.compile()
+    assert np.abs(engine(x) - eager(ticket.build(), x)).max() <= 1e-4
+    (made,) = (tmp_path / "engine").iterdir()
+    stamp = made.stat().st_mtime_ns
+    compile_ticket(ticket, threads=2)
+    assert made.stat().st_mtime_ns == stamp
+    other = ticket.with_tensors({name: tensor * 1.01 for name, tensor in ticket.tensors.items()})
+    compile_ticket(other)
+    assert len(list((tmp_path / "engine").iterdir())) == 2
+
+
+def test_a_deployed_network_takes_images_of_any_size(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUPERTICKETS_CACHE", str(tmp_path))
+    ticket = toy_ticket()
+    net = network_for(ticket, "native")
+    for size in ((16, 16), (9, 14)):
+        x = torch.from_numpy(images_of(size, 3))
+        assert (net(x) - ticket.build()(x)).abs().max() <= 1e-4
+    with pytest.raises(UserError, match="'tpu' is unknown; choose one of eager, native, onnx"):
+        network_for(ticket, "tpu")
+
+
+# Refusals --------------------------------------------------------------------------------------------------------------
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command ends with, and exit code 2."""
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    said = capsys.readouterr().err.strip()
+    assert left.value.code == 2 and said.startswith("error: ") and "\n" not in said
+    return said
+
+
+@pytest.mark.parametrize(("format", "name"), [("c", "deep/net.c"), ("native", f"deep/net{native_suffix()}")])
+def test_token_mixers_are_refused_before_anything_is_written(format, name, tmp_path, capsys):
+    folder = toy_ticket(tokens=2).save(tmp_path / "ticket")
+    said = refused(["export", str(folder), "--format", format, "--out", str(tmp_path / name)], capsys)
+    assert "token mixers" in said and "onnx" in said and not (tmp_path / "deep").exists()
+    with pytest.raises(UserError, match="token mixers"):
+        network_for(toy_ticket(tokens=2), "native")
+
+
+def test_other_networks_are_named():
+    with pytest.raises(UserError, match="not Linear"):
+        write_c(nn.Linear(2, 2), (4, 4), Path("never.c"), {})
+    net = micro_net()
+    net.head = nn.Softmax()
+    with pytest.raises(UserError, match="has no Softmax"):
+        write_c(net, (4, 4), Path("never.c"), {})
+    assert not Path("never.c").exists()
+
+
+def test_a_missing_compiler_is_one_line(tmp_path, monkeypatch, capsys):
+    folder = toy_ticket().save(tmp_path / "ticket")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CC", "nowhere-cc -m64")
+    monkeypatch.setattr(compiler, "find_spec", lambda _: None)
+    said = refused(["export", str(folder), "--format", "native", "--out", str(tmp_path / f"a{native_suffix()}")], capsys)
+    assert "nowhere-cc" in said and "pip install 'supertickets[native]'" in said
+
+
+def test_a_compiler_for_another_machine_is_named(monkeypatch):
+    monkeypatch.setattr(compiler, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"no C compiler for wasm .*cc, which compiles for"):
+        find_compiler("wasm")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"target": "sparc"}, "'sparc' is unknown; choose one of native, x86-64-v3"),
+        ({"path": "net.wasm"}, "should end in"),
+        ({"path": "net.dll", "target": "arm64"}, r"should end in \.so for native, target arm64"),
+        ({"path": "net.onnx", "format": "onnx", "target": "arm64"}, "is for --format native"),
+        ({"layout": "per-kernel"}, "one form of the blocks, one-conv"),
+    ],
+)
+def test_wrong_arguments_are_named(changes, words, tmp_path):
+    given = {"path": f"net{native_suffix()}", "format": "native", "target": None, "layout": None} | changes
+    with pytest.raises(UserError, match=words):
+        export(toy_ticket(), tmp_path / given.pop("path"), **given)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\x7fELF" + bytes(100), "not a compiled ticket"),
+        (b"hello", "not a compiled ticket"),
+        (b"\x7fELF supertickets-engine 99; arm64\0", "another version"),
+        (b"\0asm supertickets-engine 1; wasm\0", "compiled for WebAssembly"),
+        (b"\x7fELF supertickets-engine 1; MACHINE\0", "this machine is"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="ELF files")
+def test_files_that_cannot_run_here_are_never_opened(data, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("ctypes.CDLL", lambda *_: pytest.fail("the file was opened"))
+    here = os.uname().machine
+    path = tmp_path / "net.so"
+    path.write_bytes(data.replace(b"MACHINE", b"x86-64-v3" if here != "x86_64" else b"arm64"))
+    with pytest.raises(UserError, match=words):
+        load(path)
+
+
+def test_files_that_are_missing_or_not_compiled_are_named(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load(tmp_path / "net.so")
+    (tmp_path / "net.c").write_text("int x;")
+    with pytest.raises(UserError, match="compile it first"):
+        load(tmp_path / "net.c")
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="x86-64's kinds of processor")
+@pytest.mark.parametrize(("code", "found", "runs"), [(4, 3, False), (3, 0, False), (34, 0, False), (34, 3, True), (3, 4, True)])
+def test_a_processor_without_the_instructions_is_told(code, found, runs, tmp_path):
+    net, size = micro_net(), (8, 8)
+    write_c(fold(net), size, tmp_path / "ticket.c", {})
+    compile_c(tmp_path / "ticket.c", tmp_path / "a.so", flags=(*QUICK, f"-DTICKET_X86={code}", f"-DTICKET_X86_FOUND={found}"))
+    if runs:
+        x = images_of(size)
+        assert np.abs(load(tmp_path / "a.so")(x) - eager(net.eval(), x)).max() <= 1e-4
+    else:
+        with pytest.raises(UserError, match="instructions this processor lacks"):
+            load(tmp_path / "a.so")
