@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor, nn
@@ -13,21 +14,39 @@ from supertickets.networks.blocks import MixedBlock
 
 GROUP_BYTES = 384 << 10  # of a group's hidden planes: fits the second-level cache of what runs networks today
 GROUP_UNITS = 8  # at least, for planes that are larger than that
+Layout: TypeAlias = tuple[int, int, int]  # height and width behind the depthwise conv, its stride
 
 
 @dataclass
 class Scratch:
-    """Planes that all blocks share: hidden values before (`e`) and behind (`d`) the depthwise convs.
+    """Planes that blocks share, for hidden values before (by layout) and behind the depthwise convs.
 
-    Their sizes are only known once everything is planned: a first pass finds `need`, a second one is given it.
+    How many are needed is only known once everything is planned: a first pass counts in `units` and `floats`, a second one is
+    given them. Halos stay zero from a layout's first use on.
     """
 
-    e: int = 0  # arena offsets
-    d: int = 0
-    need_e: int = 0  # floats
-    need_d: int = 0
-    cleared: tuple[int, ...] = ()  # the layout whose halos hold zeros
-    cleared_units: int = 0
+    units: dict[Layout, int] = field(default_factory=dict)  # at most in one group
+    floats: int = 0  # of the planes behind the depthwise convs
+    before: dict[Layout, int] = field(default_factory=dict)  # arena offsets
+    behind: int | None = None
+
+    def planes(self, program: Program, h: int, w: int, stride: int, units: int, pad: int) -> tuple[Map, Ints]:
+        """The maps (units, h, w), the size behind the depthwise conv: split in phases for stride 2, and plain."""
+        pitch, halo, phase, plane = plane_sizes(h, w, pad, halo=True, split=stride == 2)
+        plain = plane_sizes(h, w, pad, halo=False, split=False)[3]
+        layout = (h, w, stride)
+        self.units[layout] = max(units, self.units.get(layout, 0))
+        self.floats = max(self.floats, units * plain + 4 * VECTOR)
+        if self.behind is None:
+            self.behind = program.arena.take(self.floats)
+        first = layout not in self.before
+        if first:
+            self.before[layout] = program.arena.take(self.units[layout] * plane + 4 * VECTOR)
+        at = self.before[layout]
+        before = Map(at + halo, at, units, h, w, pitch, plane, halo, 4 if stride == 2 else 1, phase)
+        if first:
+            clear_halos(program, replace(before, channels=self.units[layout]))
+        return before, self.behind + np.arange(units) * plain
 
 
 def plan_conv(program: Program, x: Map, conv: nn.Conv2d, out: Map, act: Act) -> None:
@@ -94,18 +113,8 @@ def _plan_units(
     program: Program, scratch: Scratch, block: MixedBlock, units: Ints, source: Map, x: Map, out: Map, pad: int
 ) -> Ints:
     """Expansion and depthwise conv of a group of units; gives where their planes lie."""
-    split = block.stride == 2
-    pitch, halo, phase, plane = plane_sizes(out.h, out.w, pad, halo=True, split=split)
-    assert pitch == out.pitch and (not split or phase == source.phase)
-    e = Map(scratch.e + halo, scratch.e, len(units), out.h, out.w, pitch, plane, halo, source.phases, phase)
-    d_plane = plane_sizes(out.h, out.w, pad, halo=False, split=False)[3]
-    hidden = scratch.d + np.arange(len(units)) * d_plane
-    scratch.need_e = max(scratch.need_e, len(units) * plane + 4 * VECTOR)
-    scratch.need_d = max(scratch.need_d, len(units) * d_plane + 4 * VECTOR)
-    layout = (out.h, pitch, plane, source.phases)
-    if layout != scratch.cleared or len(units) > scratch.cleared_units:
-        clear_halos(program, e)
-        scratch.cleared, scratch.cleared_units = layout, len(units)
+    e, hidden = scratch.planes(program, out.h, out.w, block.stride, len(units), pad)
+    assert (e.pitch, e.phases) == (out.pitch, source.phases) and (e.phases == 1 or e.phase == source.phase)
     rows = Rows(planes_of(e), array(block.expand.bias)[units])
     rows.add_matrix(array(block.expand.weight)[units, :, 0, 0], planes_of(source))
     program.rows(rows, e.positions, Act.RELU, segments=e.phases, step=e.phase)

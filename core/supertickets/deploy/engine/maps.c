@@ -1,6 +1,18 @@
 /* What is no sum of taps: splits in phases, enlarging, means. Planes have rows `pitch` floats apart. Rows are written from the
  * first to the last, so that whole vectors may reach over a row's end; each map has room for that behind its last plane. */
 
+static void FN(fill)(float *p, int64_t n) {
+  int64_t i = 0;
+  for (; i + VL <= n; i += VL) FN(store)(p + i, (vec){0});
+  for (; i < n; i++) p[i] = 0;
+}
+
+static void FN(copy)(const float *in, float *out, int n) {
+  int x = 0;
+  for (; x + VL <= n; x += VL) FN(store)(out + x, FN(load)(in + x));
+  for (; x < n; x++) out[x] = in[x];
+}
+
 /* (h, w) -> four phases of (h2, w2), `phase` apart: value (y, x) -> phase (y % 2, x % 2) at (y / 2, x / 2).
  * `exact`: nothing is read behind a row, and zeros are written there. */
 static void FN(split)(const float *in, float *out, int h, int w, int pitch, int h2, int w2, int pitch2, int phase, int exact) {
@@ -49,20 +61,28 @@ static void FN(widen)(const float *line, float *out, int w, int times) {
   }
 }
 
-/* One plane, bilinearly by tables of two sources and the second one's weight: of rows, then of columns (or `times` as wide). */
-static void FN(resize)(const float *in, float *out, int w, int pitch, int h2, int w2, int pitch2, float *space, int times,
-                       const int32_t *rows, const float *up, const int32_t *columns, const float *across) {
-  float *line = space + VL;
-  for (int y = 0; y < h2; y++, out += pitch2) {
-    const float *r0 = in + rows[2 * y] * pitch, *r1 = in + rows[2 * y + 1] * pitch;
-    for (int x = 0; x < w; x += VL) FN(store)(line + x, FN(load)(r0 + x) * (1 - up[y]) + FN(load)(r1 + x) * up[y]);
+/* One plane, bilinearly by tables of two sources and the second one's weight: each row to the new width, then rows to rows.
+ * size: h, w, pitch, h2, w2, pitch2, -, times (as wide; 0: by table), then where the tables begin: rows, columns. */
+static void FN(resize)(const float *in, float *out, const int32_t *size, float *space) {
+  int h = size[0], w = size[1], pitch = size[2], h2 = size[3], w2 = size[4], pitch2 = size[5], times = size[7];
+  const int32_t *rows = INTS + size[8], *columns = INTS + size[10];
+  const float *up = FLOATS + size[9], *across = FLOATS + size[11];
+  float *line = space + VL, *wide = line + w + 3 * VL;
+  int step = w2 + 4 * VL;
+  for (int y = 0; y < h; y++, in += pitch) {
     if (times) {
-      line[-1] = line[0], line[w] = line[w - 1];
-      FN(widen)(line, out, w, times);
+      FN(copy)(in, line, w);
+      line[-1] = in[0], line[w] = in[w - 1];
+      FN(widen)(line, wide + y * step, w, times);
     } else {
       for (int x = 0; x < w2; x++)
-        out[x] = line[columns[2 * x]] * (1 - across[x]) + line[columns[2 * x + 1]] * across[x];
+        wide[y * step + x] = in[columns[2 * x]] * (1 - across[x]) + in[columns[2 * x + 1]] * across[x];
     }
+  }
+  for (int y = 0; y < h2; y++, out += pitch2) {
+    const float *r0 = wide + rows[2 * y] * step, *r1 = wide + rows[2 * y + 1] * step;
+    vec low = FN(splat)(1 - up[y]), high = FN(splat)(up[y]);
+    for (int x = 0; x < w2; x += VL) FN(store)(out + x, FN(fma)(FN(load)(r1 + x), high, FN(load)(r0 + x) * low));
   }
 }
 

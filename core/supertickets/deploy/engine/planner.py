@@ -26,12 +26,9 @@ def plan(net: nn.Module, size: tuple[int, int]) -> Program:
     assert isinstance(net, Supernet)
     first = _Planner(net, size, Scratch())
     first.run()
-    program = Program()
-    need = first.scratch
-    scratch = Scratch(program.arena.take(need.need_e), program.arena.take(need.need_d)) if need.need_e else Scratch()
-    last = _Planner(net, size, scratch, program)
-    last.run()
-    return last.program
+    second = _Planner(net, size, Scratch(first.scratch.units, first.scratch.floats))
+    second.run()
+    return second.program
 
 
 def assert_supported(net: nn.Module) -> None:
@@ -47,9 +44,9 @@ def assert_supported(net: nn.Module) -> None:
 
 
 class _Planner:
-    def __init__(self, net: Supernet, size: tuple[int, int], scratch: Scratch, program: Program | None = None) -> None:
+    def __init__(self, net: Supernet, size: tuple[int, int], scratch: Scratch) -> None:
         self.net, self.size, self.scratch = net, size, scratch
-        self.program = program or Program()
+        self.program = Program()
         self.pad = max([3, *(k for block in mixed_blocks(net).values() for k in block.units)]) // 2
 
     def run(self) -> None:
@@ -152,11 +149,11 @@ class _Planner:
 
     def resize(self, x: Map, out: Map, rows: tuple[Ints, Floats], columns: tuple[Ints, Floats], times: int) -> None:
         p = self.program
-        line = p.arena.take(x.w + 4 * VECTOR)
+        space = p.arena.take(x.w + 4 * VECTOR + x.h * (out.w + 4 * VECTOR))  # a line, then all rows at their new width
         tables = (p.ints(rows[0].ravel()), p.floats(rows[1]), p.ints(columns[0].ravel()), p.floats(columns[1]))
-        numbers = (x.start, x.plane, out.start, out.plane, x.channels, x.w, x.pitch, out.h, out.w, out.pitch)
-        p.op(Op.RESIZE, *numbers, line, times, *tables)
-        p.arena.give(line)
+        numbers = (x.start, x.plane, out.start, out.plane, x.channels, x.h, x.w, x.pitch, out.h, out.w, out.pitch)
+        p.op(Op.RESIZE, *numbers, space, times, *tables)
+        p.arena.give(space)
 
     def dense_head(self, head: DenseHead, features: list[Map]) -> None:
         """Everything at the finest size side by side, a block, a 1x1 conv."""

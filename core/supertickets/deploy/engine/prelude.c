@@ -4,7 +4,7 @@
 
 typedef struct { int32_t offset; float weight; } Tap;
 typedef struct { int32_t out, first, taps; float bias; } Row;
-typedef struct { int32_t kind, a[16]; } Op;
+typedef struct { int32_t kind, a[18]; } Op;
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)

@@ -61,11 +61,12 @@ static __attribute__((noinline)) void FN(tile)(float *at, const Row *row, int ro
   }
 }
 
-/* Rows over `positions`, in tiles of about one size. */
-static void FN(run_rows)(float *arena, const Row *row, int rows, int positions, int act) {
-  int vectors = positions / VL, tiles = (vectors + MOST - 1) / MOST;
+/* Rows over `vectors` vectors, in tiles of about one size. */
+static void FN(run_rows)(float *arena, const Row *row, int rows, int vectors, int act) {
+  int tiles = (vectors + MOST - 1) / MOST, count = vectors / tiles, larger = vectors % tiles;
   for (int t = 0; t < tiles; t++) {
-    int first = (int)((int64_t)vectors * t / tiles), last = (int)((int64_t)vectors * (t + 1) / tiles);
-    FN(tile)(arena + (int64_t)first * VL, row, rows, act, last - first);
+    int here = count + (t < larger);
+    FN(tile)(arena, row, rows, act, here);
+    arena += here * VL;
   }
 }

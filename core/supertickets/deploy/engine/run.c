@@ -1,15 +1,3 @@
-static void FN(fill)(float *p, int64_t n) {
-  int64_t i = 0;
-  for (; i + VL <= n; i += VL) FN(store)(p + i, (vec){0});
-  for (; i < n; i++) p[i] = 0;
-}
-
-static void FN(copy)(const float *in, float *out, int n) {
-  int x = 0;
-  for (; x + VL <= n; x += VL) FN(store)(out + x, FN(load)(in + x));
-  for (; x < n; x++) out[x] = in[x];
-}
-
 /* The columns behind each of h rows, and what lies behind the last row. */
 static void FN(pads)(float *plane, int h, int w, int pitch, int positions) {
   int pad = pitch - w;
@@ -24,6 +12,16 @@ static void FN(pads)(float *plane, int h, int w, int pitch, int positions) {
   for (int p = h * pitch; p < positions; p++) plane[p] = 0;
 }
 
+/* The same in each phase of a plane that had (h, w) before it was split: size is h, w, pitch, phases, phase. */
+static void FN(all_pads)(float *plane, const int32_t *size, int positions) {
+  if (size[3] == 1) {
+    FN(pads)(plane, size[0], size[1], size[2], positions);
+    return;
+  }
+  for (int f = 0; f < 4; f++)
+    FN(pads)(plane + f * size[4], (size[0] - f / 2 + 1) / 2, (size[1] - f % 2 + 1) / 2, size[2], positions);
+}
+
 /* Zeros before, between and behind the phases of a plane. */
 static void FN(halos)(float *plane, int halo, int phase, int phases, int positions) {
   FN(fill)(plane, halo);
@@ -36,14 +34,13 @@ static void FN(run)(const float *image, float *output, float *arena) {
     const int32_t *a = op->a;
     switch (op->kind) {
       case ROWS: /* first row, rows, positions, act, segments, step */
-        for (int s = 0; s < a[4]; s++) FN(run_rows)(arena + (int64_t)s * a[5], ROW_TABLE + a[0], a[1], a[2], a[3]);
+        for (int s = 0; s < a[4]; s++) FN(run_rows)(arena + (int64_t)s * a[5], ROW_TABLE + a[0], a[1], a[2] / VL, a[3]);
         break;
-      case PLANES: /* first row, rows, positions, act, then of the plane that each row reads: start, plane, h, w, pitch, phases, phase */
-        for (int r = 0; r < a[1]; r++) {
-          for (int f = 0; f < a[9]; f++)
-            FN(pads)(arena + a[4] + (int64_t)r * a[5] + f * a[10], a[9] == 1 ? a[6] : (a[6] - f / 2 + 1) / 2,
-                     a[9] == 1 ? a[7] : (a[7] - f % 2 + 1) / 2, a[8], a[2]);
-          FN(run_rows)(arena, ROW_TABLE + a[0] + r, 1, a[2], a[3]);
+      case PLANES: /* first row, rows, positions, act; then of the planes read: start, plane, h, w, pitch, phases, phase */
+        FN(all_pads)(arena + a[4], a + 6, a[2]);
+        for (int r = 0; r < a[1]; r++) { /* the next plane's: a vector waits for a smaller store that it reaches over */
+          if (r + 1 < a[1]) FN(all_pads)(arena + a[4] + (int64_t)(r + 1) * a[5], a + 6, a[2]);
+          FN(run_rows)(arena, ROW_TABLE + a[0] + r, 1, a[2] / VL, a[3]);
         }
         break;
       case PADS: /* start, planes, plane, h, w, pitch, positions */
@@ -66,10 +63,9 @@ static void FN(run)(const float *image, float *output, float *arena) {
         for (int c = 0; c < a[4]; c++)
           FN(up2)(arena + a[0] + (int64_t)c * a[1], arena + a[2] + (int64_t)c * a[3], a[5], a[6], a[7], a[8]);
         break;
-      case RESIZE: /* in, plane, out, plane, channels, w, pitch, h2, w2, pitch2, space, times, four tables */
+      case RESIZE: /* in, plane, out, plane, channels, h, w, pitch, h2, w2, pitch2, space, times, four tables (first numbers) */
         for (int c = 0; c < a[4]; c++)
-          FN(resize)(arena + a[0] + (int64_t)c * a[1], arena + a[2] + (int64_t)c * a[3], a[5], a[6], a[7], a[8], a[9],
-                     arena + a[10], a[11], INTS + a[12], FLOATS + a[13], INTS + a[14], FLOATS + a[15]);
+          FN(resize)(arena + a[0] + (int64_t)c * a[1], arena + a[2] + (int64_t)c * a[3], a + 5, arena + a[11]);
         break;
       case MEAN: /* in, plane, out, channels, h, w, pitch */
         for (int c = 0; c < a[3]; c++) arena[a[2] + c] = FN(mean)(arena + a[0] + (int64_t)c * a[1], a[4], a[5], a[6]);
