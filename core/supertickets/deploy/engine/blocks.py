@@ -87,7 +87,7 @@ def plan_block(program: Program, scratch: Scratch, x: Map, block: MixedBlock, ou
         add_pointwise(rows, source, block.shortcut)
     else:
         rows.add(np.arange(out.channels), planes_of(x), np.ones(out.channels, np.float32))
-    groups = _unit_groups(units, out, block.stride, pad)
+    groups = _unit_groups(block, out, pad)
     for units_of_group in groups:
         if units_of_group is not groups[0]:  # what came before is in place: add to it
             rows, act = Rows(planes_of(out), np.zeros(out.channels, np.float32)), act | Act.ADD
@@ -101,12 +101,17 @@ def plan_block(program: Program, scratch: Scratch, x: Map, block: MixedBlock, ou
         program.arena.give(source.at)
 
 
-def _unit_groups(units: int, out: Map, stride: int, pad: int) -> list[Ints]:
-    """The block's units in groups of about one size."""
-    e_plane = plane_sizes(out.h, out.w, pad, halo=True, split=stride == 2)[3]
-    d_plane = plane_sizes(out.h, out.w, pad, halo=False, split=False)[3]
-    most = max(GROUP_UNITS, GROUP_BYTES // (4 * (e_plane + d_plane)))
-    return np.array_split(np.arange(units), -(-units // most)) if units else []
+def _unit_groups(block: MixedBlock, out: Map, pad: int) -> list[Ints]:
+    """The block's units in groups of about one size, those of as many depthwise taps beside each other: see `Program.rows`."""
+    if not block.units:
+        return []
+    taps = np.concatenate(
+        [np.count_nonzero(array(conv.get_parameter("weight")), axis=(1, 2, 3)) for conv in block.depthwise.values()]
+    )
+    before = plane_sizes(out.h, out.w, pad, halo=True, split=block.stride == 2)[3]
+    behind = plane_sizes(out.h, out.w, pad, halo=False, split=False)[3]
+    most = max(GROUP_UNITS, GROUP_BYTES // (4 * (before + behind)))
+    return np.array_split(np.argsort(taps, kind="stable"), -(-len(taps) // most))
 
 
 def _plan_units(
@@ -130,7 +135,7 @@ def _depthwise_rows(block: MixedBlock, units: Ints, e: Map, hidden: Ints) -> Row
     first = 0
     for conv in block.depthwise.values():
         weight = array(conv.get_parameter("weight"))[:, 0]
-        here = np.flatnonzero((units >= first) & (units < first + len(weight)))
+        here = np.flatnonzero((units >= first) & (units < first + len(weight)))  # slots of this kernel's units
         taps = weight[units[here] - first]
         slot, dy, dx = np.nonzero(taps)
         rows.add(here[slot], planes_of(e)[here[slot]] + shifts(e, dy, dx, weight.shape[1]), taps[slot, dy, dx])
