@@ -1,11 +1,15 @@
-"""Measure what makes a ticket fast, from supernet to compacted ticket, in eager PyTorch, ONNX Runtime and OpenVINO.
+"""Measure what makes a ticket fast, from supernet to compacted ticket, in dense runtimes and in the sparse engine.
 
-    python benchmarks/latency.py TICKET [--size H W] [--threads N] [--rounds N] [--all-layouts] [--out FILE.csv]
+The runtimes are eager PyTorch, ONNX Runtime, OpenVINO and `native`, the engine (where there is a compiler).
+
+
+    python benchmarks/latency.py TICKET [--size H W] [--threads N] [--rounds N] [--clock cpu] [--all-layouts] [--out FILE.csv]
 
 The script times the supernet, the searched network, the ticket and the compacted ticket on one image in float32 on a CPU. It
 times all of them in turns in one run, so that whatever slows the machine slows all of them alike, and reports medians and
 quartiles.
 The searched network is the ticket's architecture with all its weights: it differs from the ticket only in the zeros.
+One thread is measured in CPU time of the process, to which other processes add nothing; more threads in wall time.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import csv
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -26,16 +31,20 @@ from rich.table import Table
 
 from supertickets.cli import friendly
 from supertickets.deploy.compact import compact
+from supertickets.deploy.engine.compiler import find_compiler
+from supertickets.deploy.engine.planner import assert_supported
 from supertickets.deploy.export import FORMATS, export, open_exported
 from supertickets.deploy.latency import latencies_ms, quartiles_ms
 from supertickets.deploy.plain import LAYOUTS, fold
 from supertickets.deploy.samples import sample_inputs
+from supertickets.errors import UserError
 from supertickets.networks.build import build_net
 from supertickets.terminal import console, human
 from supertickets.ticket.facts import describe
 from supertickets.ticket.ticket import Ticket
 
-EAGER, RUNTIMES = "eager", ("onnx", "openvino")
+EAGER, NATIVE, DENSE = "eager", "native", ("onnx", "openvino")
+CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 
 
 @friendly
@@ -46,9 +55,13 @@ def main() -> None:
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="input size (default: the task's)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument(
+        "--clock", choices=tuple(CLOCKS), help="time of the process or of the wall (default: cpu for one thread)"
+    )
     parser.add_argument("--all-layouts", action="store_true", help="time one-conv and per-kernel blocks in every runtime")
     parser.add_argument("--out", type=Path, help="CSV file to write")
     options = parser.parse_args()
+    options.clock = options.clock or ("cpu" if options.threads == 1 else "wall")
     torch.set_num_threads(options.threads)
     ticket = Ticket.load(options.ticket)
     size = tuple(options.size or ticket.load_task().input_shape[1:])
@@ -65,10 +78,11 @@ def main() -> None:
             for key, call in forms(name, network, size, Path(folder), options.threads, options.all_layouts).items()
         }
         with torch.inference_mode():
-            taken = latencies_ms(calls, rounds=options.rounds)
+            taken = latencies_ms(calls, rounds=options.rounds, clock=CLOCKS[options.clock])
     facts = {name: describe(network, size) for name, network in networks.items()}
     rows = [row(key, values, facts[key[0]], options) for key, values in taken.items()]
-    console.print(table(rows, f"{options.ticket}, 1x3x{size[0]}x{size[1]}, {options.threads} threads, {options.rounds} rounds"))
+    how = f"{options.threads} threads, {options.rounds} rounds, {options.clock} time"
+    console.print(table(rows, f"{options.ticket}, 1x3x{size[0]}x{size[1]}, {how}"))
     for line in shares(rows):
         console.print(line, highlight=False)
     if options.out:
@@ -115,12 +129,22 @@ def forms(
         for layout in LAYOUTS:
             plain = fold(net, layout)
             calls[name, EAGER, f"{layout} folded"] = partial(plain, image.contiguous(memory_format=torch.channels_last))
-    for runtime in (*RUNTIMES, *(["torch"] if all_layouts else [])):
-        for layout in LAYOUTS if all_layouts else (FORMATS[runtime].layout,):
+    for runtime in (*DENSE, *([NATIVE] if has_native(net) else []), *(["torch"] if all_layouts else [])):
+        for layout in LAYOUTS if all_layouts and runtime != NATIVE else (FORMATS[runtime].layout,):
             path = folder / f"{name}_{layout}{FORMATS[runtime].suffix}"
             export(ticket, path, format=runtime, size=size, layout=layout)
             calls[name, runtime, layout] = partial(open_exported(path, threads=threads), image.numpy())
     return calls
+
+
+def has_native(net: torch.nn.Module) -> bool:
+    """Whether the sparse engine can be compiled here for this network."""
+    try:
+        find_compiler()
+        assert_supported(net)
+    except UserError:
+        return False
+    return True
 
 
 def row(key: tuple[str, str, str], taken: list[float], facts: dict, options: argparse.Namespace) -> dict[str, object]:
@@ -136,6 +160,7 @@ def row(key: tuple[str, str, str], taken: list[float], facts: dict, options: arg
         "layout": layout,
         "threads": options.threads,
         "rounds": options.rounds,
+        "clock": options.clock,
         "macs": facts["macs"],
         "sparse_macs": facts["sparse_macs"],
         "median_ms": round(median, 3),
@@ -169,7 +194,8 @@ def shares(rows: list[dict]) -> list[str]:
     for r in rows:
         ms.setdefault((r["network"], r["runtime"]), r["median_ms"])
     lines = []
-    for runtime in (EAGER, *RUNTIMES):
+    runtimes = [runtime for runtime in (*DENSE, NATIVE) if ("compacted", runtime) in ms]
+    for runtime in (EAGER, *runtimes):
         steps = [
             ("search", "supernet", "searched"),
             ("pruning (unstructured zeros)", "searched", "ticket"),
@@ -177,10 +203,15 @@ def shares(rows: list[dict]) -> list[str]:
         ]
         factors = [f"{step} x{ms[old, runtime] / ms[new, runtime]:.2f}" for step, old, new in steps]
         lines.append(f"{runtime}: {', '.join(factors)}; in all x{ms['supernet', runtime] / ms['compacted', runtime]:.2f}")
-    for runtime in RUNTIMES:
+    for runtime in runtimes:
         gains = ", ".join(f"{n} x{ms[n, EAGER] / ms[n, runtime]:.2f}" for n in ("supernet", "ticket", "compacted"))
         whole = ms["supernet", EAGER] / ms["compacted", runtime]
         lines.append(f"{runtime} instead of eager: {gains}; from the eager supernet to the compacted ticket x{whole:.2f}")
+    if NATIVE in runtimes:
+        gains = ", ".join(
+            f"{n} x{min(ms[n, r] for r in DENSE) / ms[n, NATIVE]:.2f}" for n in ("searched", "ticket", "compacted")
+        )
+        lines.append(f"native instead of the better of {' and '.join(DENSE)}: {gains}")
     return lines
 
 

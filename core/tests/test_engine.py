@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from supertickets import cli
@@ -342,3 +343,27 @@ def test_a_processor_without_the_instructions_is_told(code, found, runs, tmp_pat
     else:
         with pytest.raises(UserError, match="instructions this processor lacks"):
             load(tmp_path / "a.so")
+
+
+# Examples --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_examples_run_without_this_package(tmp_path):
+    ticket, library = toy_ticket(), tmp_path / f"ticket{native_suffix()}"
+    export(ticket, library, format="native")
+    export(ticket, tmp_path / "ticket.c", format="c")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(tmp_path / "picture.png")
+    example = EXAMPLES / "native_predict.py"
+    guard = f"import sys, runpy; sys.argv[1:] = sys.argv[2:]; runpy.run_path(r'{example}', run_name='__main__')"
+    code = f"import sys; sys.modules['torch'] = sys.modules['supertickets'] = None; {guard}"
+    command = [sys.executable, "-c", code, "", str(library), str(tmp_path / "picture.png")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and any(label in done.stdout for label in ("red", "green", "blue")), done.stderr
+    program, files = tmp_path / "predict", [str(EXAMPLES / "native_predict.c"), str(tmp_path / "ticket.c")]
+    strict = ["-O1", "-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{tmp_path}"]
+    subprocess.run(["cc", *strict, *files, "-o", str(program)], check=True)
+    x = images_of((16, 16))
+    x.tofile(tmp_path / "image.f32")
+    done = subprocess.run([str(program), str(tmp_path / "image.f32")], capture_output=True, text=True)
+    assert f"number {eager(ticket.build(), x).argmax()} of" in done.stdout
