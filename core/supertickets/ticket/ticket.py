@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -37,9 +36,6 @@ from supertickets.task import Task, load_task
 from supertickets.ticket.hub import FILES, push, ticket_folder
 from supertickets.ticket.limits import JSON_BYTES, TENSOR_BYTES, check_arch, check_net, check_plain, check_size
 from supertickets.types import JsonObject
-
-if TYPE_CHECKING:
-    from supertickets.deploy.engine import Engine
 
 FORMAT = 1
 _FIELDS = {
@@ -145,12 +141,6 @@ class Ticket:
             for name in ("ticket.safetensors", "ticket.json"):
                 os.replace(Path(partial) / name, folder / name)
         return folder
-
-    def compile(self, *, size: tuple[int, int] | None = None, threads: int = 1) -> Engine:
-        """A function of NumPy or torch images (B, 3, *size) by the sparse engine, compiled once: `deploy.engine.cache`."""
-        from supertickets.deploy.engine.cache import compile_ticket
-
-        return compile_ticket(self, size=size, threads=threads)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Upload the ticket with a model card to `owner/name`; returns the commit's URL. See `hub.push`."""
