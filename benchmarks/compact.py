@@ -21,7 +21,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 
-from supertickets.cli import friendly
+from supertickets.arguments import friendly
 from supertickets.deploy.compact import compact, compare
 from supertickets.deploy.samples import sample_inputs
 from supertickets.networks.blocks import mixed_blocks

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from supertickets.cli import Parser, friendly
+from supertickets.arguments import Parser, friendly
 from supertickets_classification.config import ClassificationData
 from supertickets_classification.data import ImageSet
 from supertickets_classification.lmdb import pack

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from supertickets.arguments import Parser, friendly, split_overrides
 from supertickets.baselines import draw_or_resume, search_then_prune
-from supertickets.cli import Parser, friendly, split_overrides
 from supertickets.config.reader import load_config
 from supertickets.pruning.criteria import CRITERIA
 from supertickets.task import task_class

@@ -29,7 +29,7 @@ import torch
 from rich import box
 from rich.table import Table
 
-from supertickets.cli import friendly
+from supertickets.arguments import friendly
 from supertickets.deploy.compact import compact
 from supertickets.deploy.engine.compiler import find_compiler
 from supertickets.deploy.engine.planner import assert_supported

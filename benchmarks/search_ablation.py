@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+from supertickets.arguments import Parser, friendly, split_overrides
 from supertickets.baselines import draw_or_resume
-from supertickets.cli import Parser, friendly, split_overrides
 from supertickets.config.reader import load_config
 from supertickets.config.sections import Config
 from supertickets.search.importance import IMPORTANCES

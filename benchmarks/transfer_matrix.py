@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from supertickets.arguments import Parser, friendly, split_overrides
 from supertickets.baselines import draw_or_resume
-from supertickets.cli import Parser, friendly, split_overrides
 from supertickets.config.reader import load_config
 from supertickets.task import task_class
 from supertickets.training.run import read_records

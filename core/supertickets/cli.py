@@ -3,95 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 # The commands import what they need themselves, so that `--help` and wrong arguments are answered at once.
-from supertickets.config.section import Section
+from supertickets.arguments import Parser, SettingsParser, friendly, path_argument, split_overrides
 from supertickets.errors import UserError
-from supertickets.processes import leave_process_group
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from supertickets.ticket.ticket import Ticket
 
-P = ParamSpec("P")
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
-
-
-def friendly(command: Callable[P, None]) -> Callable[P, None]:
-    """A command that reports a user's mistake in one line and exits with code 2; Ctrl-C exits quietly with code 130.
-
-    When the command has finished, it leaves its process group.
-    """
-
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-            leave_process_group()
-        except UserError as error:
-            # The error of a loader's worker arrives with its traceback as text; the message comes last.
-            print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)
-            sys.exit(2)
-        except OSError as error:
-            if error.filename is None:  # it is not about a file, so it is not a mistake of the user
-                raise
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print("interrupted; a run continues with --run.dir FOLDER --run.resume", file=sys.stderr)
-            sys.exit(130)
-
-    return run
-
-
-class Parser(argparse.ArgumentParser):
-    """An argparse parser that reports mistakes as `UserError`: in one line, without the usage block."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
-class SettingsParser(Parser):
-    """A parser whose `--help [SECTION]` also lists the config keys of a schema, or of one of its sections."""
-
-    def __init__(self, prog: str, schema: Callable[[argparse.Namespace], type[Section]], description: str) -> None:
-        super().__init__(prog, description=description, epilog="--section.key value sets any config key.", add_help=False)
-        self.schema = schema
-        self.add_argument(
-            "-h", "--help", nargs="?", metavar="SECTION", action=_Help, help="show this help, or one section's keys"
-        )
-
-
-class _Help(argparse.Action):
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, section: object, option: str | None = None
-    ) -> None:
-        from supertickets.config.help import print_help
-
-        assert isinstance(parser, SettingsParser)
-        if not section:
-            parser.print_help()
-        print_help(parser.schema(namespace), str(section or ""))
-        parser.exit()
-
-
-def path_argument(text: str) -> Path:
-    """A path of the command line, with `~` and `$NAME` written out where the shell did not (`--out=~/x`)."""
-    from supertickets.config.section import expand_path
-
-    try:
-        return expand_path(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 @friendly
@@ -317,28 +245,6 @@ def _size(options: argparse.Namespace) -> tuple[int, int] | None:
     if options.size and min(options.size) < 1:
         raise UserError(f"--size: {options.size} must be two positive numbers, height and width in pixels")
     return tuple(options.size) if options.size else None
-
-
-def split_overrides(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """The parser's own arguments, which come first or have a name without dots, and the dotted overrides."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    own: list[str] = []
-    rest: list[str] = []
-    for i, word in enumerate(given):
-        dotted = word.startswith("--") and "." in word.split("=")[0]
-        value = i > 0 and bool(rest) and given[i - 1] == rest[-1] and rest[-1].startswith("--") and "=" not in rest[-1]
-        (rest if dotted or (value and not word.startswith("--")) else own).append(word)
-    unknown = [word for word in own if word.startswith("--") and word.split("=")[0] not in _known(parser)]
-    if unknown:
-        raise UserError(
-            f"unknown option {unknown[0]}; config keys are dotted, such as --train.epochs 3 "
-            f"(known: {', '.join(sorted(_known(parser)))})"
-        )
-    return parser.parse_args(own), rest
-
-
-def _known(parser: argparse.ArgumentParser) -> set[str]:
-    return {flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")}
 
 
 def _load_ticket(folder: Path, task_name: str) -> Ticket:

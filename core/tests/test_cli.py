@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from supertickets import cli
+from supertickets.arguments import friendly
 from supertickets.config.sections import Config
 from supertickets.errors import UserError
 from supertickets.testing import ToyTask, micro_net
@@ -92,7 +93,7 @@ def test_an_error_in_a_loaders_worker_is_one_line(capsys):
         def __getitem__(self, i):
             raise UserError("street.png: truncated")
 
-    @cli.friendly
+    @friendly
     def command():
         list(torch.utils.data.DataLoader(Broken(), num_workers=1))
 
@@ -100,7 +101,7 @@ def test_an_error_in_a_loaders_worker_is_one_line(capsys):
 
 
 def test_bugs_keep_their_traceback():
-    @cli.friendly
+    @friendly
     def command():
         raise ValueError("a bug")
 
@@ -109,7 +110,7 @@ def test_bugs_keep_their_traceback():
 
 
 def test_ctrl_c_ends_quietly():
-    code = "from supertickets.cli import friendly\n@friendly\ndef f(): raise KeyboardInterrupt\nf()"
+    code = "from supertickets.arguments import friendly\n@friendly\ndef f(): raise KeyboardInterrupt\nf()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 130 and "--run.resume" in done.stderr and "Traceback" not in done.stderr
 
@@ -117,7 +118,7 @@ def test_ctrl_c_ends_quietly():
 def test_a_command_leaves_its_process_group():
     dist = torch.distributed
 
-    @cli.friendly
+    @friendly
     def command():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 from pydantic import create_model
 
-from supertickets.cli import SettingsParser, friendly, path_argument, split_overrides
+from supertickets.arguments import SettingsParser, friendly, path_argument, split_overrides
 from supertickets.config.reader import load_config
 from supertickets.config.section import Section
 from supertickets.config.sections import Config

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.cli import Parser, friendly, path_argument
+from supertickets.arguments import Parser, friendly, path_argument
 from supertickets.errors import UserError
 from supertickets.images import decode_image
 from supertickets.terminal import console, note, watch

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from supertickets import cli
-from supertickets.cli import Parser, friendly, path_argument, score_table, split_overrides
+from supertickets.arguments import Parser, friendly, path_argument, split_overrides
+from supertickets.cli import score_table
 from supertickets.config.reader import load_config
 from supertickets.errors import UserError
 from supertickets.terminal import console, note

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.cli import Parser, friendly, path_argument
+from supertickets.arguments import Parser, friendly, path_argument
 from supertickets.errors import UserError
 from supertickets.images import find_images, read_image, save_whole, unused_name
 from supertickets.terminal import console

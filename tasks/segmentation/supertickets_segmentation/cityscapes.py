@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rich.progress import track
 
-from supertickets.cli import Parser, friendly, path_argument
+from supertickets.arguments import Parser, friendly, path_argument
 from supertickets.errors import UserError, and_more
 from supertickets.images import litter, save_whole
 from supertickets.terminal import console, note
