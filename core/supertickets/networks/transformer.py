@@ -57,8 +57,12 @@ class TokenMixer(nn.Module):
         return F.interpolate(restored, size, mode="bilinear", align_corners=False)
 
     def _alive(self) -> Tensor:
-        """(n,) 1 for tokens that the BN lets pass, 0 where its scale and shift are both 0."""
-        return ((self.token_bn.weight != 0) | (self.token_bn.bias != 0)).to(self.queries.dtype)
+        """(n,) 1 for tokens that the BN lets pass, 0 where its scale and shift are both 0 (folded: conv and bias)."""
+        if isinstance(self.token_bn, nn.BatchNorm2d):
+            scale, shift = self.token_bn.weight, self.token_bn.bias
+        else:
+            scale, shift = self.tokenize.weight.flatten(1).abs().sum(1), self.tokenize.get_parameter("bias")
+        return ((scale != 0) | (shift != 0)).to(self.queries.dtype)
 
     def _ignore_dead(self) -> Tensor:
         """(n,) added to attention's logits: nobody looks at a dead token, so that cutting it changes nothing."""
