@@ -55,7 +55,7 @@ def draw_by_rounds(task: Task, config: Config) -> Ticket:
     """
     folder, rounds = run_folder(task.name, config), config.imp.rounds
     for i in range(rounds):
-        sparsity = config.prune.target if i == rounds - 1 else 1 - (1 - config.prune.target) ** ((i + 1) / rounds)
+        sparsity = config.prune.last_sparsity if i == rounds - 1 else 1 - (1 - config.prune.last_sparsity) ** ((i + 1) / rounds)
         prune = {"enabled": True, "schedule": "one_shot", "end": 1.0, "target": sparsity}
         draw_or_resume(task, config, folder / f"round_{i}", prune=prune, **_from_round(folder, i, config))
     return draw_or_resume(

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
+from supertickets.config.pattern import Pattern, read_pattern
 from supertickets.config.section import Section
 from supertickets.errors import UserError
 
@@ -98,8 +99,10 @@ class PruneConfig(Section):
 
     enabled: bool | None = None
     """Prune weights; unset: yes, unless the run starts from a ticket."""
-    target: float = Field(0.8, ge=0, lt=1)
-    """Sparsity of all prunable weights at the end."""
+    target: float | None = Field(0.8, ge=0, lt=1)
+    """Sparsity of all prunable weights at the end. With a pattern, which fixes it: null."""
+    pattern: Pattern = "none"
+    """none, or n:m such as 2:4: of each m input channels of 1x1 convolutions, n keep their weight; other layers stay dense."""
     criterion: str = "lamp"
     """Score of weights (`supertickets.pruning.criteria`): magnitude, lamp, random, snip, grasp or synflow."""
     rounds: PositiveInt | None = None
@@ -133,10 +136,22 @@ class PruneConfig(Section):
     """Smallest share of its weights that each layer keeps."""
 
     @model_validator(mode="after")
-    def _floor_leaves_room(self) -> PruneConfig:
-        if self.target + self.min_layer_density > 1:
+    def _parts_agree(self) -> PruneConfig:
+        if self.target is not None and self.target + self.min_layer_density > 1:
             raise ValueError(f"min_layer_density {self.min_layer_density} leaves no room for the target {self.target}")
+        if self.pattern == "none" and self.target is None:
+            raise ValueError("target null needs a pattern: give a sparsity, or a pattern such as 2:4")
+        if self.pattern != "none" and self.target is not None:
+            raise ValueError(f"pattern {self.pattern} fixes the sparsity: set target to null (it is {self.target})")
+        if self.pattern != "none" and (self.scope != "global" or self.regrow != "none" or self.min_layer_density):
+            raise ValueError(f"pattern {self.pattern} needs scope global, regrow none and min_layer_density 0")
         return self
+
+    @property
+    def last_sparsity(self) -> float:
+        """The sparsity that the last prune reaches: `target`, or that of the pattern in the layers which it covers."""
+        n, m = read_pattern(self.pattern) or (1, 1)
+        return 1 - n / m if self.target is None else self.target
 
 
 class InitConfig(Section):
@@ -284,6 +299,8 @@ class Config(Section):
     def _one_way_to_draw(self) -> Self:
         if self.imp.rounds and self.pipeline.enabled:
             raise ValueError("imp.rounds and pipeline.enabled are two ways to draw: choose one")
+        if self.imp.rounds and self.prune.target is None:
+            raise ValueError("imp.rounds raises the sparsity from round to round: it needs prune.target, not prune.pattern")
         return self
 
     def resolved(self) -> Self:

@@ -13,6 +13,7 @@ from supertickets.errors import UserError
 from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import ROUNDS, Evidence, Scores, criterion_named
 from supertickets.pruning.mask import Mask, apply_mask, mask_optimizer
+from supertickets.pruning.pattern import choose_by_pattern, pattern_layers
 
 Scope = Literal["global", "layer", "erk"]
 
@@ -23,9 +24,7 @@ def choose_mask(scores: Scores, sparsity: float, *, scope: Scope = "global", min
     scope: `global` ranks all weights together; `layer` takes the same share of every layer; `erk` gives layer l a density
     in proportion to (n_in + n_out + k_h + k_w) / (n_in n_out k_h k_w) (Erdos-Renyi-Kernel; RigL, arXiv 1911.11134).
     """
-    for name, score in scores.items():
-        if torch.isnan(score).any():
-            raise UserError(f"scores of {name} contain nan: training has diverged (lower train.lr or prune later)")
+    _check_scores(scores)
     sizes = {name: score.numel() for name, score in scores.items()}
     k = round(sparsity * sum(sizes.values()))
     floors = {name: min(n, -int(-min_layer_density * n // 1)) for name, n in sizes.items()}  # ceil
@@ -38,6 +37,12 @@ def choose_mask(scores: Scores, sparsity: float, *, scope: Scope = "global", min
         {n: max(shares[n] * size, floors[n]) for n, size in sizes.items()}, sizes, floors, sum(sizes.values()) - k
     )
     return {name: _keep_best(score, counts[name]) for name, score in scores.items()}
+
+
+def _check_scores(scores: Scores) -> None:
+    for name, score in scores.items():
+        if torch.isnan(score).any():
+            raise UserError(f"scores of {name} contain nan: training has diverged (lower train.lr or prune later)")
 
 
 def _keep_best(score: Tensor, count: int) -> Tensor:
@@ -92,15 +97,19 @@ def prune(
     prefix: str = "",
     scope: Scope = "global",
     min_layer_density: float = 0.0,
+    pattern: tuple[int, int] | None = None,
     keep_pruned: Mapping[str, Tensor] | None = None,
 ) -> Mask:
     """Choose the mask for `sparsity` from the network's weights as they are; changes nothing (see `hold`).
 
     `keep_pruned` is a mask whose pruned weights must stay pruned, `evidence` is what SNIP, GraSP and SynFlow look at, and
     `rounds` is how many times the weights are scored on the way (by default as the criterion needs it). Only weights whose
-    names start with `prefix` are ranked and counted.
+    names start with `prefix` are ranked and counted. With a `pattern` (n, m), only the layers that it covers are
+    (see `choose_by_pattern`); the mask keeps all weights of the others that `keep_pruned` does not name.
     """
-    weights = {name: weight for name, weight in prunable(net).items() if name.startswith(prefix)}
+    ours = {name: weight for name, weight in prunable(net).items() if name.startswith(prefix)}
+    covered = pattern_layers(net) if pattern else ours.keys()
+    weights = {name: weight for name, weight in ours.items() if name in covered}
     rounds = rounds or ROUNDS.get(criterion, 1)
     gone = {name: kept.cpu() for name, kept in (keep_pruned or {}).items() if name in weights}
     begin = sum(int((~kept).sum()) for kept in gone.values()) / sum(w.numel() for w in weights.values())
@@ -110,11 +119,17 @@ def prune(
         scores = {n: s.cpu() for n, s in criterion_named(criterion)(work, evidence or Evidence()).items() if n in weights}
         for name, kept in gone.items():
             scores[name] = scores[name].masked_fill(~kept, -torch.inf)
-        mask = choose_mask(scores, asked, scope=scope, min_layer_density=min_layer_density)
+        if pattern:
+            _check_scores(scores)
+            mask = choose_by_pattern(scores, asked, pattern)
+        else:
+            mask = choose_mask(scores, asked, scope=scope, min_layer_density=min_layer_density)
         if i < rounds:
             gone = mask
             apply_mask(mask, dict(work.named_parameters()))
-    return {name: kept.to(weights[name].device) for name, kept in mask.items()}
+    for name in ours.keys() - weights.keys():
+        mask[name] = (keep_pruned or {}).get(name, torch.ones_like(ours[name], dtype=torch.bool))
+    return {name: mask[name].to(weight.device) for name, weight in ours.items()}
 
 
 def _on_the_way(begin: float, end: float, progress: float) -> float:

@@ -10,11 +10,13 @@ import torch
 from accelerate.utils import broadcast
 from torch import nn
 
+from supertickets.config.pattern import read_pattern
 from supertickets.config.sections import PruneConfig
 from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import CRITERIA, Evidence, Scores, gradients
 from supertickets.pruning.mask import Mask, apply_mask
 from supertickets.pruning.mask import sparsity as mask_sparsity
+from supertickets.pruning.pattern import pattern_layers
 from supertickets.pruning.prune import count_revived, emptied, hold, prune, revive
 from supertickets.pruning.regrow import regrow, regrow_share
 from supertickets.training.state import TrainState
@@ -32,20 +34,20 @@ def prune_weights(state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, flo
     """Prune to the sparsity that `plan` has for this epoch.
 
     From here on the mask holds until a shrink lets weights return (never after the last prune). Only weights whose names start
-    with `state.prefix` are ranked and counted.
+    with `state.prefix` are ranked and counted. With a pattern, a shrink that moves channels to other blocks can make the next
+    prune give weights back, so that no block keeps fewer than it should.
     """
     sparsity, last = plan[state.epoch], state.epoch == max(plan)
-    before = dict(state.mask)
+    before, ranked = dict(state.mask), ranked_layers(state, cfg)
     grows = cfg.reactivate == "never" or state.mask_held
     if grows and not last:  # a shrink can leave the rest sparser than asked for now: no reason to give weights back
-        sparsity = max(sparsity, mask_sparsity({name: kept for name, kept in before.items() if name.startswith(state.prefix)}))
-    ranked = sum(weight.numel() for name, weight in prunable(state.net).items() if name.startswith(state.prefix))
+        sparsity = max(sparsity, mask_sparsity({name: kept for name, kept in before.items() if name in ranked}))
     exchanged = 0
     if cfg.regrow != "none":
         share = regrow_share(state.epoch, max(plan), cfg.regrow_fraction)
-        exchanged = int(share * (1 - sparsity) * ranked)
+        exchanged = int(share * (1 - sparsity) * sum(ranked.values()))
     keep_pruned = before if grows and not exchanged else None
-    asked = sparsity + exchanged / ranked
+    asked = sparsity + exchanged / sum(ranked.values())
     chosen = choose_mask(state, asked, cfg=cfg, evidence=evidence, keep_pruned=keep_pruned)
     growth = _growth(state, cfg, evidence=evidence) if exchanged else {}
     state.mask_held = last or cfg.reactivate != "after_prune"
@@ -53,10 +55,19 @@ def prune_weights(state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, flo
         dormant = state.dormant_weights if cfg.revive_from == "dormant" else None
         hold(chosen, state.net, ema=state.ema, optimizer=state.optimizer, dormant_weights=dormant)
     state.mask = regrow(chosen, growth, exchanged) if exchanged else chosen
+    if cfg.pattern != "none":  # from here on, of all layers
+        sparsity = mask_sparsity({name: kept for name, kept in state.mask.items() if name.startswith(state.prefix)})
     events = Pruned(target_sparsity=sparsity, revived=count_revived(before, state.mask))
     if gone := emptied(state.mask):
         events["emptied"] = gone
     return events
+
+
+def ranked_layers(state: TrainState, cfg: PruneConfig) -> dict[str, int]:
+    """The layers whose weights are ranked and counted, with their numbers of weights."""
+    ours = {name: weight.numel() for name, weight in prunable(state.net).items() if name.startswith(state.prefix)}
+    covered = ours.keys() if cfg.pattern == "none" else pattern_layers(state.net)
+    return {name: count for name, count in ours.items() if name in covered}
 
 
 def choose_mask(
@@ -72,6 +83,7 @@ def choose_mask(
         prefix=state.prefix,
         scope=cfg.scope,
         min_layer_density=cfg.min_layer_density,
+        pattern=read_pattern(cfg.pattern),
         keep_pruned=keep_pruned,
     )
     mask = broadcast(mask)  # devices may round scores differently: the first process's mask holds for all

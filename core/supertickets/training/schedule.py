@@ -14,7 +14,7 @@ from supertickets.search.importance import importance_named
 
 
 def sparsity_at(epoch: int, epochs: int, prune: PruneConfig) -> float:
-    """The sparsity asked for at `epoch` of a run of `epochs`.
+    """The sparsity asked for at `epoch` of a run of `epochs`; with a pattern, that of the layers which it covers.
 
     progressive: min(target, step * floor(epoch / every)) (SuperTickets, arXiv 2207.03677).
     cubic: target * (1 - (1 - x)^3) with x from 0 at `start` to 1 at `end` (Zhu & Gupta, arXiv 1710.01878).
@@ -22,14 +22,14 @@ def sparsity_at(epoch: int, epochs: int, prune: PruneConfig) -> float:
     """
     if prune.schedule == "progressive":
         # Rounded, because 0.1 * 3 is slightly more than 0.3.
-        return min(prune.target, round(prune.step * (epoch // prune.every), 9))
+        return min(prune.last_sparsity, round(prune.step * (epoch // prune.every), 9))
     first, last = _span(epochs, prune)
     if prune.schedule == "one_shot":
-        return prune.target if epoch >= last else 0.0
+        return prune.last_sparsity if epoch >= last else 0.0
     if prune.schedule == "constant":
-        return prune.target if epoch >= first else 0.0
+        return prune.last_sparsity if epoch >= first else 0.0
     progress = min(max((epoch - first) / max(last - first, 1), 0.0), 1.0)
-    return prune.target * (1 - (1 - progress) ** 3)
+    return prune.last_sparsity * (1 - (1 - progress) ** 3)
 
 
 def _span(epochs: int, prune: PruneConfig) -> tuple[int, int]:
@@ -44,7 +44,7 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
     Raises `UserError` for an unknown criterion, and where the target would not be reached early enough, as mask and
     architecture must stay fixed for a while after it.
     """
-    if prune.enabled is False or prune.target == 0:
+    if prune.enabled is False or prune.last_sparsity == 0:
         return {}
     criterion_named(prune.criterion)
     if prune.schedule == "progressive":
@@ -62,10 +62,11 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
         before = [0.0, *plan.values()]
         plan = {epoch: share for (epoch, share), last_share in zip(plan.items(), before, strict=False) if share > last_share}
     last_epoch = max(plan, default=0)
-    if not plan or plan[last_epoch] < prune.target or last_epoch + tail > epochs:
+    if not plan or plan[last_epoch] < prune.last_sparsity or last_epoch + tail > epochs:
         reached = plan.get(last_epoch, 0.0)
+        asked = f"prune.target: {prune.target}" if prune.pattern == "none" else f"prune.pattern: {prune.pattern}"
         raise UserError(
-            f"prune.target: {prune.target} is not reached {tail} epochs before the end (train.epochs {epochs}, "
+            f"{asked} is not reached {tail} epochs before the end (train.epochs {epochs}, "
             f"prune.every {prune.every}, schedule {prune.schedule}: {reached:.3g} at epoch {last_epoch}); "
             f"train longer, prune more often or choose cubic or one_shot"
         )
