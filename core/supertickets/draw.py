@@ -14,7 +14,7 @@ from supertickets.pruning.criteria import Evidence
 from supertickets.report.closing import epoch_line, finish
 from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.pruning import let_weights_return, prune_copy, prune_weights
+from supertickets.training.pruning import check_prunes, let_weights_return, prune_copy, prune_weights
 from supertickets.training.run import Record, open_run
 from supertickets.training.schedule import plan_prunes, plan_shrinks
 from supertickets.training.shrinking import shrink_net
@@ -33,6 +33,7 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
     task.check_data()
     run = open_run(task.name, config)
     state = run.state(task)
+    check_prunes(state, config.prune, epochs=epochs)
     trainer = Trainer(task, config, state, run.accelerator, search_end=max(shrinks, default=0))
     evidence = Evidence(trainer.losses, mean=trainer.mean, input_shape=task.input_shape, seed=config.run.seed)
     prune = partial(prune_weights, state, config.prune, plan=prunes, evidence=evidence)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from supertickets.config.sections import PruneConfig, SearchConfig, TrainConfig
+from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
 from supertickets.networks.supernet import prunable
-from supertickets.pruning.criteria import lamp, magnitude
+from supertickets.pruning.criteria import Evidence, lamp, magnitude
 from supertickets.pruning.mask import density_by_kind, mask_gradients, sparsity, zero_sparsity
 from supertickets.pruning.prune import choose_mask, count_revived, hold, prune, revive
-from supertickets.testing import micro_net
+from supertickets.testing import ToyTask, micro_net, toy_config
 from supertickets.training.ema import start_ema, update_ema
 from supertickets.training.optim import build_optimizer
+from supertickets.training.pruning import check_prunes, prune_weights
 from supertickets.training.schedule import plan_prunes, plan_shrinks, sparsity_at
+from supertickets.training.state import new_state
 
 
 @pytest.mark.parametrize("scope", ["global", "layer", "erk"])
@@ -71,6 +77,35 @@ def test_min_layer_density_holds(scope):
     assert sum(int(kept.sum()) for kept in mask.values()) == 101
     with pytest.raises(UserError, match="min_layer_density"):
         choose_mask(scores, 0.9, scope=scope, min_layer_density=0.2)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer", "erk"])
+@pytest.mark.parametrize("regrow", ["none", "random"])
+def test_a_floor_without_room_is_refused_before_training(tmp_path, scope, regrow):
+    """It names the largest target that works, and that one works."""
+    prunes = {"criterion": "lamp", "scope": scope, "regrow": regrow, "min_layer_density": 0.2}
+    search = {"enabled": False}
+    config = toy_config(
+        tmp_path / "run", search=search, prune=prunes | {"target": 0.8}
+    )  # 0.2 + 0.8 = 1, but floors are rounded up
+    with pytest.raises(UserError, match=r"prune\.min_layer_density: 0\.2 leaves no room for prune\.target 0\.8") as refusal:
+        draw_ticket(ToyTask(config), config)
+    assert not (tmp_path / "run").exists()
+    largest = float(str(refusal.value).rsplit(" ", 1)[1])
+    state = new_state(ToyTask(config), config, torch.device("cpu"))
+    sizes = [weight.numel() for weight in prunable(state.net).values()]
+    floors = sum(math.ceil(0.2 * size - 1e-9) for size in sizes)
+    if regrow == "none":
+        assert 0 <= 1 - floors / sum(sizes) - largest < 0.001
+    for target, works in ((largest, True), (largest + 0.001, False)):
+        cfg = PruneConfig(**(prunes | {"target": target, "every": 1, "end": 0.7}))
+        with nullcontext() if works else pytest.raises(UserError):
+            check_prunes(state, cfg, epochs=6)
+            plan = plan_prunes(6, cfg)
+            for state.epoch in plan:
+                prune_weights(state, cfg, plan=plan, evidence=Evidence())
+            assert sparsity(state.mask) == pytest.approx(target, abs=1e-4)
+        state = new_state(ToyTask(config), config, torch.device("cpu"))
 
 
 def test_nan_is_named():

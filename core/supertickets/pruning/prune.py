@@ -27,7 +27,7 @@ def choose_mask(scores: Scores, sparsity: float, *, scope: Scope = "global", min
     _check_scores(scores)
     sizes = {name: score.numel() for name, score in scores.items()}
     k = round(sparsity * sum(sizes.values()))
-    floors = {name: min(n, -int(-min_layer_density * n // 1)) for name, n in sizes.items()}  # ceil
+    floors = least_kept(sizes, min_layer_density)
     if k > sum(sizes.values()) - sum(floors.values()):
         raise UserError(f"prune.min_layer_density: {min_layer_density} leaves no room for a sparsity of {sparsity}")
     if scope == "global":
@@ -37,6 +37,11 @@ def choose_mask(scores: Scores, sparsity: float, *, scope: Scope = "global", min
         {n: max(shares[n] * size, floors[n]) for n, size in sizes.items()}, sizes, floors, sum(sizes.values()) - k
     )
     return {name: _keep_best(score, counts[name]) for name, score in scores.items()}
+
+
+def least_kept(sizes: Mapping[str, int], min_layer_density: float) -> dict[str, int]:
+    """How many weights each layer keeps at least: `min_layer_density` of them, rounded up."""
+    return {name: min(n, -int(-min_layer_density * n // 1)) for name, n in sizes.items()}
 
 
 def _check_scores(scores: Scores) -> None:

@@ -12,13 +12,15 @@ from torch import nn
 
 from supertickets.config.pattern import read_pattern
 from supertickets.config.sections import PruneConfig
+from supertickets.errors import UserError
 from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import CRITERIA, Evidence, Scores, gradients
 from supertickets.pruning.mask import Mask, apply_mask
 from supertickets.pruning.mask import sparsity as mask_sparsity
 from supertickets.pruning.pattern import pattern_layers
-from supertickets.pruning.prune import count_revived, emptied, hold, prune, revive
+from supertickets.pruning.prune import count_revived, emptied, hold, least_kept, prune, revive
 from supertickets.pruning.regrow import regrow, regrow_share
+from supertickets.training.schedule import plan_prunes
 from supertickets.training.state import TrainState
 
 
@@ -28,6 +30,42 @@ class Pruned(TypedDict, total=False):
     target_sparsity: float
     revived: int  # weights that were pruned before and are not any more
     emptied: list[str]  # layers without a weight; absent where there are none
+
+
+def check_prunes(state: TrainState, cfg: PruneConfig, *, epochs: int) -> None:
+    """Raise `UserError` where a prune to come cannot work on the network as it is now.
+
+    `prune.min_layer_density`, rounded up in each layer, can leave too few weights to prune, and there may be no layer for a
+    pattern.
+    """
+    sizes = ranked_layers(state, cfg)
+    count = sum(sizes.values())
+    room = count - sum(least_kept(sizes, cfg.min_layer_density).values())
+
+    def works(target: float) -> bool:
+        changed = cfg.model_copy(update={"target": target})
+        plan = plan_prunes(epochs, changed)
+        to_come = {epoch: share for epoch, share in plan.items() if epoch >= state.epoch}
+        gone = {e: s + _exchanged(s, e, changed, last=max(plan), count=count) / count for e, s in to_come.items()}
+        return all(round(share * count) <= room for share in gone.values())
+
+    if cfg.enabled is False or cfg.target == 0:
+        return
+    if cfg.pattern != "none" and not count:
+        raise UserError(f"prune.pattern: {cfg.pattern} needs 1x1 convolutions with one group, and there are none to prune")
+    if cfg.target is None or not cfg.min_layer_density or works(cfg.target):
+        return
+    largest = next((i / 1000 for i in range(int(cfg.target * 1000), 0, -1) if works(i / 1000)), 0.0)
+    also = f" with prune.regrow: {cfg.regrow}" if cfg.regrow != "none" else ""
+    raise UserError(
+        f"prune.min_layer_density: {cfg.min_layer_density} leaves no room for prune.target {cfg.target} in this network"
+        f"{also}; the largest target that works is {largest:g}"
+    )
+
+
+def _exchanged(sparsity: float, epoch: int, cfg: PruneConfig, *, last: int, count: int) -> int:
+    """How many of `count` weights a prune takes out beyond the sparsity, as many others grow back."""
+    return 0 if cfg.regrow == "none" else int(regrow_share(epoch, last, cfg.regrow_fraction) * (1 - sparsity) * count)
 
 
 def prune_weights(state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, float], evidence: Evidence) -> Pruned:
@@ -42,10 +80,7 @@ def prune_weights(state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, flo
     grows = cfg.reactivate == "never" or state.mask_held
     if grows and not last:  # a shrink can leave the rest sparser than asked for now: no reason to give weights back
         sparsity = max(sparsity, mask_sparsity({name: kept for name, kept in before.items() if name in ranked}))
-    exchanged = 0
-    if cfg.regrow != "none":
-        share = regrow_share(state.epoch, max(plan), cfg.regrow_fraction)
-        exchanged = int(share * (1 - sparsity) * sum(ranked.values()))
+    exchanged = _exchanged(sparsity, state.epoch, cfg, last=max(plan), count=sum(ranked.values()))
     keep_pruned = before if grows and not exchanged else None
     asked = sparsity + exchanged / sum(ranked.values())
     chosen = choose_mask(state, asked, cfg=cfg, evidence=evidence, keep_pruned=keep_pruned)
