@@ -66,12 +66,20 @@ class KeypointData(Section):
     """Probability of a left-right flip."""
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.15
     """The crop grows or shrinks at random by up to this share."""
+    scale_sd: PositiveFloat | None = None
+    """Standard deviation of a normal change of the crop's size, clipped at `scale`; unset: uniform."""
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
     """The crop turns at random by up to this angle, in degrees."""
+    rotate_sd_deg: PositiveFloat | None = None
+    """Standard deviation of a normal angle, clipped at `rotate_deg`, in degrees; unset: uniform."""
     rotate: Share = 0.6
     """Probability of turning."""
     half_body: Share = 0.0
     """Probability of a crop of the upper or lower body only, for persons with more than 8 known joints."""
+    half_body_upper: Share = 0.5
+    """Probability that a half-body crop shows the upper body, if at least 3 joints of both halves are known."""
+    border: Literal["mean", "black"] = "mean"
+    """Colour of a crop outside the image: the mean colour, or black as in the original."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of R, G and B, in 0..1."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)

@@ -92,7 +92,7 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
         joints = COCO_JOINTS if outputs == len(COCO_JOINTS) else [f"joint_{i}" for i in range(outputs)]
         return {
             "arch": {"preset": "paper", "init": "small_normal", "bn_eps": 1e-5, "bn_momentum": 0.1},
-            "data": {"name": "coco", "joints": joints, "size_px": [256, 192]},
+            "data": {"name": "coco", "joints": joints, "size_px": [256, 192], "border": "black"},
             "heatmap": {"target": "rounded"},
             "evaluation": {"decode": "quarter", "flip": True},
             "head": {"channels": head_channels},

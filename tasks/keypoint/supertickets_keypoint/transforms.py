@@ -33,7 +33,7 @@ class PersonTransform:
     def __init__(self, data: KeypointData, joints: Joints, *, train: bool) -> None:
         self.data, self.joints, self.train = data, joints, train
         self.normalise = Normalise(data.mean, data.std)
-        red, green, blue = (round(255 * m) for m in data.mean)
+        red, green, blue = (round(255 * m) for m in data.mean) if data.border == "mean" else (0, 0, 0)
         self.fill = (red, green, blue)
 
     def __call__(self, person: Person, picture: Picture) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,9 +42,9 @@ class PersonTransform:
             half = self.half_body(person.joints) if random_unit() < data.half_body else None
             if half is not None:
                 box, padding = half, HALF_BODY_PADDING
-            zoom = 1 + data.scale * (2 * random_unit() - 1)
+            zoom = 1 + jitter(data.scale, data.scale_sd)
             if random_unit() < data.rotate:
-                angle = data.rotate_deg * (2 * random_unit() - 1)
+                angle = jitter(data.rotate_deg, data.rotate_sd_deg)
             mirrored = random_unit() < data.flip
         zoom *= zoom_of(box, data.size_px, padding)
         to_input = map_to_input(centre_of(box), zoom, data.size_px, angle_deg=angle, mirrored=mirrored)
@@ -59,11 +59,18 @@ class PersonTransform:
         if len(known) <= HALF_BODY_ABOVE or not lower.any() or lower.all():
             return None
         halves = [known[lower], known[~lower]]
-        chosen = halves[random_unit() < 0.5]
+        chosen = halves[random_unit() < self.data.half_body_upper]
         if len(chosen) < 3:
             chosen = max(halves, key=len)
         low, high = points[chosen, :2].min(axis=0), points[chosen, :2].max(axis=0)
         return np.array([*low, *(high - low + 1)], np.float32)
+
+
+def jitter(bound: float, sd: float | None) -> float:
+    """A random number within +-bound: uniform, or with `sd` normal and clipped, so that the rest lies at the bounds."""
+    if sd is None:
+        return bound * (2 * random_unit() - 1)
+    return min(max(sd * float(torch.randn(())), -bound), bound)
 
 
 def moved_joints(points: NDArray[np.float32], to_input: NDArray[np.float64], mirror: Joints | None) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from supertickets_keypoint.crop import centre_of, crop, inverse, map_to_input, m
 from supertickets_keypoint.joints import joints_of
 from supertickets_keypoint.persons import Person
 from supertickets_keypoint.skeletons import complete
-from supertickets_keypoint.transforms import PersonTransform, moved_joints
+from supertickets_keypoint.transforms import PersonTransform, jitter, moved_joints
 
 FILL = (0, 0, 0)
 
@@ -122,6 +122,35 @@ def test_half_body_crops_hold_one_half():
     few = person()
     few.joints[8:, 2] = 0
     assert change.half_body(few.joints) is None
+
+
+def test_normal_changes_are_clipped_at_their_bounds():
+    """As published: sizes with sd .25 within +-.35, angles with sd 45 within +-90 degrees; clipped ones lie at the bounds."""
+    torch.manual_seed(0)
+    for bound, sd, clipped, spread in ((0.35, 0.25, 0.1615, 0.2194), (90.0, 45.0, 0.0455, 43.16)):
+        drawn = np.array([jitter(bound, sd) for _ in range(20_000)])
+        assert np.abs(drawn).max() == bound and abs((np.abs(drawn) == bound).mean() - clipped) < 0.01
+        assert abs(drawn.mean()) < 0.02 * bound and abs(np.sqrt((drawn**2).mean()) / spread - 1) < 0.02
+    assert jitter(0.0, 45.0) == 0 and {jitter(0.0, None) for _ in range(3)} == {0}
+
+
+def test_half_bodies_prefer_the_upper_one():
+    one = person()
+    for share in (0.0, 0.69, 1.0):
+        change = transform(half_body=1, half_body_upper=share)
+        upper = one.joints[~np.isin(np.arange(17), change.joints.lower), :2].min(axis=0)
+        torch.manual_seed(0)
+        boxes = [change.half_body(one.joints) for _ in range(1000)]
+        assert abs(np.mean([np.allclose(box[:2], upper) for box in boxes]) - share) < 0.04 * (0 < share < 1) + 1e-9
+
+
+def test_borders_are_the_mean_or_black():
+    one, white = person(), Image.fromarray(np.full((100, 80, 3), 255, np.uint8))
+    one.box[:2] += 1000  # beside the picture
+    for border, value in (("mean", torch.zeros(3)), ("black", torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]))):
+        for train in (True, False):
+            image = transform(train, border=border)(one, lambda shrink: (white, 1))[0]
+            assert (image - value[:, None, None]).abs().max() < 0.01
 
 
 def test_unknown_joints_stay_unknown():

@@ -64,14 +64,9 @@ def test_coco_recipe_is_the_papers(monkeypatch):
     assert (train.schedule, train.milestones, train.decay, train.weight_decay) == ("step", [170, 200], 0.1, 1e-8)
     assert (search.rho, search.warmup, search.threshold, search.min_macs, search.target_macs) == (1e-6, 25, 1e-3, 1e6, None)
     assert (prune.criterion, prune.schedule, prune.step, prune.every) == ("magnitude", "progressive", 0.1, 15)
-    assert (data.size_px, data.flip, data.scale, data.rotate_deg, data.rotate, data.half_body) == (
-        (256, 192),
-        0.5,
-        0.35,
-        45,
-        0.6,
-        0.3,
-    )
+    assert (data.size_px, data.flip, data.border) == ((256, 192), 0.5, "black")
+    assert (data.scale, data.scale_sd, data.rotate, data.rotate_deg, data.rotate_sd_deg) == (0.35, 0.25, 0.6, 90, 45)
+    assert (data.half_body, data.half_body_upper) == (0.3, 0.69)
     assert (config.heatmap.sigma, config.heatmap.target, config.loss.scale, config.loss.hard_joints) == (2, "rounded", 1, None)
     assert (config.evaluation.decode, config.evaluation.flip, config.evaluation.nms) == ("quarter", True, 0.9)
     assert (arch.init, arch.bn_eps, arch.bn_momentum) == ("small_normal", 1e-5, 0.1)
