@@ -63,6 +63,7 @@ def test_recipes_are_the_targets_own(recipe, target, monkeypatch, tmp_path):
     config = load_config(transfer_schema(task_class(target)), CONFIGS / f"{recipe}.yaml")
     assert config.arch.preset == "paper"
     assert config.transfer.weights == config.transfer.mask == "keep"
+    assert config.train.epochs == {"imagenet_to_cityscapes": 430, "cityscapes_to_ade20k": 50, "imagenet_to_coco": 210}[recipe]
 
 
 @pytest.mark.parametrize(

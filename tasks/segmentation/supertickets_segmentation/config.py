@@ -39,6 +39,8 @@ class SegmentationData(Section):
     """Height and width to which images and labels are resized first; unset: not resized."""
     resize_mode: Literal["exact", "fit"] = "exact"
     """Resize to exactly that size, or keep the aspect ratio and bound the short and the long side by it."""
+    resize_once: bool = False
+    """Training: resize and zoom in one step, from the original image; it is sharper, but full images are read each time."""
     size_px: Size = (96, 96)
     """Height and width of the training crop and the network's nominal input, in pixels."""
     scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
@@ -49,6 +51,8 @@ class SegmentationData(Section):
     """Probability of a left-right flip."""
     photometric: bool = False
     """Change brightness, contrast, saturation and hue at random."""
+    photometric_style: Literal["blend", "mmseg"] = "blend"
+    """Blend with black and gray; or as in mmseg: add up to 32 of 255, multiply values and saturations by 0.5 to 1.5."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of R, G and B, in 0..1."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)

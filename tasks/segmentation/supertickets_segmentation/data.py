@@ -155,9 +155,11 @@ class SegmentationSet(Dataset):
         source: FileSource | SceneSource,
         transform: Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]],
         *,
+        resize_images: bool = True,
         resize_labels: bool = True,
     ) -> None:
-        self.source, self.transform, self.resize_labels = source, transform, resize_labels
+        self.source, self.transform = source, transform
+        self.resize_images, self.resize_labels = resize_images, resize_labels
         self._kept: list[tuple[Tensor, Tensor]] | None = None
         if cached(source):
             # Here, in the main process: workers live for an epoch and share what is kept before they start.
@@ -168,7 +170,7 @@ class SegmentationSet(Dataset):
         return len(self.source)
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image (3, H, W) uint8 and mask (H, W) at the size of `data.resize`."""
+        """Image (3, H, W) uint8 and mask (H, W) at the size of `data.resize`, or as they are without `resize_images`."""
         source = self.source
         if isinstance(source, SceneSource):
             pixels, classes = source.both(index)
@@ -178,6 +180,8 @@ class SegmentationSet(Dataset):
                 raise UserError(size_mismatch(source.pair(index), pixels.shape[:2], classes.shape))
         image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)  # (3, H, W)
         mask = torch.from_numpy(np.ascontiguousarray(classes))
+        if not self.resize_images:
+            return image, mask
         size = fitted(image.shape[-2:], source.data)
         return resize_image(image, size), resize_mask(mask, size) if self.resize_labels else mask
 
@@ -202,8 +206,9 @@ def cached(source: FileSource | SceneSource) -> bool:
         return source.data.cache
     total = 0
     for index in range(len(source)):  # by the headers, and no further than needed
-        height, width = fitted(source.size(index), source.data)
-        total += 4 * height * width
+        own = source.size(index)
+        sizes = [own, fitted(own, source.data)] if source.data.resize_once else [fitted(own, source.data)]
+        total += 4 * max(height * width for height, width in sizes)
         if total >= CACHE_BYTES:
             return False
     return True

@@ -207,7 +207,8 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
             train = split == "train"
             transform = TrainTransform(data) if train else EvalTransform(data)
             resize_labels = train or not self.config.evaluation.original_size
-            sets[split] = SegmentationSet(source, transform, resize_labels=resize_labels)
+            resize_images = not (train and data.resize_once)  # the transform does it then
+            sets[split] = SegmentationSet(source, transform, resize_images=resize_images, resize_labels=resize_labels)
         return sets
 
 

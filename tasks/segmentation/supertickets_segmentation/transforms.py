@@ -48,28 +48,33 @@ class TrainTransform:
         data = self.data
         low, high = data.scale
         zoom = low + (high - low) * random_unit()
+        zooms = zoom, zoom
+        if data.resize_once:  # `data.resize` and the zoom are one resampling
+            own, whole = mask.shape[-2:], fitted(mask.shape[-2:], data)
+            zooms = zoom * whole[0] / own[0], zoom * whole[1] / own[1]
         # Cropping before zooming gives the same picture as the opposite order, and touches fewer pixels.
-        top, left, height, width = self.crop_box(mask, zoom)
+        top, left, height, width = self.crop_box(mask, zooms)
         image, mask = tvf.crop(image, top, left, height, width), tvf.crop(mask, top, left, height, width)
-        size = self.zoomed(height, zoom, data.size_px[0]), self.zoomed(width, zoom, data.size_px[1])
+        size = self.zoomed(height, zooms[0], data.size_px[0]), self.zoomed(width, zooms[1], data.size_px[1])
         pixels, classes = resize_image(image, size), tv_tensors.Mask(resize_mask(mask, size))
         if random_unit() < data.flip:
             pixels, classes = tvf.horizontal_flip(pixels), tvf.horizontal_flip(classes)
         if data.photometric:
-            pixels = distort(pixels)
+            pixels = distort(pixels) if data.photometric_style == "blend" else distort_as_mmseg(pixels)
         below, right = data.size_px[0] - size[0], data.size_px[1] - size[1]
         if below or right:
             pixels = tvf.pad(tv_tensors.Image(pixels), [0, 0, right, below], fill=self.fill)
             classes = tvf.pad(classes, [0, 0, right, below], fill=data.void)
         return self.normalise(pixels), classes.as_subclass(Tensor).long()
 
-    def crop_box(self, mask: Tensor, zoom: float) -> tuple[int, int, int, int]:
-        """A crop (top, left, height, width), in pixels of `mask`, that has `size_px` after `zoom`.
+    def crop_box(self, mask: Tensor, zooms: tuple[float, float]) -> tuple[int, int, int, int]:
+        """A crop (top, left, height, width), in pixels of `mask`, that has `size_px` after the `zooms` of height and width.
 
         It is drawn up to ten times, until no class fills more than `max_class_share` of its labelled pixels.
         """
         height, width = mask.shape[-2:]
-        h, w = (min(have, max(1, round(want / zoom))) for have, want in zip((height, width), self.data.size_px, strict=True))
+        wanted = [max(1, round(want / zoom)) for want, zoom in zip(self.data.size_px, zooms, strict=True)]
+        h, w = min(height, wanted[0]), min(width, wanted[1])
         top = left = 0
         for _ in range(CROP_TRIES):
             top, left = int(random_unit() * (height - h + 1)), int(random_unit() * (width - w + 1))
@@ -114,3 +119,36 @@ def distort(image: Tensor) -> Tensor:
     if random_unit() < 0.5:
         image = tvf.adjust_hue(image, -0.05 + 0.1 * random_unit())
     return image
+
+
+def distort_as_mmseg(image: Tensor) -> Tensor:
+    """mmseg's PhotoMetricDistortion of a picture (3, H, W) uint8: each change with probability 1/2, contrast first or last.
+
+    Brightness adds up to 32 of 255 levels, contrast multiplies the values, saturation multiplies the saturation of HSV, each by
+    0.5 to 1.5, and hue turns by up to 18 degrees.
+    """
+    if random_unit() < 0.5:
+        image = shift_and_scale(image, shift=64 * random_unit() - 32)
+    first = random_unit() < 0.5
+    if first and random_unit() < 0.5:
+        image = shift_and_scale(image, factor=0.5 + random_unit())
+    if random_unit() < 0.5:
+        image = scale_saturation(image, 0.5 + random_unit())
+    if random_unit() < 0.5:
+        image = tvf.adjust_hue(image, (2 * random_unit() - 1) * 18 / 360)
+    if not first and random_unit() < 0.5:
+        image = shift_and_scale(image, factor=0.5 + random_unit())
+    return image
+
+
+def shift_and_scale(image: Tensor, *, factor: float = 1.0, shift: float = 0.0) -> Tensor:
+    """factor x values + shift of a uint8 picture, rounded and clipped at 0 and 255."""
+    return (image.float() * factor + shift).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def scale_saturation(image: Tensor, factor: float) -> Tensor:
+    """Multiply the saturation of HSV, at most to 1, of a picture (3, H, W) uint8; hue and value stay."""
+    values = image.float()
+    top = values.amax(dim=0)
+    limit = top / (top - values.amin(dim=0)).clamp_min(1)  # 1 / saturation; gray, which stays, has none
+    return (top - (top - values) * limit.clamp_max(factor)).round_().clamp_(0, 255).to(torch.uint8)

@@ -83,6 +83,8 @@ def test_recipes_are_the_papers(monkeypatch, name, epochs, batch):
     assert (search.rho, search.warmup, search.threshold, search.min_macs) == (1.4e-4, 25, 1e-3, 1e6)
     assert (config.prune.criterion, config.prune.schedule, config.prune.step) == ("magnitude", "progressive", 0.1)
     assert resolve_arch(config.arch).bn_momentum == 0.01
+    assert config.data.photometric and config.data.photometric_style == "mmseg"
+    assert config.data.resize_once == (name == "ade20k")
 
 
 @pytest.mark.parametrize(("name", "outputs"), [("cityscapes", 19), ("ade20k", 150)])

@@ -1,11 +1,21 @@
 """Image and label map move together."""
 
+import numpy as np
 import torch
+from matplotlib.colors import rgb_to_hsv
 from torchvision import tv_tensors
 
 from supertickets.images import resize_image
 from supertickets_segmentation.config import SegmentationData
-from supertickets_segmentation.transforms import EvalTransform, TrainTransform, fitted, resize_mask
+from supertickets_segmentation.transforms import (
+    EvalTransform,
+    TrainTransform,
+    distort_as_mmseg,
+    fitted,
+    resize_mask,
+    scale_saturation,
+    shift_and_scale,
+)
 
 
 def data_with(**changes) -> SegmentationData:
@@ -56,6 +66,58 @@ def test_photometric_leaves_the_mask_alone():
     assert torch.equal(labels, mask.long()) and image.shape == (3, 96, 96)
 
 
+def test_changes_as_in_mmseg_stay_in_their_bounds(monkeypatch):
+    """Brightness adds up to 32 levels, contrast multiplies by 0.5 to 1.5; the middle of all ranges changes nothing."""
+    torch.manual_seed(0)
+    gray = torch.full((3, 4, 4), 100, dtype=torch.uint8)  # neither saturation nor hue changes it
+    seen = torch.tensor([float(distort_as_mmseg(gray)[0, 0, 0]) for _ in range(3000)])
+    assert 0.5 * (100 - 32) - 1 <= seen.min() < 40 and 190 < seen.max() <= 1.5 * (100 + 32) + 1
+    assert 0.2 < (seen == 100).float().mean() < 0.3  # a quarter sees neither change
+    picture = torch.randint(0, 256, (3, 9, 9), dtype=torch.uint8)
+    draws = iter([0.1, 0.5] + [0.1, 0.1, 0.5] + [0.1, 0.5] + [0.1, 0.5])
+    monkeypatch.setattr("supertickets_segmentation.transforms.random_unit", lambda: next(draws))
+    assert torch.equal(distort_as_mmseg(picture), picture) and next(draws, None) is None
+
+
+def test_saturation_and_values_change_exactly():
+    picture = torch.randint(1, 256, (3, 50, 50), dtype=torch.uint8)
+    for factor in (0.5, 1.0, 1.5):
+        before, after = (rgb_to_hsv(p.permute(1, 2, 0).numpy() / 255) for p in (picture, scale_saturation(picture, factor)))
+        assert np.abs(after[..., 1] - np.minimum(before[..., 1] * factor, 1))[before[..., 2] > 0.3].max() < 0.01
+        assert np.array_equal(before[..., 2], after[..., 2])
+    assert torch.equal(scale_saturation(picture, 1.0), picture)
+    edge = torch.tensor([[[0, 100, 250]]] * 3, dtype=torch.uint8)
+    assert shift_and_scale(edge, shift=32)[0, 0].tolist() == [32, 132, 255]
+    assert shift_and_scale(edge, factor=1.5)[0, 0].tolist() == [0, 150, 255]
+
+
+def test_an_image_is_resized_once_from_the_original():
+    mask = blocks()
+    noise = tv_tensors.Image(torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8))
+    data = {"resize": (64, 64), "size_px": (32, 32), "scale": (0.5, 0.5), "flip": 0}
+    once, labels = TrainTransform(data_with(**data, resize_once=True))(noise, tv_tensors.Mask(mask))
+    direct = resize_image(noise, (32, 32))
+    assert torch.equal((once * 255).round().to(torch.uint8), direct) and torch.equal(labels, resize_mask(mask, (32, 32)).long())
+    twice = resize_image(resize_image(noise, (64, 64)), (32, 32))
+    assert not torch.equal(direct, twice)
+    results = []
+    for changes in ({}, {"resize_once": True}):  # nothing to resize: nothing changes
+        torch.manual_seed(0)
+        results.append(TrainTransform(data_with(size_px=(64, 80), scale=(0.5, 2.0), **changes))(noise, tv_tensors.Mask(mask)))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_what_is_resized_once_stays_aligned_and_has_the_size_asked_for():
+    mask = blocks()
+    for seed, resize in enumerate([(64, 64), (144, 96), (48, 200)] * 5):
+        data = data_with(resize=resize, size_px=(40, 48), scale=(0.5, 2.0), resize_once=True, ignore_index=255)
+        torch.manual_seed(seed)
+        image, labels = TrainTransform(data)(coded(mask), tv_tensors.Mask(mask))
+        assert image.shape == (3, 40, 48) and labels.shape == (40, 48)
+        known = labels != 255
+        assert ((image[0] * 255 / 60).round().long() == labels)[known].float().mean() > 0.7
+
+
 def test_padding_is_mean_and_void():
     mask = torch.ones(10, 12, dtype=torch.uint8)
     data = data_with(size_px=(16, 16), flip=0, mean=(0.2, 0.4, 0.6), ignore_index=200)
@@ -71,7 +133,9 @@ def test_crop_avoids_one_class():
 
     def fulfilled(transform: TrainTransform) -> float:
         torch.manual_seed(0)
-        crops = [mask[t : t + h, left : left + w] for t, left, h, w in (transform.crop_box(mask, 1.0) for _ in range(200))]
+        crops = [
+            mask[t : t + h, left : left + w] for t, left, h, w in (transform.crop_box(mask, (1.0, 1.0)) for _ in range(200))
+        ]
         return sum(float((c == 0).float().mean()) <= 0.75 for c in crops) / 200
 
     assert fulfilled(rule) > 0.85 and fulfilled(free) < 0.5
