@@ -14,6 +14,7 @@ from supertickets.pruning.criteria import Evidence
 from supertickets.report.closing import epoch_line, finish
 from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
+from supertickets.training.distill import freeze_epoch
 from supertickets.training.pruning import check_prunes, let_weights_return, prune_copy, prune_weights
 from supertickets.training.run import Record, open_run
 from supertickets.training.schedule import plan_prunes, plan_shrinks
@@ -30,6 +31,7 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
     epochs = config.train.epochs
     prunes = plan_prunes(epochs, config.prune)
     shrinks = plan_shrinks(epochs, config.search, prunes)
+    kept_as_teacher = freeze_epoch(config, prunes=prunes, shrinks=shrinks)
     task.check_data()
     run = open_run(task.name, config)
     state = run.state(task)
@@ -43,6 +45,8 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
     net = None
     if config.run.rewind_epoch == state.epoch == 0:
         state.keep_early_tensors()
+    if kept_as_teacher == state.epoch == 0:
+        trainer.keep_teacher()
     while state.epoch < epochs:
         began, events, scores = time.monotonic(), Record(), Record()
         if state.epoch in prunes:
@@ -56,6 +60,8 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
             net = trainer.averaged_net()
             prune_copy(net, state, config.prune, plan=prunes, evidence=evidence)
             scores |= trainer.evaluate(net)
+        if state.epoch == kept_as_teacher:
+            trainer.keep_teacher()
         if state.epoch in shrinks:
             removed = shrink_net(state, config.search, plan=shrinks, input_shape=task.input_shape, seed=config.run.seed)
             events["units_removed"] = removed

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from supertickets.config import sections
 from supertickets.config.reader import load_config
 from supertickets.errors import UserError
+from supertickets.losses import softened_divergence
 from supertickets.networks.arch import Arch
 from supertickets.types import Batch, JsonObject, Metrics
 
@@ -61,6 +62,13 @@ class Task(Protocol):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The scalar training loss of one batch of the training loader, on the model's device."""
         ...
+
+    def distillation_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
+        """How far the model's output for a batch is from a teacher's, as a scalar on the scale of `loss`; 0 where they agree.
+
+        By default both are logits (B, C, ...), compared as in `losses.softened_divergence`.
+        """
+        return softened_divergence(student, teacher, temperature)
 
     @abstractmethod
     def evaluate(self, model: nn.Module, loader: Iterable[Batch], accelerator: Accelerator) -> Metrics:

@@ -24,6 +24,7 @@ from supertickets.config import sections
 from supertickets.config.sections import (
     ArchConfig,
     Config,
+    DistillConfig,
     ImpConfig,
     InitConfig,
     PipelineConfig,
@@ -34,12 +35,14 @@ from supertickets.config.sections import (
 )
 from supertickets.config.yaml_text import read_file
 from supertickets.errors import UserError
+from supertickets.losses import softened_divergence
 from supertickets.networks.arch import Arch, SupernetArch, resolve_arch
 from supertickets.networks.build import build_net
 from supertickets.networks.heads import DenseHead
 from supertickets.networks.macs import count_layers
 from supertickets.networks.supernet import Supernet
 from supertickets.task import Task
+from supertickets.training.distill import recorded
 from supertickets.types import Batch, JsonObject, Metrics
 
 STAGES = [
@@ -122,6 +125,9 @@ class ToyTask:
         logits = F.interpolate(model(batch[0]), batch[1].shape[-2:], mode="bilinear")
         return F.cross_entropy(logits, batch[1])
 
+    def distillation_loss(self, student: Tensor, teacher: Tensor, batch: list[Tensor], temperature: float) -> Tensor:
+        return softened_divergence(student, teacher, temperature)
+
     def evaluate(self, model: nn.Module, loader: Iterable[Batch], accelerator: Accelerator) -> Metrics:
         right, count = torch.zeros(2)
         for x, y in loader:
@@ -159,8 +165,12 @@ def check_task(task: Task, folder: Path) -> None:
     assert len(list(task.build_val_loader(2))) == len(val)
     net = build_net(resolve_arch(task.config.arch), task)
     assert count_layers(net, task.input_shape)  # the network accepts inputs of the shape that the task names
-    loss = task.loss(net, next(iter(train)))
+    batch = next(iter(train))
+    with recorded(net) as calls:
+        loss = task.loss(net, batch)
     loss.backward()
+    (call,) = calls  # distillation uses its output again
+    assert abs(float(task.distillation_loss(call.output, call.output, batch, 2.0))) < 1e-5
     assert loss.ndim == 0 and all(param.grad is not None for param in net.parameters())
     with torch.no_grad():
         metrics = task.evaluate(net.eval(), val, Accelerator())
@@ -168,7 +178,16 @@ def check_task(task: Task, folder: Path) -> None:
     score = metrics[task.metric]
     assert isinstance(score, float | int) and math.isfinite(score)  # of any range: more is better
     assert metrics["protocol"] and json.loads(json.dumps(metrics)) == metrics
-    own = {"epoch", "loss", "penalty", "rho", "lr", "seconds"}  # the training loop's own values on the same line of the log
+    own = {
+        "epoch",
+        "loss",
+        "penalty",
+        "rho",
+        "lr",
+        "seconds",
+        "distillation",
+        "teacher_seconds",
+    }  # the training loop's own values on the same line of the log
     assert not own & set(metrics)
     assert all(path.exists() for path in pictures)
 
@@ -181,6 +200,7 @@ def toy_config(folder: Path, **sections: dict[str, object]) -> Config:
         prune=PruneConfig(**{"every": 1, "end": 0.7, **sections.get("prune", {})}),
         train=TrainConfig(**{"epochs": 6, "batch_size": 8, "lr": 2e-2, "recalibrate_batches": 2, **sections.get("train", {})}),
         run=RunConfig(**{"dir": folder, "tensorboard": False, "examples": 0, **sections.get("run", {})}),
+        distill=DistillConfig(**sections.get("distill", {})),
         init=InitConfig(**sections.get("init", {})),
         imp=ImpConfig(**sections.get("imp", {})),
         pipeline=PipelineConfig(**sections.get("pipeline", {})),

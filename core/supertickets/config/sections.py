@@ -256,6 +256,18 @@ class TrainConfig(Section):
     """Epochs between two evaluations."""
 
 
+class DistillConfig(Section):
+    """Distillation: train also towards the outputs of a teacher (Hinton et al., arXiv 1503.02531)."""
+
+    teacher: Literal["none", "ema", "supernet"] | Path = "none"
+    # ema teaches from the second epoch on, supernet from the first shrink or prune on.
+    """Teacher: none, ema (the averaged weights), supernet (those before the first shrink or prune) or a ticket's folder."""
+    weight: float = Field(0.5, ge=0, le=1)
+    """Share of the teacher in the loss; the task's own loss has the rest."""
+    temperature: PositiveFloat = 2.0
+    """Logits of both networks are divided by this; heatmaps are not."""
+
+
 class RunConfig(Section):
     """Where a run writes and how it restarts."""
 
@@ -294,6 +306,7 @@ class Config(Section):
     init: InitConfig = InitConfig()
     imp: ImpConfig = ImpConfig()
     pipeline: PipelineConfig = PipelineConfig()
+    distill: DistillConfig = DistillConfig()
 
     @model_validator(mode="after")
     def _one_way_to_draw(self) -> Self:
@@ -301,6 +314,8 @@ class Config(Section):
             raise ValueError("imp.rounds and pipeline.enabled are two ways to draw: choose one")
         if self.imp.rounds and self.prune.target is None:
             raise ValueError("imp.rounds raises the sparsity from round to round: it needs prune.target, not prune.pattern")
+        if self.imp.rounds and self.distill.teacher == "supernet":
+            raise ValueError("distill.teacher supernet does not go with imp.rounds, as only the first round has a supernet")
         return self
 
     def resolved(self) -> Self:

@@ -20,6 +20,7 @@ from supertickets.ticket.ticket import Ticket
 
 HEAD = "head."
 REWIND = "rewind"  # folder of the early weights within a ticket's, itself a ticket
+TRANSFER = "use transfer/transfer.py, which gives it a new head"
 Value = TypeVar("Value")
 
 
@@ -50,7 +51,7 @@ def start_from_ticket(init: InitConfig, task: Task, *, arch: ArchConfig, seed: i
     ticket = Ticket.load(init.ticket)
     whole = init.part == "all"
     if whole:
-        _check_task(ticket, task, init)
+        check_task(ticket, task, named=f"init.ticket: {init.ticket}", hint=TRANSFER)
     net = build_net(ticket.arch if whole else _body_of(ticket.arch, resolve_arch(arch)), task)
     if init.weights != "fresh":
         source = ticket if init.weights == "keep" else _rewound(ticket, init)
@@ -61,12 +62,12 @@ def start_from_ticket(init: InitConfig, task: Task, *, arch: ArchConfig, seed: i
     return net, mask, dict(ticket.provenance.get("supernet", {})) if whole else {}
 
 
-def _check_task(ticket: Ticket, task: Task, init: InitConfig) -> None:
-    hint = "use transfer/transfer.py, which gives it a new head"
+def check_task(ticket: Ticket, task: Task, *, named: str, hint: str) -> None:
+    """Raise `UserError` for a ticket of another task or with other labels; it is called `named`, and `hint` says what to do."""
     if ticket.task != task.name:
-        raise UserError(f"init.ticket: {init.ticket} is a {ticket.task} ticket, not a {task.name} one; {hint}")
+        raise UserError(f"{named} is a {ticket.task} ticket, not a {task.name} one; {hint}")
     if difference := ticket.other_labels(task.labels):
-        raise UserError(f"init.ticket: {init.ticket} {difference}; {hint}")
+        raise UserError(f"{named} {difference}; {hint}")
 
 
 def _body_of(source: Arch, target: Arch) -> Arch:

@@ -43,6 +43,7 @@ class TrainState:
     mask_held: bool = False  # False: pruned weights may come back until the next prune
     dormant_weights: dict[str, Tensor] = field(default_factory=dict)  # the values that weights had when they were pruned
     early_tensors: dict[str, Tensor] = field(default_factory=dict)  # the network's tensors after `run.rewind_epoch`
+    teacher: Network | None = None  # the supernet as it was before the first event, where it is distilled
     taylor: dict[str, Tensor] = field(default_factory=dict)  # running Taylor importance by gate's name, where it is used
     epoch: int = 0  # finished epochs
     step: int = 0  # updates made
@@ -121,6 +122,7 @@ def save_state(state: TrainState, path: Path) -> None:
         "early": state.early_tensors,
         "penalty": state.penalty.weights,
         "taylor": state.taylor,
+        "teacher": state.teacher.state_dict() if state.teacher else {},
         "optimizer": named_state(state.net, state.optimizer),
     }
     # Clones: safetensors refuses tensors that share memory, and the shared layout is not ours to keep.
@@ -139,6 +141,7 @@ def save_state(state: TrainState, path: Path) -> None:
         "global_batch": state.global_batch,
         "budget": state.budget,
         "scaler": state.scaler,
+        "teacher_arch": state.teacher.arch.to_dict() if state.teacher else None,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -162,10 +165,12 @@ def _restore(about: dict[str, Any], tensors: dict[str, Tensor], task: Task, conf
     def group(name: str) -> dict[str, Tensor]:
         return {key.removeprefix(f"{name}/"): t.to(device) for key, t in tensors.items() if key.startswith(f"{name}/")}
 
-    arch = read_arch(about["arch"])
-    net = build_net(arch, task)
-    net.load_state_dict(group("net"))
-    net = place(net, config, device)
+    def network(arch: str, tensors: str) -> Network:
+        net = build_net(read_arch(about[arch]), task)
+        net.load_state_dict(group(tensors))
+        return place(net, config, device)
+
+    net = network("arch", "net")
     optimizer = build_optimizer(net, config.train)
     load_named_state(net, optimizer, group("optimizer"))
     ema = group("ema")
@@ -183,6 +188,7 @@ def _restore(about: dict[str, Any], tensors: dict[str, Tensor], task: Task, conf
         dormant_weights=group("dormant"),
         early_tensors=group("early"),
         taylor=group("taylor"),
+        teacher=network("teacher_arch", "teacher").eval().requires_grad_(False) if about.get("teacher_arch") else None,
         epoch=about["epoch"],
         step=about["step"],
         global_batch=about["global_batch"],

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderShard
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast, set_seed
 from torch import Tensor, nn
 
 from supertickets.config.sections import Config
@@ -25,7 +25,8 @@ from supertickets.search.taylor import note_taylor
 from supertickets.task import Task
 from supertickets.terminal import headline, watch
 from supertickets.training.batchnorm import recalibrate
-from supertickets.training.ema import decay_at, load_ema, update_ema
+from supertickets.training.distill import Lesson, load_teacher, starts_trained
+from supertickets.training.ema import averaged, decay_at, load_ema, update_ema
 from supertickets.training.optim import beta1_at, lr_at, match_layout, peak_lr, set_lr
 from supertickets.training.start import is_frozen
 from supertickets.training.state import TrainState, place
@@ -51,6 +52,8 @@ class Trainer:
                 f"is more than the training images"
             )
         state.global_batch = _global_batch(config, state, accelerator.num_processes)
+        teacher = load_teacher(config.distill, task, state.net)
+        self.ticket_teacher = None if teacher is None else place(teacher, config, accelerator.device)
         for name, param in state.net.named_parameters():
             param.requires_grad_(not is_frozen(name, config.init))
         self.optimizer = accelerator.prepare_optimizer(state.optimizer)
@@ -80,8 +83,8 @@ class Trainer:
         self.model = wrap(self.accelerator, self.model)
 
     def train_epoch(self) -> dict[str, float]:
-        """Make one pass over the training data; return the mean task loss and the penalty's share."""
-        state, cfg = self.state, self.config
+        """Make one pass over the training data; return the mean task loss, the penalty's share and that of a teacher."""
+        state, cfg, lesson = self.state, self.config, self._lesson()
         self.seed()
         self._train_mode()
         self.train_loader.set_epoch(state.epoch)
@@ -93,8 +96,11 @@ class Trainer:
 
         for batch in watch(self.train_loader, describe, show=self.accelerator.is_main_process):
             with self.accelerator.accumulate(self.model):
-                loss = self.task.loss(self.model, batch)
-                self.accelerator.backward(loss)
+                if lesson is None:
+                    loss = total_loss = self.task.loss(self.model, batch)
+                else:
+                    loss, total_loss = lesson.losses(self.model, batch)
+                self.accelerator.backward(total_loss)
                 if self.accelerator.sync_gradients:
                     rho = self._before_update()
                 self.optimizer.step()
@@ -115,6 +121,7 @@ class Trainer:
             "penalty": rho * state.penalty.value(state.net),
             "rho": rho,
             "lr": state.optimizer.param_groups[0]["lr"],
+            **(lesson.record() if lesson else {}),
         }
 
     def _train_mode(self) -> None:
@@ -157,6 +164,24 @@ class Trainer:
         net = place(build_net(self.state.net.arch, self.task), self.config, self.accelerator.device)
         load_ema(net, self.state.ema)
         return net.eval()
+
+    def keep_teacher(self) -> None:
+        """From here on, the averaged network as it is now is the teacher (`distill.teacher: supernet`)."""
+        self.state.teacher = self._averaged_teacher()
+
+    def _averaged_teacher(self) -> Network:
+        net = self.averaged_net()
+        if self.config.train.recalibrate_batches:
+            self._recalibrate(net)
+        load_ema(net, broadcast(averaged(net)))  # the first process's, as averaged BN statistics differ a little between them
+        return net.requires_grad_(False)
+
+    def _lesson(self) -> Lesson | None:
+        """What a teacher does in this epoch; None where there is none, or none yet."""
+        teacher = self.ticket_teacher or self.state.teacher
+        if self.config.distill.teacher == "ema" and (self.state.step or starts_trained(self.config.init)):
+            teacher = self._averaged_teacher()
+        return None if teacher is None else Lesson(teacher, self.task, self.config.distill, self.accelerator)
 
     def evaluate(self, net: nn.Module) -> Metrics:
         """Estimate the BN statistics of `net`, a copy of the network, anew; return the task's scores and its costs."""

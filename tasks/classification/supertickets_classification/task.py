@@ -16,6 +16,7 @@ from torch.utils.data import Subset
 from supertickets.base_task import BaseTask, eval_mode, evenly_spread, read_settings
 from supertickets.errors import UserError
 from supertickets.images import Normalise, expand_images, read_image, save_whole
+from supertickets.losses import softened_divergence
 from supertickets.networks.arch import Arch
 from supertickets.networks.heads import ClassificationHead
 from supertickets.networks.supernet import device_of
@@ -72,6 +73,12 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
             return F.cross_entropy(logits, labels, label_smoothing=smoothing)
         total = F.cross_entropy(logits, labels, label_smoothing=smoothing, ignore_index=UNREADABLE, reduction="sum")
         return total / (labels != UNREADABLE).sum().clamp(min=1)
+
+    def distillation_loss(self, student: Tensor, teacher: Tensor, batch: Sequence[Tensor], temperature: float) -> Tensor:
+        """The divergence of softened class shares over the readable images, with a factor T^2; 0 if none is readable."""
+        labels = batch[1]
+        counted = None if labels.is_floating_point() else labels != UNREADABLE
+        return softened_divergence(student, teacher, temperature, counted=counted)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, loader: Iterable[Batch], accelerator: Accelerator | None = None) -> Metrics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,17 @@ def test_loss_ignores_unreadable_images_and_survives_nothing_else(folder_root: P
     labels = torch.tensor([1, UNREADABLE, 2])
     assert torch.allclose(task.loss(Gray(), (images, labels)), task.loss(Gray(), (images[::2], labels[::2])))
     assert task.loss(Gray(), (images, torch.full((3,), UNREADABLE))) == 0
+
+
+def test_a_teacher_is_compared_on_readable_images_by_hand(folder_root: Path):
+    task, batch = task_on(folder_root), (torch.empty(0), torch.tensor([1, UNREADABLE]))
+    student = torch.tensor([[0.0, 0.0], [7.0, -5.0]])
+    teacher = torch.tensor([[2 * math.log(3), 0.0], [0.0, 0.0]])  # at temperature 2: shares 3/4 and 1/4
+    by_hand = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert float(task.distillation_loss(student, teacher, batch, 2.0)) == pytest.approx(by_hand, rel=1e-5)
+    mixed = (torch.empty(0), torch.tensor([[0.5, 0.5], [0.0, 1.0]]))  # shares: all images count
+    assert float(task.distillation_loss(student, student, mixed, 2.0)) == pytest.approx(0, abs=1e-6)
+    assert float(task.distillation_loss(student, teacher, mixed, 2.0)) > by_hand
 
 
 def test_uneven_classes_are_told(folder_root: Path, capsys):

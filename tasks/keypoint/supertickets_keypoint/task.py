@@ -65,6 +65,14 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
         images, joints = batch[:2]
         return self._losses(model(images), joints).mean()
 
+    def distillation_loss(self, student: Tensor, teacher: Tensor, batch: Sequence[Tensor], temperature: float) -> Tensor:
+        """The loss with the teacher's heatmaps as targets: the same joints and scale, without temperature.
+
+        All known joints count, even where `loss.hard_joints` restricts the task's own loss to the hardest ones.
+        """
+        _, weights = self._targets(student, batch[1])
+        return self.config.loss.scale * heatmap_loss(student, teacher.float(), weights).mean()
+
     @torch.no_grad()
     def evaluate(self, model: nn.Module, loader: Iterable[Batch], accelerator: Accelerator | None = None) -> Metrics:
         """Score `model` over a prepared loader of `build_val_loader`; the result is the same on all processes.
@@ -142,11 +150,15 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
 
     def _losses(self, heatmaps: Tensor, joints: Tensor) -> Tensor:
         """The loss of each person (B,)."""
-        heatmap, loss = self.config.heatmap, self.config.loss
-        height, width = heatmaps.shape[-2:]
-        stride, rounded = self.config.data.size_px[1] / width, heatmap.target == "rounded"
-        targets, weights = encode(joints, (height, width), stride=stride, sigma=heatmap.sigma, rounded=rounded)
+        targets, weights = self._targets(heatmaps, joints)
+        loss = self.config.loss
         return loss.scale * heatmap_loss(heatmaps, targets, weights, hard_joints=loss.hard_joints)
+
+    def _targets(self, heatmaps: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets of the same shape as `heatmaps` (B, J, h, w), and the weights of the joints (B, J)."""
+        height, width = heatmaps.shape[-2:]
+        stride, rounded = self.config.data.size_px[1] / width, self.config.heatmap.target == "rounded"
+        return encode(joints, (height, width), stride=stride, sigma=self.config.heatmap.sigma, rounded=rounded)
 
     def _heatmaps(self, model: nn.Module, images: Tensor) -> Tensor:
         return predict_heatmaps(model, images, flip=self.config.evaluation.flip, swapped=self.joints.swapped)

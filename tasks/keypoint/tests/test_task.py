@@ -97,6 +97,18 @@ def test_two_processes_score_as_one(coco_root: Path, tmp_path: Path, monkeypatch
         assert {key: scores[key] for key in numbers} == pytest.approx(numbers)
 
 
+def test_a_teachers_heatmaps_are_targets_for_the_known_joints(coco_root: Path):
+    task = coco_task(coco_root, loss={"scale": 10.0})
+    joints = torch.tensor([[[8.0, 8.0, 1.0]] * 4 + [[8.0, 8.0, 0.0]]])  # the last of five joints is not known
+    student = torch.zeros(1, 5, 8, 8)
+    teacher = torch.full((1, 5, 8, 8), 0.5)
+    by_hand = 10 * 0.5 * (4 / 5) * 0.5**2
+    assert float(task.distillation_loss(student, teacher, (torch.empty(0), joints), 3.0)) == pytest.approx(by_hand)
+    targets, _ = task._targets(student, joints)  # a teacher that is right gives the task's own loss
+    loss = task.distillation_loss(student, targets, (torch.empty(0), joints), 1.0)
+    assert torch.allclose(loss, task._losses(student, joints).mean())
+
+
 def test_broken_weights_are_told(coco_root: Path):
     task = coco_task(coco_root)
     loader, net = task.build_val_loader(2), net_of(task)

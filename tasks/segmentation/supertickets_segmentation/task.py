@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from supertickets.base_task import BaseTask, eval_mode, evenly_spread, read_settings
 from supertickets.images import Normalise, expand_images, read_image, resize_image, save_whole, unused_name
+from supertickets.losses import softened_divergence
 from supertickets.networks.arch import Arch
 from supertickets.networks.heads import DenseHead
 from supertickets.networks.supernet import device_of
@@ -60,6 +61,16 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
         void = self.config.data.void
         total = F.cross_entropy(logits, labels, ignore_index=void, reduction="sum")
         return total / (labels != void).sum().clamp(min=1)
+
+    def distillation_loss(self, student: Tensor, teacher: Tensor, batch: Sequence[Tensor], temperature: float) -> Tensor:
+        """The divergence of softened class shares over the labelled pixels, with a factor T^2; 0 if all pixels are void.
+
+        Both logits are enlarged to the labels' size first, as in `loss`.
+        """
+        labels = batch[1]
+        size = (labels.shape[-2], labels.shape[-1])
+        ours, theirs = enlarge(student, size), enlarge(teacher, size)  # (B, C, H, W)
+        return softened_divergence(ours, theirs, temperature, counted=labels != self.config.data.void)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, loader: Iterable[Batch], accelerator: Accelerator | None = None) -> Metrics:

@@ -1,6 +1,7 @@
 """The task as the loop sees it."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,21 @@ def test_loss_ignores_void_and_survives_nothing_but_void():
     labels[1] = 255
     assert torch.allclose(task.loss(net, (images, labels)), task.loss(net, (images[:1], labels[:1])), atol=1e-6)
     assert task.loss(net, (images, torch.full_like(labels, 255))) == 0
+
+
+def test_a_teacher_is_compared_at_the_labelled_pixels_by_hand():
+    task = scenes_task(data={"ignore_index": 255})
+    labels = torch.zeros(1, 4, 4, dtype=torch.int64)
+    labels[0, :, 2:] = 255
+    student, teacher = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)
+    teacher[0, 0] = 2 * math.log(3)  # at temperature 2: shares 3/4 and 1/4
+    student[..., 2:] = 9.0 * torch.randn(2, 4, 2)  # void
+    by_hand = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert float(task.distillation_loss(student, teacher, (torch.empty(0), labels), 2.0)) == pytest.approx(by_hand, rel=1e-5)
+    void = torch.full_like(labels, 255)
+    assert task.distillation_loss(student, teacher, (torch.empty(0), void), 2.0) == 0
+    coarse = task.distillation_loss(student[..., :2, :2], teacher[..., :2, :2], (torch.empty(0), labels), 2.0)
+    assert float(coarse) == pytest.approx(by_hand, rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (31, 50)])
