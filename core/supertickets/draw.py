@@ -15,6 +15,7 @@ from supertickets.report.closing import epoch_line, finish
 from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.distill import freeze_epoch
+from supertickets.training.milestones import plan_milestones
 from supertickets.training.pruning import check_prunes, let_weights_return, prune_copy, prune_weights
 from supertickets.training.run import Record, open_run
 from supertickets.training.schedule import plan_prunes, plan_shrinks
@@ -32,6 +33,7 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
     prunes = plan_prunes(epochs, config.prune)
     shrinks = plan_shrinks(epochs, config.search, prunes)
     kept_as_teacher = freeze_epoch(config, prunes=prunes, shrinks=shrinks)
+    milestones = plan_milestones(config, prunes=prunes, shrinks=shrinks)
     task.check_data()
     run = open_run(task.name, config)
     state = run.state(task)
@@ -39,6 +41,7 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
     trainer = Trainer(task, config, state, run.accelerator, search_end=max(shrinks, default=0))
     evidence = Evidence(trainer.losses, mean=trainer.mean, input_shape=task.input_shape, seed=config.run.seed)
     prune = partial(prune_weights, state, config.prune, plan=prunes, evidence=evidence)
+    ticket_of = partial(Ticket.from_net, task=task, config=config, supernet_costs=state.supernet_costs)
     run.begin(state)
     run.say(f"{task.name}: {epochs} epochs, prunes before {list(prunes)}, shrinks after {shrinks}; writing to {run.folder}")
 
@@ -56,10 +59,12 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
             events |= prune()
         if state.epoch == config.run.rewind_epoch:
             state.keep_early_tensors()
-        if state.epoch % config.train.evaluate_every == 0 or state.epoch == epochs:
+        if state.epoch in milestones.evaluated:
             net = trainer.averaged_net()
-            prune_copy(net, state, config.prune, plan=prunes, evidence=evidence)
+            mask = prune_copy(net, state, config.prune, plan=prunes, evidence=evidence)
             scores |= trainer.evaluate(net)
+            if run.main and mask is not None and milestones.keeps(state.epoch):
+                milestones.keep(ticket_of(net, mask=mask, metrics=scores), run, epoch=state.epoch, metric=task.metric)
         if state.epoch == kept_as_teacher:
             trainer.keep_teacher()
         if state.epoch in shrinks:
@@ -75,7 +80,7 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
     if net is None:  # a finished run was resumed
         net = trainer.averaged_net()
         scores = trainer.evaluate(net)
-    ticket = Ticket.from_net(net, task, metrics=scores, mask=state.mask, config=config, supernet_costs=state.supernet_costs)
+    ticket = ticket_of(net, mask=state.mask, metrics=scores)
     finish(run, task, ticket, net, early_tensors=state.early_tensors)
     run.end()
     return ticket

@@ -194,7 +194,7 @@ from supertickets.testing import ToyTask, mask_digest, toy_config
 torch.set_num_threads(1)
 tasks.task_class = lambda name: ToyTask
 config = toy_config(
-    Path(sys.argv[1]), train={"batch_size": 4, "epochs": 4}, distill={"teacher": "supernet"}
+    Path(sys.argv[1]), train={"batch_size": 4, "epochs": 4}, distill={"teacher": "supernet"}, run={"keep_best": True}
 )
 ticket = draw_ticket(ToyTask(config), config)
 Path(sys.argv[1], f"rank{PartialState().process_index}.json").write_text(json.dumps(mask_digest(ticket.mask)))
@@ -207,3 +207,4 @@ def test_two_processes_share_a_teacher(tmp_path):
     assert (folder / "rank0.json").read_text() == (folder / "rank1.json").read_text()
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert math.isfinite(records[-1]["distillation"]) and records[-1]["teacher_seconds"] >= 0
+    assert (folder / "best" / "ticket.json").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
@@ -283,6 +283,10 @@ class RunConfig(Section):
     """Checkpoints to keep, the newest ones."""
     rewind_epoch: int | None = Field(None, ge=0)
     """Keep the weights after this epoch beside the ticket; 0: the initial weights."""
+    tickets_at: list[Annotated[float, Field(gt=0, lt=1)]] = []
+    """Also keep the ticket of each of these sparsities, which pruning must pass, in tickets/SPARSITY."""
+    keep_best: bool = False
+    """Also keep, in best/, the ticket with the best score of all evaluations after the last shrink and prune."""
     examples: int = Field(8, ge=0)
     """Pictures of predictions drawn at the end."""
     tensorboard: bool = True
@@ -316,6 +320,8 @@ class Config(Section):
             raise ValueError("imp.rounds raises the sparsity from round to round: it needs prune.target, not prune.pattern")
         if self.imp.rounds and self.distill.teacher == "supernet":
             raise ValueError("distill.teacher supernet does not go with imp.rounds, as only the first round has a supernet")
+        if self.run.tickets_at and (self.imp.rounds or self.pipeline.enabled):
+            raise ValueError("run.tickets_at needs one drawing: it goes neither with imp.rounds nor with pipeline.enabled")
         return self
 
     def resolved(self) -> Self:

@@ -143,12 +143,19 @@ def _growth(state: TrainState, cfg: PruneConfig, *, evidence: Evidence) -> Score
     return broadcast({name: score for name, score in scores.items() if name.startswith(state.prefix)})
 
 
-def prune_copy(net: nn.Module, state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, float], evidence: Evidence) -> None:
-    """Prune `net`, a copy of the network, for its evaluation where `prune.reactivate: after_prune` trains it dense."""
+def prune_copy(
+    net: nn.Module, state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, float], evidence: Evidence
+) -> Mask | None:
+    """Prune `net`, a copy of the network, for its evaluation where `prune.reactivate: after_prune` trains it dense.
+
+    Returns the mask that `net` has; None while pruned weights may be other than zero.
+    """
     if state.mask and not state.mask_held and cfg.reactivate == "after_prune":
         sparsity = max((share for epoch, share in plan.items() if epoch < state.epoch), default=0.0)
         mask = choose_mask(state, sparsity, cfg=cfg, evidence=evidence)
         apply_mask(mask, dict(net.named_parameters()))
+        return mask
+    return state.mask if state.mask_held or not state.mask else None
 
 
 def let_weights_return(state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, float]) -> None:

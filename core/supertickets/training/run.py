@@ -260,7 +260,7 @@ def run_folder(task: str, config: Config) -> Path:
     return Path(shared[0])
 
 
-_RUN_KEYS = ("seed", "rewind_epoch")  # the only keys of the `run` section that change the result
+_RUN_KEYS = ("seed", "rewind_epoch", "tickets_at", "keep_best")  # the only keys of the `run` section that change what is drawn
 
 
 def check_same_experiment(folder: Path, config: Config) -> None:
