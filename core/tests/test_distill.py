@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from supertickets.config.reader import load_config
 from supertickets.config.sections import Config, DistillConfig
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
@@ -160,7 +159,7 @@ def test_a_supernet_that_never_teaches_is_refused(tmp_path):
         prune = {"schedule": "one_shot", "end": 0.0}
         draw(tmp_path / "run", search={"enabled": False}, prune=prune, distill={"teacher": "supernet"})
     with pytest.raises(UserError, match="only the first round has a supernet"):
-        load_config(Config, base={"distill": {"teacher": "supernet"}, "imp": {"rounds": 2}})
+        draw(tmp_path / "run", distill={"teacher": "supernet"}, imp={"rounds": 2})
     assert not (tmp_path / "run").exists()
 
 

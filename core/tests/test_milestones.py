@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from supertickets.config.reader import load_config
-from supertickets.config.sections import Config
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
 from supertickets.pruning.mask import zero_sparsity
@@ -69,7 +67,7 @@ def test_sparsities_that_are_never_reached_are_refused_with_those_that_are(tmp_p
     with pytest.raises(UserError, match="as it does not prune"):
         draw(tmp_path / "run", prune={"enabled": False}, run={"tickets_at": [0.3]})
     with pytest.raises(UserError, match="tickets_at needs one drawing"):
-        load_config(Config, base={"run": {"tickets_at": [0.3]}, "pipeline": {"enabled": True}})
+        draw(tmp_path / "run", run={"tickets_at": [0.3]}, pipeline={"enabled": True})
     assert not (tmp_path / "run").exists()
 
 

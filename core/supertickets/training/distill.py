@@ -119,6 +119,8 @@ def freeze_epoch(config: Config, *, prunes: Mapping[int, float], shrinks: Sequen
     """
     if config.distill.teacher != "supernet":
         return None
+    if config.imp.rounds:
+        raise UserError("distill.teacher: supernet does not go with imp.rounds, as only the first round has a supernet")
     first = min([*prunes, *shrinks], default=None)
     if first is None or first >= config.train.epochs:
         when = "this run plans none" if first is None else f"this run's comes after the last epoch, {first}"

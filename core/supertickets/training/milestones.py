@@ -52,6 +52,8 @@ def plan_milestones(config: Config, *, prunes: Mapping[int, float], shrinks: Seq
     weights are at zero; the last one stays. Besides `train.evaluate_every`, one such evaluation is planned: before the shrink
     after which weights may return, or before the next prune. Raises `UserError` for a sparsity that no prune asks for.
     """
+    if config.run.tickets_at and (config.imp.rounds or config.pipeline.enabled):
+        raise UserError("run.tickets_at needs one drawing: it goes neither with imp.rounds nor with pipeline.enabled")
     epochs, plan = config.train.epochs, {epoch: round(sparsity, 3) for epoch, sparsity in prunes.items()}
     milestones = Milestones(evaluated={*range(config.train.evaluate_every, epochs, config.train.evaluate_every), epochs})
     for asked in config.run.tickets_at:

@@ -1,4 +1,4 @@
-"""The run folder: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`, `pictures/` and `ticket/`."""
+"""The run folder: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`, `pictures/`, `ticket/`, more tickets."""
 
 from __future__ import annotations
 
