@@ -318,10 +318,6 @@ class Config(Section):
             raise ValueError("imp.rounds and pipeline.enabled are two ways to draw: choose one")
         if self.imp.rounds and self.prune.target is None:
             raise ValueError("imp.rounds raises the sparsity from round to round: it needs prune.target, not prune.pattern")
-        if self.imp.rounds and self.distill.teacher == "supernet":
-            raise ValueError("distill.teacher supernet does not go with imp.rounds, as only the first round has a supernet")
-        if self.run.tickets_at and (self.imp.rounds or self.pipeline.enabled):
-            raise ValueError("run.tickets_at needs one drawing: it goes neither with imp.rounds nor with pipeline.enabled")
         return self
 
     def resolved(self) -> Self:
