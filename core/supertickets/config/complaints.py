@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import types
-from difflib import get_close_matches
+from difflib import get_close_matches as closest
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, Union, get_args, get_origin
 
@@ -94,8 +94,8 @@ def _unknown(key: str, above: str, section: type[Section], schema: type[Section]
     key = next((full for full in settings if full.startswith(f"{key}.")), key)  # all of `trian.lr`
     sections = {head: section_in(inside((schema,), head)) for head in schema.model_fields} | {"": schema, above: section}
     known = {f"{head}.{last}".lstrip("."): last for head, at in sections.items() if at for last in at.model_fields}
-    names = get_close_matches(key.rpartition(".")[2], known.values(), 1, 0.75)
-    near = get_close_matches(key, [full for full, last in known.items() if last in names], 1, 0)
+    names = closest(leaf := key.rpartition(".")[2], section.model_fields, 1, 0.8) or closest(leaf, known.values(), 1, 0.75)
+    near = closest(key, [full for full, last in known.items() if last in names], 1, 0)
     hint = f" did you mean {near[0]}?" if near else ""
     valid = f"valid keys{f' in {above}' if above else ''}: {', '.join(section.model_fields)}"
     return f"unknown key {key}{_place(key, settings)}:{hint} {valid}"
