@@ -9,7 +9,7 @@ import pytest
 from supertickets.testing import check_pack
 
 RECIPE = Path(__file__).parents[1] / "configs" / "cifar10.yaml"
-SETTINGS = "head: {widths: [8, 16], channels: 32}\ndata: {workers: 0}"
+SETTINGS = "head: {widths: [8, 16], channels: 32}\ndata: {workers: 0, train_split: val}"
 
 
 @pytest.mark.slow
