@@ -27,6 +27,7 @@ from supertickets.ticket.ticket import Ticket, _digest
 
 
 def main() -> None:
+    """Change a ticket at random many times, load each one, and count what does not end in one clear line."""
     parser = argparse.ArgumentParser(description="Look at changed tickets.")
     parser.add_argument("ticket", type=Path)
     parser.add_argument("--count", type=int, default=1000)

@@ -82,5 +82,4 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
         scores = trainer.evaluate(net)
     ticket = ticket_of(net, mask=state.mask, metrics=scores)
     finish(run, task, ticket, net, early_tensors=state.early_tensors)
-    run.end()
     return ticket

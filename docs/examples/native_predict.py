@@ -28,10 +28,10 @@ def main() -> None:
     facts = json.loads(library.ticket_metadata())
     output = run(library, as_input(Image.open(options.image).convert("RGB"), facts["preprocessing"]))
     labels = facts["labels"]
-    if output.shape[1:] == (1, 1) and len(facts["output"]) == 1:  # one label a picture
+    if output.shape[1:] == (1, 1) and len(facts["output"]) == 1:  # one label per picture
         for i in np.argsort(-output.ravel())[:5]:
             print(f"{output.ravel()[i]:8.3f}  {labels[i]}")
-    elif facts["task"] == "keypoint":  # a heat map a joint
+    elif facts["task"] == "keypoint":  # one heat map per joint
         for name, heat in zip(labels, output, strict=True):
             y, x = np.unravel_index(heat.argmax(), heat.shape)
             print(f"{name}: x {(x + 0.5) / heat.shape[1]:.3f}, y {(y + 0.5) / heat.shape[0]:.3f} of the picture's size")

@@ -115,6 +115,7 @@ def _units(tensors: Tensors, old: str) -> dict[int, int]:
 
 
 def check_searched(net: nn.Module, names: dict[str, str], searched: list[Any], network: Path, weights: Path) -> None:
+    """Raise `UserError` where the `searched` list of the JSON disagrees with the blocks that the tensors make."""
     blocks = mixed_blocks(net)
     if len(searched) != len(names):
         raise UserError(f"{network}: 'searched' lists {len(searched)} blocks, {weights.name} holds {len(names)}")

@@ -36,7 +36,7 @@ def epoch_line(record: Mapping[str, Any], metric: str, epochs: int) -> str:
 
 
 def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early_tensors: Mapping[str, Tensor] | None = None) -> None:
-    """Write the ticket, the curves and the example pictures; print the closing table.
+    """Write the ticket, the curves and the example pictures; print the closing table; release the run folder.
 
     `early_tensors`, to which later runs can rewind, become a ticket within the ticket's folder.
     """
@@ -55,6 +55,7 @@ def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early_tensor
     run.accelerator.wait_for_everyone()
     for tracker in run.accelerator.trackers:  # not `end_training`: another drawing may follow and need the process group
         tracker.finish()
+    run.end()
 
 
 def summary(ticket: Ticket, metric: str, folder: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """One process writes to a run folder: a lock that ends with the process that holds it, however that ends.
 
-The lock is the system's own on the file `run.lock`, which also says who holds it. A file left behind by a process that was
-killed is only a file: the system has released the lock. Within one process a folder may be claimed again.
+The operating system holds the lock on the file `run.lock`, which also says who has it. When a process is killed, the file
+stays behind, but the system has released the lock. Within one process a folder may be claimed again.
 """
 
 from __future__ import annotations

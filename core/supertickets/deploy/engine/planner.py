@@ -50,6 +50,7 @@ class _Planner:
         self.pad = max([3, *(k for block in mixed_blocks(net).values() for k in block.units)]) // 2
 
     def run(self) -> None:
+        """Plan the whole network into `program`."""
         features = [self.stem()]
         for stage in self.net.stages:
             fused = self.fusion(stage.get_submodule("fusion"), features)
@@ -76,6 +77,7 @@ class _Planner:
         plan_block(self.program, self.scratch, x, block, out, act, pad=self.pad)
 
     def stem(self) -> Map:
+        """Plan the two convs of the stem; gives the map that they write."""
         h, w = self.size
         convs = [m for m in self.net.stem if isinstance(m, nn.Conv2d)]
         x: Map | None = None
