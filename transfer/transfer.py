@@ -1,4 +1,4 @@
-"""Move a ticket: accelerate launch transfer.py TICKET --to TASK [CONFIG.yaml] [--dotted.key value ...]."""
+"""The same as `python -m supertickets_transfer.transfer`, for a clone."""
 
 from supertickets_transfer.transfer import main
 

@@ -12,6 +12,7 @@ from typing import NoReturn, ParamSpec
 from supertickets.config.section import Section
 from supertickets.errors import UserError
 from supertickets.processes import leave_process_group
+from supertickets.recipes import find_recipe, recipes_of
 
 P = ParamSpec("P")
 
@@ -82,6 +83,21 @@ def path_argument(text: str) -> Path:
         return expand_path(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_recipe(parser: argparse.ArgumentParser, use: str, package: str | None = None) -> None:
+    """Let a command take a recipe, by its place or as `--config`; the help lists those of `package`."""
+    names = f" ({', '.join(recipes_of(package))})" if package else ""
+    parser.add_argument("config", nargs="?", metavar="RECIPE", help=f"YAML file, or name of a recipe of the task{names}; {use}")
+    parser.add_argument("--config", dest="named_config", metavar="RECIPE", help="the same as an option")
+
+
+def chosen_recipe(options: argparse.Namespace, package: str) -> Path | None:
+    """The file of the recipe that was given, one of the task's `package` or any other; None where none was."""
+    if options.config and options.named_config:
+        raise UserError(f"two recipes: {options.config} and --config {options.named_config}; give one of them")
+    given = options.config or options.named_config
+    return None if given is None else find_recipe(given, package)
 
 
 def split_overrides(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:

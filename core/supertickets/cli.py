@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 # The commands import what they need themselves, so that `--help` and wrong arguments are answered at once.
-from supertickets.arguments import Parser, SettingsParser, friendly, path_argument, split_overrides
+from supertickets.arguments import (
+    Parser,
+    SettingsParser,
+    add_recipe,
+    chosen_recipe,
+    friendly,
+    path_argument,
+    split_overrides,
+)
 from supertickets.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from supertickets.task import Task
     from supertickets.ticket.ticket import Ticket
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -24,44 +33,44 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 @friendly
 def train(task_name: str, argv: Sequence[str] | None = None) -> None:
-    """`train.py [CONFIG.yaml] [--dotted.key value ...]`: draw a ticket; without a config, from the embedded data set."""
+    """`train [RECIPE] [--dotted.key value ...]`: draw a ticket; without a recipe, from the embedded data set."""
     from supertickets.baselines import draw_by_rounds, search_then_prune
     from supertickets.config.reader import load_config
     from supertickets.draw import draw_ticket
-    from supertickets.task import task_class
+    from supertickets.task import package_of, task_class
 
     cls = task_class(task_name)
-    parser = SettingsParser("train.py", lambda _: cls.Config, f"Draw a {task_name} ticket.")
-    parser.add_argument("config", nargs="?", type=Path, help="YAML recipe (default: the embedded data set)")
+    parser = SettingsParser(_prog(cls, "train"), lambda _: cls.Config, f"Draw a {task_name} ticket.")
+    add_recipe(parser, "default: the embedded data set", package_of(cls))
     options, overrides = split_overrides(parser, argv)
-    config = load_config(cls.Config, options.config, overrides)
+    config = load_config(cls.Config, chosen_recipe(options, package_of(cls)), overrides)
     draw = draw_by_rounds if config.imp.rounds else search_then_prune if config.pipeline.enabled else draw_ticket
     draw(cls(config), config)
 
 
 @friendly
 def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
-    """`evaluate.py TICKET [CONFIG.yaml] [--dotted.key value ...] [--out metrics.json]`: score a ticket."""
+    """`evaluate TICKET [RECIPE] [--dotted.key value ...] [--out metrics.json]`: score a ticket."""
     from accelerate import Accelerator
 
     from supertickets.config.reader import load_config
     from supertickets.deploy.deployed import network_for
-    from supertickets.task import task_class
+    from supertickets.task import package_of, task_class
     from supertickets.terminal import console, watch
     from supertickets.training.cpu import prepare_cpu
     from supertickets.training.run import write_text
 
     cls = task_class(task_name)
-    parser = SettingsParser("evaluate.py", lambda _: cls.Config, f"Score a {task_name} ticket on its validation data.")
+    parser = SettingsParser(_prog(cls, "evaluate"), lambda _: cls.Config, f"Score a {task_name} ticket on its validation data.")
     parser.add_argument("ticket", type=path_argument, help="ticket folder")
-    parser.add_argument("config", nargs="?", type=path_argument, help="YAML file that overrides the ticket's own settings")
+    add_recipe(parser, "it overrides the ticket's own settings", package_of(cls))
     parser.add_argument("--out", type=path_argument, help="write the scores to this JSON file")
     _add_engine(parser)
     options, overrides = split_overrides(parser, argv)
     if options.out and options.out.is_dir():
         raise UserError(f"--out: {options.out} is a folder; name a JSON file")
     ticket = _load_ticket(options.ticket, task_name)
-    config = load_config(cls.Config, options.config, overrides, base=ticket.settings)
+    config = load_config(cls.Config, chosen_recipe(options, package_of(cls)), overrides, base=ticket.settings)
     prepare_cpu(config.run.threads)
     task, accelerator = cls(config), Accelerator()
     if difference := ticket.other_labels(task.labels):
@@ -82,14 +91,14 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
 
 @friendly
 def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
-    """`predict.py TICKET IMAGE... --out DIR [--dotted.key value ...]`; a task that predicts in words needs no DIR."""
+    """`predict TICKET IMAGE... --out DIR [--dotted.key value ...]`; a task that predicts in words needs no DIR."""
     from supertickets.config.reader import load_config
     from supertickets.deploy.deployed import network_for
     from supertickets.task import task_class
     from supertickets.terminal import console
 
     cls = task_class(task_name)
-    parser = SettingsParser("predict.py", lambda _: cls.Config, f"Predict with a {task_name} ticket.")
+    parser = SettingsParser(_prog(cls, "predict"), lambda _: cls.Config, f"Predict with a {task_name} ticket.")
     parser.add_argument("ticket", type=path_argument, help="ticket folder")
     parser.add_argument("images", nargs="+", type=path_argument, help="image files")
     parser.add_argument("--out", type=path_argument, help="folder for the pictures and data")
@@ -247,12 +256,18 @@ def _size(options: argparse.Namespace) -> tuple[int, int] | None:
     return tuple(options.size) if options.size else None
 
 
+def _prog(cls: type[Task], command: str) -> str:
+    from supertickets.task import package_of
+
+    return f"python -m {package_of(cls)}.{command}"
+
+
 def _load_ticket(folder: Path, task_name: str) -> Ticket:
     from supertickets.ticket.ticket import Ticket
 
     ticket = Ticket.load(folder)
     if ticket.task != task_name:
-        raise UserError(f"{folder}: a {ticket.task} ticket, not a {task_name} one; use the script in tasks/{ticket.task}")
+        raise UserError(f"{folder}: a {ticket.task} ticket, not a {task_name} one; use the {ticket.task} task's command")
     return ticket
 
 

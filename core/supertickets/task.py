@@ -118,6 +118,11 @@ def task_class(name: str) -> type[Task]:
     return cast("type[Task]", found[name].load())
 
 
+def package_of(cls: type[Task]) -> str:
+    """The package of a task's class, which has the commands and recipes: `supertickets_segmentation`."""
+    return cls.__module__.partition(".")[0]
+
+
 def load_task(name: str, config: Mapping[str, object] | sections.Config | None = None) -> Task:
     """The task `name` with `config`: its own config object, or a mapping such as `Task.settings` returns."""
     cls = task_class(name)

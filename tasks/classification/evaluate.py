@@ -1,6 +1,6 @@
-"""Score a ticket: python evaluate.py TICKET [CONFIG.yaml] [--dotted.key value ...] [--out metrics.json]."""
+"""The same as `python -m supertickets_classification.evaluate`, for a clone."""
 
-from supertickets import cli
+from supertickets_classification.evaluate import main
 
 if __name__ == "__main__":
-    cli.evaluate("classification")
+    main()

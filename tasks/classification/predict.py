@@ -1,6 +1,6 @@
-"""Classify images with a ticket: python predict.py TICKET IMAGE... [--out DIR]."""
+"""The same as `python -m supertickets_classification.predict`, for a clone."""
 
-from supertickets import cli
+from supertickets_classification.predict import main
 
 if __name__ == "__main__":
-    cli.predict("classification")
+    main()

@@ -1,8 +1,6 @@
-"""Score a ticket: python evaluate.py TICKET [CONFIG.yaml] [--dotted.key value ...] [--out metrics.json]; or
-poses in a file: python evaluate.py --results FILE.json [CONFIG.yaml] [--dotted.key value ...] [--out metrics.json].
-"""
+"""The same as `python -m supertickets_keypoint.evaluate`, for a clone."""
 
-from supertickets_keypoint import evaluation
+from supertickets_keypoint.evaluate import main
 
 if __name__ == "__main__":
-    evaluation.main()
+    main()

@@ -1,6 +1,6 @@
-"""Find poses in images with a ticket: python predict.py TICKET IMAGE... --out DIR [--boxes FILE.json]."""
+"""The same as `python -m supertickets_keypoint.predict`, for a clone."""
 
-from supertickets import cli
+from supertickets_keypoint.predict import main
 
 if __name__ == "__main__":
-    cli.predict("keypoint")
+    main()

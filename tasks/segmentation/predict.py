@@ -1,6 +1,6 @@
-"""Label images with a ticket: python predict.py TICKET IMAGE... --out DIR."""
+"""The same as `python -m supertickets_segmentation.predict`, for a clone."""
 
-from supertickets import cli
+from supertickets_segmentation.predict import main
 
 if __name__ == "__main__":
-    cli.predict("segmentation")
+    main()

@@ -1,6 +1,6 @@
-"""Draw a ticket: accelerate launch train.py [CONFIG.yaml] [--dotted.key value ...]; without a config, from drawn scenes."""
+"""The same as `python -m supertickets_segmentation.train`, for a clone."""
 
-from supertickets import cli
+from supertickets_segmentation.train import main
 
 if __name__ == "__main__":
-    cli.train("segmentation")
+    main()

@@ -13,13 +13,13 @@ from typing import Literal, TypeVar
 
 from pydantic import create_model
 
-from supertickets.arguments import SettingsParser, friendly, path_argument, split_overrides
+from supertickets.arguments import SettingsParser, add_recipe, chosen_recipe, friendly, path_argument, split_overrides
 from supertickets.config.reader import load_config
 from supertickets.config.section import Section
 from supertickets.config.sections import Config
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
-from supertickets.task import Task, task_class
+from supertickets.task import Task, package_of, task_class
 from supertickets.ticket.ticket import Ticket
 
 C = TypeVar("C", bound=Config)
@@ -64,17 +64,21 @@ def transfer(ticket: Path, task: Task, config: Config) -> Ticket:
 
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
-    """`transfer.py TICKET --to TASK [CONFIG.yaml] [--transfer.weights keep|fresh] [--dotted.key value ...]`"""
+    """`transfer TICKET --to TASK [RECIPE] [--transfer.weights keep|fresh] [--dotted.key value ...]`"""
     what = "Train the body of a ticket with a new head on another task or data set."
     parser = SettingsParser(
-        "transfer.py", lambda options: transfer_schema(task_class(options.to) if options.to else None), what
+        "python -m supertickets_transfer.transfer",
+        lambda options: transfer_schema(task_class(options.to) if options.to else None),
+        what,
     )
     parser.add_argument("ticket", type=path_argument, help="ticket folder")
-    parser.add_argument(
-        "config", nargs="?", type=path_argument, help="YAML recipe of the target task (default: its embedded data set)"
-    )
+    add_recipe(parser, "of the target task (default: its embedded data set)")
     parser.add_argument("--to", required=True, metavar="TASK", help="the target task: segmentation, ...")
     options, overrides = split_overrides(parser, argv)
     cls = task_class(options.to)
-    config = load_config(transfer_schema(cls), options.config, overrides)
+    config = load_config(transfer_schema(cls), chosen_recipe(options, package_of(cls)), overrides)
     transfer(options.ticket, cls(config), config)
+
+
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,7 @@ from supertickets_keypoint import KeypointTask
 from supertickets_keypoint import results as results_module
 from supertickets_keypoint.annotations import read_detections, read_truth
 from supertickets_keypoint.config import KeypointConfig, KeypointData, KeypointEvaluation
-from supertickets_keypoint.evaluation import score_results
+from supertickets_keypoint.evaluate import score_results
 from supertickets_keypoint.joints import joints_of
 from supertickets_keypoint.oks import oks_matrix, oks_nms, soft_oks_nms
 from supertickets_keypoint.persons import Person, persons_detected, persons_in

@@ -21,7 +21,7 @@ from supertickets.networks.supernet import Supernet
 from supertickets.testing import scores_on_two_processes
 from supertickets.ticket.original import import_original
 from supertickets.ticket.ticket import Ticket
-from supertickets_keypoint import KeypointTask, evaluation, plot
+from supertickets_keypoint import KeypointTask, evaluate, plot
 from supertickets_keypoint.results import write_results
 
 NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]  # of `coco_root`
@@ -71,7 +71,7 @@ def test_a_perfect_network_scores_one(coco_root: Path, tmp_path: Path):
     assert "of the box" in scores["protocol"]
     written = json.loads(file.read_text())
     assert len(written) == 4 and set(written[0]) == {"image_id", "category_id", "keypoints", "score"}
-    again = evaluation.score_results(file, task.config)
+    again = evaluate.score_results(file, task.config)
     assert again["ap"] == pytest.approx(scores["ap"]) and again["poses"] == 4 and "results.json" in again["protocol"]
 
 
@@ -140,7 +140,7 @@ def test_assumed_oks_constants_stand_beside_every_ap(coco_root: Path, tmp_path: 
     assert again.joints.sigmas.tolist() == task.joints.sigmas.tolist() == [0.03, 0.05, 0.05, 0.05, 0.05]
     truth = json.loads((coco_root / "annotations/person_keypoints_val2017.json").read_text())["annotations"]
     poses = [{"image_id": a["image_id"], "keypoints": a["keypoints"], "score": 0.5} for a in truth]
-    assert told in evaluation.score_results(write_results(poses, tmp_path / "r.json"), task.config)["protocol"]
+    assert told in evaluate.score_results(write_results(poses, tmp_path / "r.json"), task.config)["protocol"]
     assert "assumed" not in coco_task(coco_root).protocol()
 
 
@@ -165,7 +165,7 @@ def run(command, *argv: object) -> int:
 def test_scripts(coco_root: Path, tmp_path: Path, capsys):
     task = coco_task(coco_root)
     ticket, image = ticket_of(task, tmp_path / "ticket"), coco_root / "images/val2017/000000000100.jpg"
-    assert run(evaluation.main, ticket, "--out", tmp_path / "m.json", "--evaluation.results", tmp_path / "r.json") == 0
+    assert run(evaluate.main, ticket, "--out", tmp_path / "m.json", "--evaluation.results", tmp_path / "r.json") == 0
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert metrics["persons"] == 4 and "ground-truth boxes" in metrics["protocol"]
 
@@ -232,7 +232,7 @@ def test_results_script_and_what_it_refuses(coco_root: Path, tmp_path: Path, cap
         {"image_id": a["image_id"], "category_id": 7, "keypoints": a["keypoints"], "score": 0.5} for a in truth["annotations"]
     ]
     file = write_results(poses, tmp_path / "r.json")
-    assert run(evaluation.main, "--results", file, config, "--out", tmp_path / "m.json") == 0
+    assert run(evaluate.main, "--results", file, config, "--out", tmp_path / "m.json") == 0
     assert json.loads((tmp_path / "m.json").read_text())["ap"] == pytest.approx(1)
     for change, complaint in (
         ({"keypoints": [float("nan")] * 15}, "r.json: result 0 holds a coordinate that is not a finite number"),
@@ -242,7 +242,7 @@ def test_results_script_and_what_it_refuses(coco_root: Path, tmp_path: Path, cap
     ):
         file.write_text(json.dumps([poses[0] | change]))
         capsys.readouterr()
-        assert run(evaluation.main, "--results", file, config) == 2
+        assert run(evaluate.main, "--results", file, config) == 2
         assert capsys.readouterr().err.strip().endswith(complaint)
 
 

@@ -1,6 +1,5 @@
-"""Scores of a ticket or, with --results, of poses that are read from a file.
-
-python evaluate.py --results FILE.json [CONFIG.yaml] [--dotted.key value ...] [--out metrics.json]
+"""Score a ticket: python -m supertickets_keypoint.evaluate TICKET [RECIPE] [--dotted.key value ...] [--out metrics.json]; or
+poses in a file: python -m supertickets_keypoint.evaluate --results FILE.json [RECIPE] [--dotted.key value ...].
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from supertickets import cli
-from supertickets.arguments import Parser, friendly, path_argument, split_overrides
+from supertickets.arguments import Parser, add_recipe, chosen_recipe, friendly, path_argument, split_overrides
 from supertickets.cli import score_table
 from supertickets.config.reader import load_config
 from supertickets.errors import UserError
@@ -25,9 +24,11 @@ from supertickets_keypoint.scoring import ap_scores
 from supertickets_keypoint.skeletons import assumption, complete
 from supertickets_keypoint.sources import open_source
 
+PACKAGE = "supertickets_keypoint"
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Score a ticket (`evaluate.py TICKET ...`) or a results file (`evaluate.py --results FILE.json ...`)."""
+    """Score a ticket (`evaluate TICKET ...`) or a results file (`evaluate --results FILE.json ...`)."""
     given = list(sys.argv[1:] if argv is None else argv)
     if any(word.split("=")[0] == "--results" for word in given):
         evaluate_results(given)
@@ -38,16 +39,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 @friendly
 def evaluate_results(argv: Sequence[str]) -> None:
     """Score a results file on the validation annotations of a config."""
-    parser = Parser("evaluate.py", description="Score poses in COCO's result layout.")
-    parser.add_argument(
-        "config", nargs="?", type=path_argument, help="YAML recipe that names the data (default: the embedded data set)"
-    )
+    parser = Parser("python -m supertickets_keypoint.evaluate", description="Score poses in COCO's result layout.")
+    add_recipe(parser, "it names the data (default: the embedded data set)", PACKAGE)
     parser.add_argument("--results", type=path_argument, required=True, help="poses in COCO's result layout")
     parser.add_argument("--out", type=path_argument, help="write the scores to this JSON file")
     options, overrides = split_overrides(parser, argv)
     if options.out and options.out.is_dir():
         raise UserError(f"--out: {options.out} is a folder; name a JSON file")
-    scores = score_results(options.results, load_config(KeypointConfig, options.config, overrides))
+    scores = score_results(options.results, load_config(KeypointConfig, chosen_recipe(options, PACKAGE), overrides))
     if options.out:  # before anything is shown: what fails then loses nothing
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.out, json.dumps(scores, indent=1) + "\n")
@@ -78,3 +77,7 @@ def score_results(results: Path, config: KeypointConfig) -> Metrics:
     if assumed:
         protocol += f"; {assumption(assumed, data)}"
     return scores | {"poses": len(poses), "protocol": protocol}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Find poses in images with a ticket: python -m supertickets_keypoint.predict TICKET IMAGE... --out DIR [--boxes FILE.json]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from supertickets import cli
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Predict as the command line says."""
+    cli.predict("keypoint", argv)
+
+
+if __name__ == "__main__":
+    main()
