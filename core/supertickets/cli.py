@@ -6,12 +6,13 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 
 # The commands import what they need themselves, so that `--help` and wrong arguments are answered at once.
 from supertickets.arguments import (
+    Commands,
     Parser,
     SettingsParser,
     add_recipe,
@@ -20,6 +21,7 @@ from supertickets.arguments import (
     path_argument,
     split_overrides,
 )
+from supertickets.commands import add_new
 from supertickets.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 
     from supertickets.task import Task
     from supertickets.ticket.ticket import Ticket
-
-Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 @friendly
@@ -124,10 +124,11 @@ def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """The `supertickets` console script."""
     parser = Parser(
-        "supertickets", description="Inspect tickets, make them smaller, export them, and import original checkpoints."
+        "supertickets",
+        description="Begin with own data, inspect tickets, make them smaller, export them, and import original checkpoints.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_info, _add_compact, _add_export, _add_import_original):
+    for add in (add_new, _add_info, _add_compact, _add_export, _add_import_original):
         add(commands)
     options = parser.parse_args(argv)
     options.run(options)
