@@ -95,6 +95,12 @@ def add_recipe(parser: argparse.ArgumentParser, use: str, package: str | None = 
     parser.add_argument("--config", dest="named_config", metavar="RECIPE", help="the same as an option")
 
 
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    """Let a training command take `--dry-run`."""
+    help = "build everything, audit the data, show the plan with memory and time, and end with nothing written"
+    parser.add_argument("--dry-run", action="store_true", help=help)
+
+
 def chosen_recipe(options: argparse.Namespace, package: str) -> Path | None:
     """The file of the recipe that was given, one of the task's `package` or any other; None where none was."""
     if options.config and options.named_config:

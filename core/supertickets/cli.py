@@ -15,13 +15,14 @@ from supertickets.arguments import (
     Commands,
     Parser,
     SettingsParser,
+    add_dry_run,
     add_recipe,
     chosen_recipe,
     friendly,
     path_argument,
     split_overrides,
 )
-from supertickets.commands import add_new
+from supertickets.commands import add_new, show_forecast
 from supertickets.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,8 +43,12 @@ def train(task_name: str, argv: Sequence[str] | None = None) -> None:
     cls = task_class(task_name)
     parser = SettingsParser(_prog(cls, "train"), lambda _: cls.Config, f"Draw a {task_name} ticket.")
     add_recipe(parser, "default: the embedded data set", package_of(cls))
+    add_dry_run(parser)
     options, overrides = split_overrides(parser, argv)
     config = load_config(cls.Config, chosen_recipe(options, package_of(cls)), overrides)
+    if options.dry_run:
+        show_forecast(cls(config), config)
+        return
     draw = draw_by_rounds if config.imp.rounds else search_then_prune if config.pipeline.enabled else draw_ticket
     draw(cls(config), config)
 

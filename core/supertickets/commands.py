@@ -1,11 +1,16 @@
-"""The commands of `supertickets` about runs: begin one, compare several, write their report."""
+"""The commands of `supertickets` about runs: begin one, see its plan, compare several."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from supertickets.arguments import Commands, path_argument
+
+if TYPE_CHECKING:
+    from supertickets.config.sections import Config
+    from supertickets.task import Task
 
 
 def add_new(commands: Commands) -> None:
@@ -24,3 +29,14 @@ def add_new(commands: Commands) -> None:
         console.print(f"next: put your data into {folder / 'data'}, as {folder / 'README.md'} says", highlight=False)
 
     parser.set_defaults(run=run)
+
+
+def show_forecast(task: Task, config: Config) -> None:
+    """What `--dry-run` prints: see `forecast.forecast_run`."""
+    from supertickets.forecast import forecast_run
+    from supertickets.processes import is_first_process
+    from supertickets.terminal import console
+
+    forecast = forecast_run(task, config)
+    if is_first_process():
+        console.print(forecast.table())

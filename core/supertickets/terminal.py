@@ -111,3 +111,13 @@ def human(count: float) -> str:
         if abs(count) >= size:
             return f"{count / size:.3f} {unit}"
     return f"{count:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """75 -> '1 min 15 s', 7500 -> '2 h 5 min'"""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -13,7 +13,16 @@ from typing import Literal, TypeVar
 
 from pydantic import create_model
 
-from supertickets.arguments import SettingsParser, add_recipe, chosen_recipe, friendly, path_argument, split_overrides
+from supertickets.arguments import (
+    SettingsParser,
+    add_dry_run,
+    add_recipe,
+    chosen_recipe,
+    friendly,
+    path_argument,
+    split_overrides,
+)
+from supertickets.commands import show_forecast
 from supertickets.config.reader import load_config
 from supertickets.config.section import Section
 from supertickets.config.sections import Config
@@ -74,9 +83,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("ticket", type=path_argument, help="ticket folder")
     add_recipe(parser, "of the target task (default: its embedded data set)")
     parser.add_argument("--to", required=True, metavar="TASK", help="the target task: segmentation, ...")
+    add_dry_run(parser)
     options, overrides = split_overrides(parser, argv)
     cls = task_class(options.to)
     config = load_config(transfer_schema(cls), chosen_recipe(options, package_of(cls)), overrides)
+    if options.dry_run:
+        show_forecast(cls(config), transfer_config(options.ticket, config))
+        return
     transfer(options.ticket, cls(config), config)
 
 

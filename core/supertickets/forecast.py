@@ -1,0 +1,174 @@
+"""What a run would do, and how long it would take, from its plan and a few real steps; nothing is written."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from supertickets.config.sections import Config
+from supertickets.errors import UserError
+from supertickets.task import Task
+from supertickets.terminal import duration, human, summary_table
+from supertickets.training.distill import freeze_epoch
+from supertickets.training.milestones import plan_milestones
+from supertickets.training.pruning import check_prunes
+from supertickets.training.run import open_run
+from supertickets.training.schedule import plan_prunes, plan_shrinks
+from supertickets.training.trainer import Trainer
+
+WARM_UP, MEASURED = 2, 8  # batches of training that are not timed, and that are
+SCORED = 4  # batches of validation
+
+
+@dataclass
+class Forecast:
+    """What a run would do. All times are those of the full network; a run gets faster as it loses units."""
+
+    prunes: dict[int, float]  # epoch that follows -> sparsity
+    shrinks: list[int]  # finished epochs
+    evaluations: int
+    epochs: int
+    steps_per_epoch: int
+    images_per_step: int
+    macs: float
+    params: float
+    budget: dict[str, float]  # `start` and `target`, of the resource that the search counts; {} without one
+    step_s: float
+    evaluation_s: float
+    memory_bytes: int  # peak of this process, on its device
+    device: str
+    folder: str
+
+    @property
+    def epoch_s(self) -> float:
+        """Seconds of training in one epoch."""
+        return self.step_s * self.steps_per_epoch
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of training and evaluation in all epochs."""
+        return self.epoch_s * self.epochs + self.evaluation_s * self.evaluations
+
+    def table(self) -> Table:
+        """The forecast for people."""
+        of = f" -> {human(self.budget['target'])} of {human(self.budget['start'])} at the end" if self.budget else ""
+        prunes = ", ".join(f"{epoch} ({sparsity:.2f})" for epoch, sparsity in self.prunes.items())
+        rows = {
+            "network": f"{human(self.params)} parameters, {human(self.macs)} MACs",
+            "budget": of.removeprefix(" -> ") or "none",
+            "prunes": f"before epochs {prunes}" if prunes else "none",
+            "shrinks": f"after epochs {', '.join(map(str, self.shrinks))}" if self.shrinks else "none",
+            "evaluations": str(self.evaluations),
+            "steps": f"{self.steps_per_epoch * self.epochs}: {self.epochs} epochs of {self.steps_per_epoch}, "
+            f"each of {self.images_per_step} images",
+            "memory": f"{self.memory_bytes / 2**30:.2f} GiB on {self.device} so far",
+            "time per step": f"{self.step_s:.3f} s",
+            "time per epoch": f"{duration(self.epoch_s)}, and {duration(self.evaluation_s)} for an evaluation",
+            "time in all": f"{duration(self.total_s)} at the full network's speed; less as units are removed",
+            "folder": f"{self.folder} (nothing was written)",
+        }
+        return summary_table("dry run: what this run would do", rows)
+
+
+def forecast_run(task: Task, config: Config) -> Forecast:
+    """Build everything that a run needs, audit its data and time a few steps of training and evaluation; write nothing.
+
+    Raises `UserError` where the run itself would, and for a run of several drawings.
+    """
+    if config.imp.rounds or config.pipeline.enabled:
+        raise UserError("--dry-run needs one drawing: it goes neither with imp.rounds nor with pipeline.enabled")
+    config = config.resolved()
+    epochs = config.train.epochs
+    prunes = plan_prunes(epochs, config.prune)
+    shrinks = plan_shrinks(epochs, config.search, prunes)
+    freeze_epoch(config, prunes=prunes, shrinks=shrinks)
+    milestones = plan_milestones(config, prunes=prunes, shrinks=shrinks)
+    task.check_data()
+    run = open_run(task.name, config)
+    try:
+        state = run.state(task)
+        check_prunes(state, config.prune, epochs=epochs)
+        trainer = Trainer(task, config, state, run.accelerator, search_end=max(shrinks, default=0))
+        steps = trainer.steps_per_epoch
+        step_s, evaluation_s = _time_steps(trainer), _time_evaluation(trainer)
+    finally:
+        run.end()  # a resumed run has claimed its folder
+    device = run.accelerator.device
+    return Forecast(
+        prunes=prunes,
+        shrinks=shrinks,
+        evaluations=len(milestones.evaluated),
+        epochs=epochs,
+        steps_per_epoch=steps,
+        images_per_step=state.global_batch,
+        macs=state.supernet_costs.get("macs", 0),
+        params=state.supernet_costs.get("params", 0),
+        budget=state.budget,
+        step_s=step_s * config.train.accumulate,
+        evaluation_s=evaluation_s,
+        memory_bytes=_peak_bytes(device),
+        device=str(device),
+        folder=str(run.folder),
+    )
+
+
+class FirstBatches:
+    """The first batches of a prepared loader, in its place; `seconds` has the time from each request to the next."""
+
+    def __init__(self, loader: Any, count: int) -> None:
+        self.loader, self.count = loader, min(count, len(loader))
+        self.seconds: list[float] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self.loader)
+        self.seconds, began = [], time.perf_counter()
+        for batch in itertools.islice(batches, self.count):
+            yield batch
+            now = time.perf_counter()
+            self.seconds.append(now - began)
+            began = now
+        batches.close()
+        self.loader.end()  # left before its end: Accelerate must not take it for the loader in use
+
+
+def _time_steps(trainer: Trainer) -> float:
+    """Seconds of a batch of training, the median of a few."""
+    loader: Any = FirstBatches(trainer.train_loader, WARM_UP + MEASURED)
+    trainer.train_loader = loader
+    trainer.train_epoch()
+    trainer.train_loader = loader.loader
+    return statistics.median(loader.seconds[WARM_UP:] or loader.seconds)
+
+
+def _time_evaluation(trainer: Trainer) -> float:
+    """Seconds of an evaluation: what comes before its first batch, and all batches at the median of a few."""
+    batches = len(trainer.val_loader)
+    loader: Any = FirstBatches(trainer.val_loader, SCORED)
+    trainer.val_loader = loader
+    began = time.perf_counter()
+    trainer.evaluate(trainer.averaged_net())
+    whole = time.perf_counter() - began
+    trainer.val_loader = loader.loader
+    return whole - sum(loader.seconds) + statistics.median(loader.seconds) * batches
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
