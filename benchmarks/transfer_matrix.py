@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/transfer_matrix"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/transfer_matrix.csv"))
     options, overrides = split_overrides(parser, argv)
-    quiet = ["--run.tensorboard", "false", "--run.examples", "0"]
+    quiet = ["--run.tensorboard", "false", "--run.report", "false", "--run.examples", "0"]
     short = [*quiet, *overrides, "--train.epochs", str(options.epochs)]
     rows = []
     for name in options.tasks:

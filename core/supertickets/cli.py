@@ -22,7 +22,7 @@ from supertickets.arguments import (
     path_argument,
     split_overrides,
 )
-from supertickets.commands import add_new, show_forecast
+from supertickets.commands import add_compare, add_new, add_report, show_forecast
 from supertickets.errors import UserError
 
 if TYPE_CHECKING:
@@ -130,10 +130,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The `supertickets` console script."""
     parser = Parser(
         "supertickets",
-        description="Begin with own data, inspect tickets, make them smaller, export them, and import original checkpoints.",
+        description="Begin with own data, look at runs and tickets, make tickets smaller, export and import them.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (add_new, _add_info, _add_compact, _add_export, _add_import_original):
+    for add in (add_new, add_compare, add_report, _add_info, _add_compact, _add_export, _add_import_original):
         add(commands)
     options = parser.parse_args(argv)
     options.run(options)
@@ -142,7 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _add_info(commands: Commands) -> None:
     parser = commands.add_parser("info", help="show what a ticket is and what it costs")
     parser.add_argument("ticket", type=path_argument)
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--layers", action="store_true", help="also show every layer")
+    parser.add_argument("--json", action="store_true", help="machine-readable; it always has the layers")
     _add_size(parser, "for the MACs")
 
     def run(options: argparse.Namespace) -> None:
@@ -155,7 +156,7 @@ def _add_info(commands: Commands) -> None:
         if options.json:
             print(json.dumps(facts, indent=1))
             return
-        for table in info_tables(facts, str(options.ticket)):
+        for table in info_tables(facts, str(options.ticket), layers=options.layers):
             console.print(table)
 
     parser.set_defaults(run=run)

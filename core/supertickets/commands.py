@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from supertickets.arguments import Commands, path_argument
+from supertickets.errors import UserError
 
 if TYPE_CHECKING:
     from supertickets.config.sections import Config
@@ -27,6 +29,46 @@ def add_new(commands: Commands) -> None:
         for path in write_starter(folder, options.task):
             console.print(f"written: {path}", highlight=False)
         console.print(f"next: put your data into {folder / 'data'}, as {folder / 'README.md'} says", highlight=False)
+
+    parser.set_defaults(run=run)
+
+
+def add_compare(commands: Commands) -> None:
+    """`supertickets compare RUN...`: figures and differing settings of several runs."""
+    parser = commands.add_parser("compare", help="show the figures of several runs, and the settings in which they differ")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or of a ticket")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+
+    def run(options: argparse.Namespace) -> None:
+        from supertickets.report.comparison import compare, comparison_tables
+        from supertickets.report.runs import measure_latencies, read_runs
+        from supertickets.terminal import console
+
+        runs = read_runs(options.runs)
+        measure_latencies(runs)
+        if options.json:
+            print(json.dumps(compare(runs), indent=1))
+            return
+        for table in comparison_tables(runs):
+            console.print(table)
+
+    parser.set_defaults(run=run)
+
+
+def add_report(commands: Commands) -> None:
+    """`supertickets report RUN... --out FILE.html`: one page about one run or several."""
+    parser = commands.add_parser("report", help="write one page about a run, or about several side by side")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or of a ticket")
+    parser.add_argument("--out", type=path_argument, required=True, metavar="FILE", help="HTML file to write")
+
+    def run(options: argparse.Namespace) -> None:
+        from supertickets.report.page import write_report
+        from supertickets.report.runs import read_runs
+        from supertickets.terminal import console
+
+        if options.out.is_dir():
+            raise UserError(f"--out: {options.out} is a folder; name an HTML file")
+        console.print(f"written to {write_report(read_runs(options.runs), options.out)}", highlight=False)
 
     parser.set_defaults(run=run)
 

@@ -67,6 +67,8 @@ def test_info_as_json_at_a_size(capsys, toy_folder):
     keys = {"task", "params", "macs", "sparse_macs", "prunable", "sparsity", "units", "size", "metrics"}
     assert keys <= set(facts) and facts["size"] == [32, 48] and facts["task"] == "toy"
     cli.main(["info", str(toy_folder)])
+    assert len(capsys.readouterr().out.splitlines()) < 30
+    cli.main(["info", str(toy_folder), "--layers"])
     assert "head.block.expand" in capsys.readouterr().out
     assert "--size" in fails(capsys, cli.main, ["info", str(toy_folder), "--size", "0", "4"])
     assert "nowhere" in fails(capsys, cli.main, ["info", "nowhere"])

@@ -235,6 +235,8 @@ class RunConfig(Section):
     """Also keep, in best/, the ticket with the best score of all evaluations after the last shrink and prune."""
     examples: int = Field(8, ge=0)
     """Pictures of predictions drawn at the end."""
+    report: bool = True
+    """Write report.html at the end: figures, charts and pictures of the run on one page."""
     tensorboard: bool = True
     """Write TensorBoard logs."""
 

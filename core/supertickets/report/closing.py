@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from supertickets.networks.macs import paper_macs
 from supertickets.task import Task
-from supertickets.terminal import console, headline, human, summary_table
+from supertickets.terminal import console, headline, human, note, summary_table
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import Run
 from supertickets.training.start import REWIND
@@ -36,7 +36,7 @@ def epoch_line(record: Mapping[str, Any], metric: str, epochs: int) -> str:
 
 
 def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early_tensors: Mapping[str, Tensor] | None = None) -> None:
-    """Write the ticket, the curves and the example pictures; print the closing table; release the run folder.
+    """Write the ticket, the curves, the example pictures and the report; print the closing table; release the run folder.
 
     `early_tensors`, to which later runs can rewind, become a ticket within the ticket's folder.
     """
@@ -49,6 +49,8 @@ def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early_tensor
         draw_curves(run.records(), task.metric).savefig(pictures / "curves.png", dpi=120)
         examples = task.draw_examples(net, pictures, run.config.run.examples) if run.config.run.examples else []
         console.print(summary_table(f"{task.name} ticket", summary(ticket, task.metric, folder)))
+        if run.config.run.report:
+            write_run_report(run.folder)
         console.print(
             f"pictures: {pictures} (curves.png and {len(examples)} examples); log: {run.metrics_file}", highlight=False
         )
@@ -56,6 +58,17 @@ def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early_tensor
     for tracker in run.accelerator.trackers:  # not `end_training`: another drawing may follow and need the process group
         tracker.finish()
     run.end()
+
+
+def write_run_report(folder: Path) -> None:
+    """Write the run's report.html, or say why there is none: the run itself is complete by now."""
+    from supertickets.report.page import write_report
+    from supertickets.report.runs import read_run
+
+    try:
+        console.print(f"report: {write_report([read_run(folder)], folder / 'report.html')}", highlight=False)
+    except (OSError, ValueError) as error:  # a `UserError` is a `ValueError`, and so is what Vega-Lite raises
+        note(f"no report was written: {error}")
 
 
 def summary(ticket: Ticket, metric: str, folder: Path) -> dict[str, str]:

@@ -8,8 +8,8 @@ from supertickets.terminal import human, summary_table
 from supertickets.ticket.facts import Facts
 
 
-def info_tables(facts: Facts, title: str) -> list[Table]:
-    """The facts for people: a summary, and a table with one row per layer."""
+def info_tables(facts: Facts, title: str, *, layers: bool) -> list[Table]:
+    """The facts for people: a summary, and with `layers` a table with one row per layer."""
     height, width = facts["size"]
     metrics = {k: v for k, v in facts["metrics"].items() if isinstance(v, int | float | str)}
     summary = summary_table(
@@ -27,6 +27,8 @@ def info_tables(facts: Facts, title: str) -> list[Table]:
             "provenance": ", ".join(f"{k} {facts['provenance'].get(k)}" for k in ("version", "torch", "seed")),
         },
     )
+    if not layers:
+        return [summary]
     rows = Table(title="layers", title_justify="left")
     for column in ("layer", "weights", "sparsity", "MACs", "sparse MACs"):
         rows.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)

@@ -38,6 +38,7 @@ SMALL = {
     "prune.every": "1",
     "prune.step": "0.3",
     "run.tensorboard": "false",
+    "run.report": "false",
     "run.examples": "1",
 }
 

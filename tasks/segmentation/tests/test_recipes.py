@@ -32,7 +32,18 @@ SHORT = [
     "--search.min_macs",
     "0",
 ]
-PRUNE = ["--prune.every", "1", "--prune.step", "0.3", "--run.tensorboard", "false", "--run.examples", "1"]
+PRUNE = [
+    "--prune.every",
+    "1",
+    "--prune.step",
+    "0.3",
+    "--run.tensorboard",
+    "false",
+    "--run.report",
+    "false",
+    "--run.examples",
+    "1",
+]
 
 
 def write(path: Path, pixels: np.ndarray) -> None:

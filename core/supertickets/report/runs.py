@@ -1,0 +1,228 @@
+"""What a report and a comparison say about runs: ticket, log, settings, and milliseconds measured side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from supertickets.config.sections import ArchConfig
+from supertickets.deploy.latency import latencies_ms, quartiles_ms
+from supertickets.errors import UserError
+from supertickets.networks.arch import resolve_arch
+from supertickets.networks.build import build_net
+from supertickets.networks.network import Network
+from supertickets.ticket.facts import Facts, describe
+from supertickets.ticket.hub import FILES, ticket_folder
+from supertickets.ticket.limits import check_arch, check_net
+from supertickets.ticket.ticket import Ticket
+from supertickets.units.groups import unit_groups
+
+MEASURING_S = 4.0  # all networks together; each is measured 3 to 20 times
+
+
+@dataclass
+class Units:
+    """One group of search units, of the ticket and of the full network."""
+
+    block: str
+    kind: str  # kernel size, or "token"
+    kept: int
+    full: int | None  # None where the full network is not known
+
+
+@dataclass
+class RunFacts:
+    """A run, or a ticket alone, as a report shows it. Costs are those of one image at the task's size."""
+
+    name: str
+    folder: Path
+    ticket: Ticket
+    facts: Facts
+    metric: str
+    file_bytes: int
+    supernet: Network | None  # the full network with fresh weights, where the ticket says what it was
+    records: list[dict[str, Any]] = field(default_factory=list)  # of each epoch; [] for a ticket alone
+    pictures: list[Path] = field(default_factory=list)
+    latency_ms: float | None = None  # median; None before `measure_latencies`
+    supernet_latency_ms: float | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The task's metric."""
+        return finite(self.ticket.metrics.get(self.metric))
+
+    @property
+    def supernet_costs(self) -> dict[str, float]:
+        """`macs` and `params` of the full network, as far as they are known."""
+        return dict(self.ticket.provenance.get("supernet") or {})
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings that the ticket was drawn with, by dotted key; where it was written is none of them."""
+        config = self.ticket.provenance.get("config") or {}
+        flat = dict(_flattened(config))
+        return {key: text for key, text in flat.items() if key not in ("run.dir", "run.resume")}
+
+    @property
+    def scores_by_label(self) -> dict[str, dict[str, float | None]]:
+        """Scores that there is one of for each class or joint, by their name: `{"iou": {"road": 0.9, ...}}`."""
+        labels = set(self.facts["labels"])
+        return {
+            key: {str(label): finite(score) for label, score in value.items()}
+            for key, value in self.ticket.metrics.items()
+            if isinstance(value, dict) and value and set(value) <= labels
+        }
+
+    def units(self) -> list[Units]:
+        """All groups of search units, in the network's order."""
+        kept = {group.name: group for group in unit_groups(self.ticket.build())}
+        if self.supernet is None:
+            return [Units(_block(name, group.kind), group.kind, group.count, None) for name, group in kept.items()]
+        counts = {name: group.count for name, group in kept.items()}
+        full = {group.name: group for group in unit_groups(self.supernet)}
+        return [Units(_block(name, group.kind), group.kind, counts.get(name, 0), group.count) for name, group in full.items()]
+
+
+def read_runs(places: Sequence[str | Path]) -> list[RunFacts]:
+    """The runs in these folders; a ticket's folder, or the hub's `owner/name`, will do, too.
+
+    Raises `UserError` for a folder that holds neither a finished run nor a ticket.
+    """
+    names = unused_tails([Path(place) for place in places])
+    return [read_run(place, name=name) for place, name in zip(places, names, strict=True)]
+
+
+def read_run(place: str | Path, *, name: str | None = None) -> RunFacts:
+    """The run in the folder `place`, called `name` (default: the folder's own name); see `read_runs`."""
+    run = Path(place)
+    is_run = (run / "ticket" / FILES[0]).is_file()
+    if not is_run and run.is_dir() and not (run / FILES[0]).is_file():
+        inner = sorted(path.parent.parent.name for path in run.glob(f"*/ticket/{FILES[0]}"))
+        hint = f"; give its drawings: {', '.join(inner)}" if inner else " (is the run finished?)"
+        raise UserError(f"{run}: holds neither a run's ticket nor a ticket{hint}")
+    folder = run / "ticket" if is_run else ticket_folder(run)
+    ticket = Ticket.load(folder)
+    log, pictures = run / "metrics.jsonl", run / "pictures"
+    return RunFacts(
+        name=name or run.name,
+        folder=run,
+        ticket=ticket,
+        facts=describe(ticket),
+        metric=ticket.load_task().metric,
+        file_bytes=sum((folder / file).stat().st_size for file in FILES),
+        supernet=full_network(ticket, folder / FILES[0]),
+        records=list(read_log(log)) if is_run and log.is_file() else [],
+        pictures=sorted(path for path in pictures.glob("*.png") if path.stem != "curves") if is_run else [],
+    )
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a `metrics.jsonl` file. Raises `UserError` for a line that is none."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+            epoch = record["epoch"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}:{number}: not the record of an epoch") from error
+        if finite(epoch) is not None:
+            yield record
+
+
+def full_network(ticket: Ticket, path: Path) -> Network | None:
+    """The network that the ticket was drawn from, with fresh weights in eval mode; None where it does not say."""
+    config = ticket.provenance.get("config") or {}
+    if not isinstance(config, dict) or not isinstance(config.get("arch"), dict):
+        return None
+    if (config.get("init") or {}).get("ticket") is not None:
+        return None
+    try:
+        arch, task = resolve_arch(ArchConfig.model_validate(config["arch"])), ticket.load_task()
+        check_arch(arch, path)
+        with torch.device("meta"):
+            check_net(build_net(arch, task), task.input_shape, path)
+        return build_net(arch, task).eval()
+    except (UserError, ValidationError, RuntimeError, TypeError, ValueError):
+        return None
+
+
+def measure_latencies(runs: Sequence[RunFacts]) -> None:
+    """Set `latency_ms` and `supernet_latency_ms` of all runs: one image in PyTorch on the CPU, all networks in turns."""
+    nets: dict[str, tuple[nn.Module, tuple[int, ...]]] = {}
+    for i, run in enumerate(runs):
+        shape = (1, 3, *run.facts["size"])
+        nets[f"ticket {i}"] = run.ticket.build(), shape
+        if run.supernet is not None:
+            nets[_supernet_key(run)] = run.supernet, shape
+    calls = {key: _call(net, shape) for key, (net, shape) in nets.items()}
+    with torch.inference_mode():
+        once = sum(sum(taken) for taken in latencies_ms(calls, rounds=1, warmup=1).values()) / 1e3
+        rounds = max(3, min(20, int(MEASURING_S / max(once, 1e-6))))
+        medians = {key: quartiles_ms(taken)[1] for key, taken in latencies_ms(calls, rounds=rounds, warmup=1).items()}
+    for i, run in enumerate(runs):
+        run.latency_ms = medians[f"ticket {i}"]
+        run.supernet_latency_ms = medians.get(_supernet_key(run))
+
+
+def _call(net: nn.Module, shape: tuple[int, ...]) -> Any:
+    net = net.to(memory_format=torch.channels_last)
+    image = torch.full(shape, 0.5).to(memory_format=torch.channels_last)
+    return lambda: net(image)
+
+
+def _supernet_key(run: RunFacts) -> str:
+    """The same for runs whose supernets cost the same."""
+    if run.supernet is None:
+        return ""
+    about = [run.supernet.arch.to_dict(), run.ticket.task, run.facts["size"], len(run.facts["labels"])]
+    return f"supernet {json.dumps(about, default=str)}"
+
+
+def differing_settings(runs: Sequence[RunFacts]) -> dict[str, list[str]]:
+    """The settings in which the runs differ, by dotted key: the value of each run, `-` where it has none."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.settings))
+    rows = {key: [run.settings.get(key, "-") for run in runs] for key in keys}
+    return {key: values for key, values in rows.items() if len(set(values)) > 1}
+
+
+def unused_tails(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell all of them apart; the same folder twice gets a number."""
+    paths = [folder.absolute() for folder in folders]
+    for depth in range(1, max((len(path.parts) for path in paths), default=1) + 1):
+        tails = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(tails)) == len(tails):
+            return tails
+    return [f"{path.name} ({i})" for i, path in enumerate(paths, 1)]
+
+
+def finite(value: object) -> float | None:
+    """`value` as a number; None for anything else, and for what is not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _block(name: str, kind: str) -> str:
+    """The block that a group of units belongs to, in few letters: `stages.0.branches.1.0.depthwise.3` -> `0.branches.1.0`."""
+    inside = name.removesuffix(f".{kind}")
+    block = inside.rpartition(".")[0] if inside != name or kind == "token" else name
+    return block.removeprefix("stages.").replace(".edges.", ".") or name
+
+
+def _flattened(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, section in config.items():
+        if isinstance(section, dict):
+            yield from ((f"{name}.{key}", _shown(value)) for key, value in section.items())
+        else:
+            yield name, _shown(section)
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
