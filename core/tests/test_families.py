@@ -15,7 +15,7 @@ from supertickets.networks.build import FAMILIES, Family, build_net, read_arch
 from supertickets.networks.macs import count_layers, dense_macs
 from supertickets.networks.network import Network
 from supertickets.networks.unit_group import BN_TENSORS, UnitGroup, indices_of
-from supertickets.search.budget import measure, units_over_budget
+from supertickets.search.budget import units_over_budget
 from supertickets.search.importance import IMPORTANCES, Statistics, importance_named
 from supertickets.search.penalty import build_penalty
 from supertickets.search.shrink import shrink
@@ -84,9 +84,10 @@ def plain_net() -> Network:
 
 def test_another_family_is_searched_and_shrunk_by_the_same_functions(family):
     net = plain_net()
-    target = 0.6 * measure(net, "macs", SHAPE)
-    scores = importance_named("gamma_per_mac")(unit_groups(net), Statistics(start_ema(net), build_penalty(net, SHAPE).weights))
-    dead = units_over_budget(net, scores, budget=target, resource="macs", input_shape=SHAPE)
+    groups, layers = unit_groups(net), count_layers(net, SHAPE)
+    scores = importance_named("gamma_per_mac")(groups, Statistics(start_ema(net), build_penalty(net, SHAPE).weights))
+    costs = unit_costs(net, groups, layers, "macs")
+    dead = units_over_budget(groups, scores, costs, excess=0.4 * dense_macs(layers))
     with torch.no_grad():
         net.norm.weight[dead["body"]] = 0
         net.norm.bias[dead["body"]] = 0
@@ -116,9 +117,10 @@ def test_an_unknown_family_lists_the_known_ones():
 def test_an_importance_from_outside_decides(family, monkeypatch):
     monkeypatch.setitem(IMPORTANCES, "last_first", lambda groups, _: {g.name: -torch.arange(g.count).double() for g in groups})
     net = plain_net()
-    scores = importance_named("last_first")(unit_groups(net, "body"), Statistics({}))
-    one = measure(net, "macs", SHAPE) - 1
-    dead = units_over_budget(net, scores, budget=one, resource="macs", input_shape=SHAPE, prefix="body")
+    groups = unit_groups(net, "body")
+    scores = importance_named("last_first")(groups, Statistics({}))
+    costs = unit_costs(net, groups, count_layers(net, SHAPE), "macs")
+    dead = units_over_budget(groups, scores, costs, excess=1)
     assert dead["body"].nonzero().flatten().tolist() == [11]
 
 

@@ -28,8 +28,10 @@ SHAPE = (3, 32, 32)
 
 
 def over_budget(net, ema, penalty, *, budget, resource="macs", divisor=1):
-    scores = gamma_per_mac(unit_groups(net), Statistics(ema, penalty.weights))
-    return units_over_budget(net, scores, budget=budget, resource=resource, input_shape=SHAPE, divisor=divisor)
+    groups = unit_groups(net)
+    scores = gamma_per_mac(groups, Statistics(ema, penalty.weights))
+    costs = unit_costs(net, groups, count_layers(net, SHAPE), resource)
+    return units_over_budget(groups, scores, costs, excess=measure(net, resource, SHAPE) - budget, divisor=divisor)
 
 
 def some_dead(net: Supernet, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -132,6 +132,14 @@ def test_rebuilt_from_json_alone(tokens):
     assert again.arch == net.arch
 
 
+def test_head_expand_is_for_the_blocks_of_the_head():
+    arch = resolve_arch(ArchConfig(preset="tiny", head_expand=1))
+    blocks = mixed_blocks(Supernet(arch, DenseHead(arch, channels=48, outputs=3)))
+    assert blocks.pop("head.block").units == dict.fromkeys(arch.kernels, sum(arch.widths))
+    assert all(block.units == dict.fromkeys(arch.kernels, 4 * block.in_channels) for block in blocks.values())
+    assert resolve_arch(ArchConfig(preset="tiny")).units_of("head.block", 112) == dict.fromkeys(arch.kernels, 4 * 112)
+
+
 def test_block_names_are_module_paths():
     assert all(path == block.name for path, block in mixed_blocks(micro_net()).items())
 
@@ -214,7 +222,7 @@ def test_wrong_arch_is_refused(change, word):
 @pytest.mark.parametrize("training", [False, True])
 def test_cutting_a_dead_token_changes_nothing(training):
     """gamma = beta = 0: nobody looks at the token and it adds nothing, so the network without it gives the same output."""
-    net = micro_net(tokens=6)
+    net = micro_net(tokens=6).double()
     randomise_norms(net)
     for module in net.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -230,5 +238,5 @@ def test_cutting_a_dead_token_changes_nothing(training):
     for module in (*net.modules(), *small.modules()):
         if isinstance(module, torch.nn.MultiheadAttention):
             module.dropout = 0.0
-    x = torch.randn(3, 3, 32, 32)
-    torch.testing.assert_close(small(x), net(x), atol=1e-5, rtol=1e-5)
+    x = torch.randn(3, 3, 32, 32, dtype=torch.double)
+    torch.testing.assert_close(small(x), net(x), atol=1e-10, rtol=1e-10)

@@ -48,6 +48,8 @@ class ArchConfig(Section):
     """Kernel sizes that each block mixes; odd numbers."""
     expand: int | None = None
     """Hidden channels of a block for each kernel, as a multiple of its input channels."""
+    head_expand: int | None = None
+    """The same for the blocks of the head, which read all branches at once; unset: expand."""
     tokens: int | None = None
     """Tokens of each block's transformer; 0 builds no transformers."""
     bn_eps: float | None = None

@@ -23,12 +23,14 @@ class Arch(Section):
     """What the arch of every family holds: the numbers of its heads' blocks, and the units left in all blocks.
 
     `units` maps a block's name to its units per kernel and `tokens_left` to its transformer tokens; a block not named there
-    is at full width (expand x C_in units for each kernel, `tokens` tokens). The head's blocks are named `head.*`.
+    is at full width (expand x C_in units for each kernel, `tokens` tokens). The head's blocks are named `head.*`; where
+    `head_expand` is given, they use it instead of `expand`.
     """
 
     family: str
     kernels: tuple[int, ...] = (3, 5, 7)
     expand: int = Field(4, ge=1)
+    head_expand: int | None = Field(None, ge=1)
     tokens: int = Field(0, ge=0)
     bn_eps: float = Field(1e-3, gt=0)
     bn_momentum: float = Field(0.01, gt=0, le=1)
@@ -52,7 +54,8 @@ class Arch(Section):
         """Units per kernel of block `name`; the full width where the block is not listed."""
         if name in self.units:
             return {k: n for k, n in sorted(self.units[name].items()) if n > 0}
-        return dict.fromkeys(self.kernels, self.expand * in_channels)
+        expand = self.head_expand if self.head_expand and name.startswith("head.") else self.expand
+        return dict.fromkeys(self.kernels, expand * in_channels)
 
     def tokens_of(self, name: str) -> int:
         """Transformer tokens of block `name` (0: no transformer)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,9 +11,10 @@ from torch import Tensor
 from supertickets.errors import UserError
 from supertickets.networks.macs import count_layers, count_params, dense_macs
 from supertickets.networks.network import Network
+from supertickets.networks.unit_group import UnitGroup
 from supertickets.search.bundles import bundle_units
 from supertickets.search.shrink import shrink
-from supertickets.units.costs import Resource, unit_costs
+from supertickets.units.costs import Resource
 from supertickets.units.groups import split_by_group, unit_groups
 
 
@@ -48,26 +49,16 @@ def resolve_target(
     return count
 
 
-@torch.no_grad()
 def units_over_budget(
-    net: Network,
-    scores: Mapping[str, Tensor],
-    *,
-    budget: float,
-    resource: Resource,
-    input_shape: tuple[int, int, int],
-    prefix: str = "",
-    divisor: int = 1,
+    groups: Sequence[UnitGroup], scores: Mapping[str, Tensor], costs: Mapping[str, Tensor], *, excess: float, divisor: int = 1
 ) -> dict[str, Tensor]:
-    """True for the units that must go to meet `budget`, by group's name: the lowest scores first, ties by position.
+    """True for the units that must go to save `excess`, by group's name: the lowest scores first, ties by position.
 
-    With a `divisor` they go in bundles (`bundle_units`), those of the lowest mean first. Only groups whose names start with
-    `prefix` are searched.
+    Scores and costs are (count,) float64 by group's name. With a `divisor`, units go in bundles (`bundle_units`), those of
+    the lowest mean score first.
     """
-    excess, groups = measure(net, resource, input_shape) - budget, unit_groups(net, prefix)
     if excess <= 0 or not groups:
         return {}
-    costs = unit_costs(net, groups, count_layers(net, input_shape), resource)
     bundles = torch.cat(list(bundle_units(groups, scores, divisor).values()))
     mean, saved = torch.zeros(2, int(bundles.max()) + 1, dtype=torch.double)
     mean.index_add_(0, bundles, torch.cat([scores[group.name] for group in groups])).div_(torch.bincount(bundles))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from supertickets.config.sections import SearchConfig
-from supertickets.networks.macs import count_layers, dense_macs
+from supertickets.networks.macs import count_layers, count_params, dense_macs
 from supertickets.networks.network import Network
 from supertickets.search.budget import budget_at, units_over_budget
 from supertickets.search.importance import Statistics, importance_named
@@ -50,30 +50,28 @@ def _units_to_remove(
 ) -> dict[str, Tensor]:
     """The dead units, or the least important ones over the budget of this epoch."""
     if state.budget:
-        start, end = plan[0] - cfg.every, max(plan)
-        budget = budget_at(state.epoch, full=state.budget["start"], target=state.budget["target"], start=start, end=end)
-        groups, layers = unit_groups(state.net, state.prefix), count_layers(state.net, input_shape)
-        statistics = Statistics(
-            state.ema,
-            state.penalty.weights,
-            state.taylor,
-            costs=unit_costs(state.net, groups, layers, "macs"),
-            seed=seed * 100_003 + state.epoch,
-        )
-        return units_over_budget(
-            state.net,
-            importance_named(cfg.importance)(groups, statistics),
-            budget=budget,
-            resource=budgeted_resource(cfg),
-            input_shape=input_shape,
-            prefix=state.prefix,
-            divisor=cfg.divisor,
-        )
+        return _units_over_budget(state, cfg, plan=plan, input_shape=input_shape, seed=seed)
     last = state.epoch == max(plan)
     dead = dead_units(state.net, state.ema, threshold=cfg.threshold, last=last, prefix=state.prefix, divisor=cfg.divisor)
     if not any(bool(gone.any()) for gone in dead.values()):
         return {}
     return dead if last or _macs_of(dead, state.net) >= cfg.min_macs else {}
+
+
+def _units_over_budget(
+    state: TrainState, cfg: SearchConfig, *, plan: Sequence[int], input_shape: Shape, seed: int
+) -> dict[str, Tensor]:
+    start, end = plan[0] - cfg.every, max(plan)
+    budget = budget_at(state.epoch, full=state.budget["start"], target=state.budget["target"], start=start, end=end)
+    net, groups, layers = state.net, unit_groups(state.net, state.prefix), count_layers(state.net, input_shape)
+    macs = unit_costs(net, groups, layers, "macs")
+    resource = budgeted_resource(cfg)
+    count, costs = dense_macs(layers), macs
+    if resource == "params":
+        count, costs = count_params(net), unit_costs(net, groups, layers, "params")
+    statistics = Statistics(state.ema, state.penalty.weights, state.taylor, macs, seed * 100_003 + state.epoch)
+    scores = importance_named(cfg.importance)(groups, statistics)
+    return units_over_budget(groups, scores, costs, excess=count - budget, divisor=cfg.divisor)
 
 
 def _macs_of(dead: dict[str, Tensor], net: Network) -> float:
