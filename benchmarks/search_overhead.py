@@ -35,7 +35,7 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.process_time() - begin
 
 
-def measure(options: argparse.Namespace, overrides: dict[str, str]) -> dict[str, float]:
+def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, float]:
     """Return the median seconds of a step and of everything that the search adds to it, by name."""
     cls = task_class(options.task)
     config = load_config(cls.Config, options.config, overrides)
