@@ -6,11 +6,14 @@ dense MACs = weights x output positions; sparse MACs = nonzero weights x output 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 
 @dataclass
@@ -32,7 +35,7 @@ def count_layers(net: nn.Module, input_shape: tuple[int, int, int]) -> dict[str,
     Runs a copy on the meta device: no data, no cost.
     """
     layers: dict[str, Layer] = {}
-    meta = copy.deepcopy(net).to("meta").eval()
+    meta = _copy_to_meta(net).eval()
 
     def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -52,9 +55,38 @@ def count_layers(net: nn.Module, input_shape: tuple[int, int, int]) -> dict[str,
         if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
             module.register_forward_hook(record(name))
     # Gradients on: without them PyTorch's transformer takes a fused path that calls none of its parts.
-    with torch.enable_grad():
+    with torch.enable_grad(), _ShapesAlone():
         meta(torch.empty(1, *input_shape, device="meta"))
     return layers
+
+
+def _copy_to_meta(net: nn.Module) -> nn.Module:
+    """A copy of the network whose tensors have shapes and no data."""
+    shapes: dict[int, object] = {id(buffer): buffer.to("meta") for buffer in net.buffers()}
+    shapes |= {id(param): nn.Parameter(param.to("meta"), param.requires_grad) for param in net.parameters()}
+    return copy.deepcopy(net, shapes)  # takes these instead of copying the tensors
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """Answers with an empty tensor of the right shape where PyTorch's own way on the meta device takes milliseconds."""
+
+    def __torch_function__(
+        self, func: Callable[..., object], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
+        if func is F.batch_norm:
+            return args[0]
+        if func is F.interpolate:
+            return _resized(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _resized(x: Tensor, size: int | Sequence[int] | None = None, scale_factor: Any = None, *_: object, **__: object) -> Tensor:
+    """An empty tensor of the shape that `F.interpolate` gives."""
+    asked = scale_factor if size is None else size
+    numbers = asked if isinstance(asked, Sequence) else [asked] * (x.ndim - 2)
+    if size is None:
+        numbers = [int(old * factor) for old, factor in zip(x.shape[2:], numbers, strict=True)]
+    return x.new_empty((*x.shape[:2], *numbers))
 
 
 def dense_macs(layers: Mapping[str, Layer]) -> int:
