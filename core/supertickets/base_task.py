@@ -11,8 +11,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from supertickets.config.section import Section
 from supertickets.config.sections import Config
 from supertickets.errors import UserError
+from supertickets.networks.library import input_statistics
 from supertickets.task import Task
 from supertickets.types import Batch
 
@@ -32,7 +34,7 @@ class BaseTask(Task, Generic[C, D]):
 
     def __init__(self, config: C, *, workers: int = 0) -> None:
         """`workers`: how many processes load the data."""
-        self.config, self._workers = config, workers
+        self.config, self._workers = fit_to_body(config), workers
         self._sets: dict[str, D] = {}  # the splits opened so far
 
     @abstractmethod
@@ -82,6 +84,16 @@ class BaseTask(Task, Generic[C, D]):
     def _collate(self, *, train: bool) -> Callable[[list[Batch]], Batch] | None:
         """The function that makes a batch of items; None for PyTorch's own."""
         return None
+
+
+def fit_to_body(config: C) -> C:
+    """The config with the mean and std of the arch's body, where it has one and `data` sets none of its own."""
+    data = getattr(config, "data", None)
+    if config.arch.body is None or not isinstance(data, Section):
+        return config
+    own = dict(zip(("mean", "std"), input_statistics(config.arch.body), strict=True))
+    unset = {key: own[key] for key in own if key in type(data).model_fields and key not in data.model_fields_set}
+    return config.model_copy(update={"data": data.model_copy(update=unset)})
 
 
 def read_settings(schema: type[C], given: C | Mapping[str, object] | None) -> C:

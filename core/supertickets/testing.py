@@ -38,7 +38,7 @@ from supertickets.errors import UserError
 from supertickets.losses import softened_divergence
 from supertickets.networks.arch import Arch, SupernetArch, resolve_arch
 from supertickets.networks.build import build_net
-from supertickets.networks.heads import DenseHead
+from supertickets.networks.heads import DenseHead, dense_head
 from supertickets.networks.macs import count_layers
 from supertickets.networks.supernet import Supernet
 from supertickets.task import Task
@@ -119,7 +119,7 @@ class ToyTask:
             raise UserError("no images")
 
     def build_head(self, arch: Arch) -> nn.Module:
-        return DenseHead(arch, channels=8, outputs=3)
+        return dense_head(arch, channels=8, outputs=3)
 
     def loss(self, model: nn.Module, batch: list[Tensor]) -> Tensor:
         logits = F.interpolate(model(batch[0]), batch[1].shape[-2:], mode="bilinear")

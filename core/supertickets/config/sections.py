@@ -38,6 +38,18 @@ class ArchConfig(Section):
 
     preset: Literal["paper", "small", "tiny", "nano"] = "paper"
     """Preset that all other keys of this section change; unset keys are as in the preset."""
+    body: str | None = None
+    """Network to use instead of the preset: timm:NAME or torchvision:NAME."""
+    outputs: list[int] | None = None
+    """Feature maps of the body, 0 is the finest; unset: all from stride 4 on that have several pixels."""
+    own_head: bool = False
+    """classification: use the body's own pooling and linear layer as the head, trained weights of both included."""
+    weights: Path | None = None
+    """File with weights of the body: .safetensors, or a .pth that holds tensors only."""
+    weights_by: Literal["name", "order"] = "name"
+    """How the tensors of that file are matched: by their names, or by their order where names differ."""
+    pretrained: bool = False
+    """Start the body from the weights that its library publishes, downloaded into its cache."""
     stem: tuple[PositiveInt, PositiveInt] | None = None
     """Channels of the two convolutions of the stem."""
     stem_stride: Literal[1, 2, 4] | None = None
@@ -55,9 +67,20 @@ class ArchConfig(Section):
     bn_eps: float | None = None
     """Epsilon of batch normalisation."""
     bn_momentum: float | None = None
-    """Momentum of batch normalisation."""
+    """Momentum of batch normalisation, in a body too."""
     init: Init | None = None
     """Initial weights, see `supertickets.networks.supernet.initialise`."""
+
+    @model_validator(mode="after")
+    def _keys_of_a_body_need_one(self) -> ArchConfig:
+        given = {key: getattr(self, key) for key in ("outputs", "own_head", "weights", "pretrained")}
+        if self.body is None and (alone := [key for key, value in given.items() if value not in (None, False)]):
+            raise ValueError(f"{alone[0]} needs arch.body: the network that it belongs to")
+        if self.own_head and self.outputs is not None:
+            raise ValueError("give own_head or outputs, not both")
+        if self.weights is not None and self.pretrained:
+            raise ValueError("give weights or pretrained, not both")
+        return self
 
 
 class SearchConfig(Section):
@@ -170,6 +193,12 @@ class TrainConfig(Section):
     """Optimizer."""
     lr: PositiveFloat = 3e-3
     """Learning rate: the highest one of the schedule."""
+    body_lr: float = Field(1.0, ge=0)
+    """Factor on the learning rate of the body, which is everything but the head."""
+    freeze_body: int = Field(0, ge=0)
+    """Epochs at the start in which the body keeps its weights and BN statistics, while the head learns."""
+    freeze_bn: bool = False
+    """Keep the BN statistics of the body as they are in the whole run, as is usual for small batches."""
     lr_per_batch: PositiveInt | None = None
     """Global batch size for which lr is meant; lr is scaled linearly to the real one."""
     schedule: Literal["onecycle", "cosine", "exponential", "step", "constant"] = "onecycle"

@@ -144,5 +144,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def resolve_arch(config: ArchConfig) -> SupernetArch:
     """The arch of the full supernet: the preset with what the config changes in it."""
-    changes = {key: value for key, value in config.model_dump(exclude={"preset"}).items() if value is not None}
+    numbers = config.model_dump(exclude={"preset", "body", "outputs", "own_head", "weights", "weights_by", "pretrained"})
+    changes = {key: value for key, value in numbers.items() if value is not None}
     return SupernetArch.from_dict(PRESETS[config.preset] | changes)

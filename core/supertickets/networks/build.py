@@ -8,8 +8,10 @@ from typing import Protocol, TypeVar
 
 from torch import nn
 
+from supertickets.config.sections import ArchConfig
 from supertickets.errors import UserError
-from supertickets.networks.arch import Arch, SupernetArch
+from supertickets.networks.arch import Arch, SupernetArch, resolve_arch
+from supertickets.networks.body import BodyArch, BodyNet, body_arch
 from supertickets.networks.network import Network
 from supertickets.networks.supernet import Supernet
 
@@ -32,7 +34,10 @@ class Family:
     build: Callable[..., Network]
 
 
-FAMILIES: dict[str, Family] = {"hrnas": Family(SupernetArch, Supernet)}  # by the arch's `family`
+FAMILIES: dict[str, Family] = {  # by the arch's `family`
+    "hrnas": Family(SupernetArch, Supernet),
+    "body": Family(BodyArch, BodyNet),
+}
 
 
 def build_net(arch: Arch, task: HeadBuilder[Arch]) -> Network:
@@ -46,3 +51,8 @@ def read_arch(data: object) -> Arch:
     if family not in FAMILIES:
         raise UserError(f"arch.family: {family!r} is not known here; valid: {', '.join(FAMILIES)}")
     return FAMILIES[family].arch.from_dict(data)
+
+
+def full_arch(config: ArchConfig, input_shape: tuple[int, int, int]) -> Arch:
+    """The arch of the network that a run starts from, for inputs of `input_shape`: a preset, or a library's body."""
+    return resolve_arch(config) if config.body is None else body_arch(config, input_shape)

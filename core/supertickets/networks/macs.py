@@ -35,7 +35,7 @@ def count_layers(net: nn.Module, input_shape: tuple[int, int, int]) -> dict[str,
     Runs a copy on the meta device: no data, no cost.
     """
     layers: dict[str, Layer] = {}
-    meta = _copy_to_meta(net).eval()
+    meta = copy_to_meta(net).eval()
 
     def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -55,19 +55,19 @@ def count_layers(net: nn.Module, input_shape: tuple[int, int, int]) -> dict[str,
         if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
             module.register_forward_hook(record(name))
     # Gradients on: without them PyTorch's transformer takes a fused path that calls none of its parts.
-    with torch.enable_grad(), _ShapesAlone():
+    with torch.enable_grad(), ShapesAlone():
         meta(torch.empty(1, *input_shape, device="meta"))
     return layers
 
 
-def _copy_to_meta(net: nn.Module) -> nn.Module:
+def copy_to_meta(net: nn.Module) -> nn.Module:
     """A copy of the network whose tensors have shapes and no data."""
     shapes: dict[int, object] = {id(buffer): buffer.to("meta") for buffer in net.buffers()}
     shapes |= {id(param): nn.Parameter(param.to("meta"), param.requires_grad) for param in net.parameters()}
     return copy.deepcopy(net, shapes)  # takes these instead of copying the tensors
 
 
-class _ShapesAlone(TorchFunctionMode):
+class ShapesAlone(TorchFunctionMode):
     """Answers with an empty tensor of the right shape where PyTorch's own way on the meta device takes milliseconds."""
 
     def __torch_function__(

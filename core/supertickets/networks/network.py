@@ -18,6 +18,10 @@ class Network(nn.Module):
     def arch(self) -> Arch:
         """The complete arch of the network as it stands: `build_net` makes one of the same shapes from it."""
 
+    def notes(self) -> list[str]:
+        """What a user should know of the network as it stands, one sentence each."""
+        return []
+
     @abstractmethod
     def resize(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the shapes and values of `tensors`, the network's whole state with units missing."""

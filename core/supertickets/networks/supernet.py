@@ -145,6 +145,11 @@ def decayed(net: nn.Module) -> set[str]:
     return {name for name, param in net.named_parameters() if param.ndim > 1 and not name.endswith("queries")}
 
 
+def in_body(name: str) -> bool:
+    """Whether a parameter or module of this name belongs to the body: everything but the head."""
+    return not name.startswith("head.")
+
+
 def device_of(net: nn.Module) -> torch.device:
     """Where the network's parameters are; the CPU where it has none."""
     parameter = next(net.parameters(), None)

@@ -30,6 +30,7 @@ class UnitGroup:
     divisible: bool = True  # whether hardware likes a multiple of some number of these units
     module: str = ""  # attention: this module works on all units at once, so that a unit costs an even share of its MACs
     pair_macs: int = 0  # attention: MACs for each pair of units
+    least: int = 0  # so many units always stay
 
     def within(self, path: str) -> UnitGroup:
         """The same group with the names that it has in a network where the describing module lies at `path`."""

@@ -20,9 +20,10 @@ def info_tables(facts: Facts, title: str, *, layers: bool) -> list[Table]:
             "MACs, dense": f"{human(facts['macs'])} at {height}x{width}",
             "MACs, sparse": f"{human(facts['sparse_macs'])} (macs_paper {human(facts['macs_paper'])})",
             "sparsity": f"{facts['sparsity']:.4f} of {facts['prunable']} prunable weights",
-            "units per kernel": ", ".join(f"{k}x{k}: {n}" for k, n in facts["units_per_kernel"].items()) or "none",
+            "units per kernel": ", ".join(_units(k, n) for k, n in facts["units_per_kernel"].items()) or "none",
             "tokens": str(facts["tokens"]),
             "blocks": f"{facts['blocks']['all']}, {facts['blocks']['emptied']} emptied",
+            **({"network": "\n".join(facts["notes"])} if facts["notes"] else {}),
             "metrics": "\n".join(f"{k}: {v:.4f}" if isinstance(v, float) else f"{k}: {v}" for k, v in metrics.items()),
             "provenance": ", ".join(f"{k} {facts['provenance'].get(k)}" for k in ("version", "torch", "seed")),
         },
@@ -35,3 +36,7 @@ def info_tables(facts: Facts, title: str, *, layers: bool) -> list[Table]:
     for name, layer in facts["layers"].items():
         rows.add_row(name, str(layer["weights"]), f"{layer['sparsity']:.3f}", human(layer["macs"]), human(layer["sparse_macs"]))
     return [summary, rows]
+
+
+def _units(kind: str, count: int) -> str:
+    return f"{kind}x{kind}: {count}" if kind.isdigit() else f"{kind}: {count}"

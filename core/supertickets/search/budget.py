@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -30,16 +31,16 @@ def measure(net: Network, resource: Resource, input_shape: tuple[int, int, int])
 
 
 def resolve_target(
-    net: Network, target: float, resource: Resource, input_shape: tuple[int, int, int], *, prefix: str = ""
+    net: Network, target: float, resource: Resource, input_shape: tuple[int, int, int], *, prefix: str = "", divisor: int = 1
 ) -> float:
     """The target as a count (at most 1 means a share of the full network); `UserError` where no search can reach it.
 
-    Only groups whose names start with `prefix` are searched.
+    Only groups whose names start with `prefix` are searched, in bundles of `divisor` units.
     """
     full = measure(net, resource, input_shape)
     count = target * full if target <= 1 else target
     bare = copy.deepcopy(net)
-    shrink(bare, {group.name: torch.ones(group.count, dtype=torch.bool) for group in unit_groups(net, prefix)})
+    shrink(bare, {group.name: torch.arange(group.count) >= group.least * divisor for group in unit_groups(net, prefix)})
     floor = measure(bare, resource, input_shape)
     if not floor <= count <= full:
         raise UserError(
@@ -50,19 +51,34 @@ def resolve_target(
 
 
 def units_over_budget(
-    groups: Sequence[UnitGroup], scores: Mapping[str, Tensor], costs: Mapping[str, Tensor], *, excess: float, divisor: int = 1
+    groups: Sequence[UnitGroup],
+    scores: Mapping[str, Tensor],
+    costs: Mapping[str, Tensor],
+    *,
+    excess: float,
+    divisor: int = 1,
+    saved_by: Callable[[dict[str, Tensor]], float] | None = None,
 ) -> dict[str, Tensor]:
     """True for the units that must go to save `excess`, by group's name: the lowest scores first, ties by position.
 
     Scores and costs are (count,) float64 by group's name. With a `divisor`, units go in bundles (`bundle_units`), those of
-    the lowest mean score first.
+    the lowest mean score first. `saved_by` says what a choice saves as a whole, for groups whose costs are products of each
+    other; without it, costs add up.
     """
     if excess <= 0 or not groups:
         return {}
-    bundles = torch.cat(list(bundle_units(groups, scores, divisor).values()))
-    mean, saved = torch.zeros(2, int(bundles.max()) + 1, dtype=torch.double)
-    mean.index_add_(0, bundles, torch.cat([scores[group.name] for group in groups])).div_(torch.bincount(bundles))
-    saved.index_add_(0, bundles, torch.cat([costs[group.name] for group in groups]))
+    bundles = bundle_units(groups, scores, divisor)
+    numbers = torch.cat(list(bundles.values()))
+    mean, saved = torch.zeros(2, int(numbers.max()) + 1, dtype=torch.double)
+    mean.index_add_(0, numbers, torch.cat([scores[group.name] for group in groups])).div_(torch.bincount(numbers))
+    saved.index_add_(0, numbers, torch.cat([costs[group.name] for group in groups]))
     order = torch.sort(mean, stable=True).indices
-    count = int(torch.searchsorted(saved[order].cumsum(0), excess)) + 1  # up to the bundle that meets the budget
-    return split_by_group(groups, torch.isin(bundles, order[:count]))
+    stays = [int(bundles[group.name].max()) for group in groups if group.least]  # a group's most important bundle
+    order = order[~torch.isin(order, torch.tensor(stays))]
+
+    def first(count: int) -> dict[str, Tensor]:
+        return split_by_group(groups, torch.isin(numbers, order[:count]))
+
+    if saved_by is None:
+        return first(int(torch.searchsorted(saved[order].cumsum(0), excess)) + 1)  # up to the bundle that meets the budget
+    return first(bisect_left(range(len(order)), excess, key=lambda count: saved_by(first(count))))  # more never save less

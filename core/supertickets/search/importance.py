@@ -13,7 +13,7 @@ from torch import Tensor
 
 from supertickets.errors import one_of
 from supertickets.networks.unit_group import UnitGroup
-from supertickets.units.groups import mean_over_gates
+from supertickets.units.groups import mean_over_gates, sum_over_gates
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,11 @@ def gamma_per_mac(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores
 
 
 def taylor(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores:
-    """The averaged square of the loss's first-order change without the unit (Molchanov et al., arXiv 1906.10771)."""
-    return {group.name: mean_over_gates(group, statistics.taylor) for group in groups}
+    """The averaged square of the loss's first-order change without the unit (Molchanov et al., arXiv 1906.10771).
+
+    Where a unit has several gates, all go with it: their squares are added.
+    """
+    return {group.name: sum_over_gates(group, statistics.taylor) for group in groups}
 
 
 def taylor_per_mac(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores:

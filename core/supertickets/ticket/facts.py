@@ -43,6 +43,7 @@ class Facts(TypedDict):
     metrics: dict[str, object]
     labels: list[str]
     layers: dict[str, LayerFacts]
+    notes: list[str]  # sentences on the network
     provenance: dict[str, object]
 
 
@@ -86,7 +87,7 @@ def describe(ticket: Ticket, size: tuple[int, int] | None = None) -> Facts:
         "prunable": count,
         "sparsity": ticket.sparsity,
         "units": sum(kinds.values()) + tokens,
-        "units_per_kernel": dict(sorted(kinds.items(), key=lambda item: int(item[0]))),
+        "units_per_kernel": dict(sorted(kinds.items(), key=lambda item: (len(item[0]), item[0]))),
         "tokens": tokens,
         "blocks": {"all": len(net.arch.units), "emptied": sum(not any(units.values()) for units in net.arch.units.values())},
         "size": [height, width],
@@ -101,6 +102,7 @@ def describe(ticket: Ticket, size: tuple[int, int] | None = None) -> Facts:
             }
             for name, layer in layers.items()
         },
+        "notes": net.notes(),
         "provenance": ticket.provenance,
     }
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from supertickets.errors import UserError
 from supertickets.networks.arch import Arch, SupernetArch
+from supertickets.networks.body import BodyArch
+from supertickets.networks.library import build_classifier, build_maps
 
 JSON_BYTES, TENSOR_BYTES = 32 * 2**20, 2 * 2**30
 DEPTH, VALUES, ITEMS, TEXT, NUMBER = 24, 1_000_000, 100_000, 100_000, 2**63
@@ -77,9 +80,18 @@ def check_arch(arch: Arch, path: Path) -> None:
             "blocks": (sum(sum(stage.blocks) for stage in arch.stages), BLOCKS),
             "channels": (max(widths), WIDTH),
         }
+    if isinstance(arch, BodyArch):
+        found |= {"weights": (_weights_of(arch), WEIGHTS), "channels": (max([0, *arch.channels]), WIDTH)}
     for what, (number, most) in found.items():
         if number > most:
             raise UserError(f"{path}: its arch asks for {what} {number}; {most} is the most")
+
+
+def _weights_of(arch: BodyArch) -> int:
+    """Weights of the full body, which is built before it is shrunk."""
+    with torch.device("meta"):
+        net = build_classifier(arch.body, 1) if arch.own_head else build_maps(arch.body, arch.outputs)
+    return sum(tensor.numel() for tensor in net.state_dict().values())
 
 
 def check_net(net: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:

@@ -28,11 +28,14 @@ from supertickets.config.sections import Config
 from supertickets.errors import UserError
 from supertickets.names import differences
 from supertickets.networks.arch import Arch
+from supertickets.networks.body import BodyArch
 from supertickets.networks.build import build_net, read_arch
+from supertickets.networks.library import library_version
 from supertickets.networks.network import Network
 from supertickets.networks.supernet import prunable
 from supertickets.pruning.mask import Mask, apply_mask, sparsity
 from supertickets.task import Task, load_task
+from supertickets.ticket.fingerprint import agrees, fingerprint
 from supertickets.ticket.hub import FILES, push, ticket_folder
 from supertickets.ticket.limits import JSON_BYTES, TENSOR_BYTES, check_arch, check_net, check_plain, check_size
 from supertickets.types import JsonObject
@@ -133,6 +136,8 @@ class Ticket:
             "masked": sorted(self.mask),
             "tensors_sha256": hashlib.sha256(blob).hexdigest(),
         }
+        if isinstance(self.arch, BodyArch):
+            about["fingerprint"] = fingerprint(self.build())
         about["sha256"] = _digest(about)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:
             (Path(partial) / "ticket.safetensors").write_bytes(blob)
@@ -170,10 +175,15 @@ class Ticket:
             arch = read_arch(about["arch"])
         except (UserError, TypeError) as error:
             raise UserError(f"{json_file}: {error}") from error
-        check_arch(arch, json_file)
+        try:
+            check_arch(arch, json_file)
+        except UserError as error:
+            raise UserError(str(error) if str(json_file) in str(error) else f"{json_file}: {error}") from error
         facts = {"metrics": about["metrics"], "provenance": about["provenance"]}
         ticket = cls(about["task"], about["settings"], arch, {}, **facts)
         ticket.tensors, ticket.mask = _unpack(packed, _outline(ticket, json_file), about["masked"], tensor_file)
+        if isinstance(arch, BodyArch):
+            _check_outputs(ticket, arch, about.get("fingerprint"), json_file)
         return ticket
 
 
@@ -189,6 +199,19 @@ def _outline(ticket: Ticket, path: Path) -> nn.Module:
         raise UserError(f"{path}: no network can be built of its arch and settings ({_first_line(error)})") from error
     check_net(net, task.input_shape, path)
     return net
+
+
+def _check_outputs(ticket: Ticket, arch: BodyArch, known: object, path: Path) -> None:
+    """`UserError` where the library's body computes something else than when the ticket was written."""
+    try:
+        found = fingerprint(ticket.build())
+    except (UserError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its arch is no network that runs ({_first_line(error)})") from error
+    if not isinstance(known, list) or not agrees(known, found):
+        raise UserError(
+            f"{path}: its outputs are not those that it was written with: {arch.body} of {arch.library:.40} "
+            f"computes something else than that of {library_version(arch.body)} here"
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from supertickets.config.sections import TrainConfig
-from supertickets.networks.supernet import decayed
+from supertickets.networks.supernet import decayed, in_body
 
 
 class RMSpropInside(torch.optim.Optimizer):
@@ -57,12 +57,19 @@ class RMSpropInside(torch.optim.Optimizer):
 
 
 def build_optimizer(net: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer over the parameters in two groups: conv and linear weights with weight decay, all others without."""
+    """The optimizer over the parameters in two groups: conv and linear weights with weight decay, all others without.
+
+    Where the body has a rate of its own there are four, the head's first.
+    """
     names = decayed(net)
-    groups: list[dict[str, Any]] = [
-        {"params": [p for n, p in net.named_parameters() if n in names], "weight_decay": train.weight_decay},
-        {"params": [p for n, p in net.named_parameters() if n not in names], "weight_decay": 0.0},
-    ]
+    parts = {"all": list(net.named_parameters())}
+    if train.body_lr != 1 or train.freeze_body:
+        parts = {part: [(n, p) for n, p in parts["all"] if in_body(n) == (part == "body")] for part in ("head", "body")}
+    groups: list[dict[str, Any]] = []
+    for part, named in parts.items():
+        groups.append({"params": [p for n, p in named if n in names], "weight_decay": train.weight_decay, "part": part})
+        groups.append({"params": [p for n, p in named if n not in names], "weight_decay": 0.0, "part": part})
+    groups = [group for group in groups if group["params"] or group["part"] == "all"]
     if train.optimizer == "adamw":
         # On other devices than CPUs PyTorch chooses a fast kernel itself.
         on_cpu = all(param.device.type == "cpu" for param in net.parameters())
@@ -122,10 +129,10 @@ def beta1_at(step: int, *, train: TrainConfig, steps_per_epoch: int) -> float:
     return _cosine(0.85, 0.95, min((step - rise) / max(total - 1 - rise, 1e-9), 1.0))
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float, beta1: float = 0.9) -> None:
-    """Set the same learning rate, and for Adam the same beta1, for all parameter groups."""
+def set_lr(optimizer: torch.optim.Optimizer, lr: float, beta1: float = 0.9, *, body: float = 1.0) -> None:
+    """Set the learning rate, times `body` for the body's own groups, and for Adam the same beta1 for all groups."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * body if group["part"] == "body" else lr
         if "betas" in group:
             group["betas"] = (beta1, group["betas"][1])
 

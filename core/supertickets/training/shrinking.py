@@ -15,7 +15,7 @@ from supertickets.search.importance import Statistics, importance_named
 from supertickets.search.shrink import shrink
 from supertickets.search.threshold import dead_units
 from supertickets.training.state import TrainState, budgeted_resource
-from supertickets.units.costs import unit_costs
+from supertickets.units.costs import cost_without, coupled, unit_costs
 from supertickets.units.groups import unit_groups
 
 Shape = tuple[int, int, int]  # (C, H, W)
@@ -71,7 +71,14 @@ def _units_over_budget(
         count, costs = count_params(net), unit_costs(net, groups, layers, "params")
     statistics = Statistics(state.ema, state.penalty.weights, state.taylor, macs, seed * 100_003 + state.epoch)
     scores = importance_named(cfg.importance)(groups, statistics)
-    return units_over_budget(groups, scores, costs, excess=count - budget, divisor=cfg.divisor)
+    saved_by = None
+    if coupled(groups):
+        alone = cost_without(net, groups, layers, resource, {})
+
+        def saved_by(dead: dict[str, Tensor]) -> float:
+            return alone - cost_without(net, groups, layers, resource, dead)
+
+    return units_over_budget(groups, scores, costs, excess=count - budget, divisor=cfg.divisor, saved_by=saved_by)
 
 
 def _macs_of(dead: dict[str, Tensor], net: Network) -> float:

@@ -11,6 +11,7 @@ from torch import nn
 from supertickets.config.sections import ArchConfig, InitConfig
 from supertickets.errors import UserError
 from supertickets.networks.arch import Arch, resolve_arch
+from supertickets.networks.body import BodyArch
 from supertickets.networks.build import build_net
 from supertickets.networks.network import Network
 from supertickets.networks.supernet import prunable
@@ -75,6 +76,11 @@ def _body_of(source: Arch, target: Arch) -> Arch:
 
     The weights depend on none of these three. BN's eps stays the ticket's, because the weights do depend on it.
     """
+
+    if isinstance(source, BodyArch):
+        if source.own_head:
+            raise UserError(f"init.part: a ticket with the own head of {source.body} (arch.own_head) gives no body to others")
+        return source.body_alone()
 
     def body(numbers: dict[str, Value]) -> dict[str, Value]:
         return {name: value for name, value in numbers.items() if not name.startswith(HEAD)}

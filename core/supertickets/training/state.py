@@ -15,10 +15,10 @@ from torch import Tensor
 
 from supertickets.config.sections import Config, SearchConfig
 from supertickets.errors import UserError
-from supertickets.networks.arch import resolve_arch
-from supertickets.networks.build import build_net, read_arch
+from supertickets.networks.build import build_net, full_arch, read_arch
 from supertickets.networks.macs import count_layers, count_params, dense_macs
 from supertickets.networks.network import Network
+from supertickets.networks.weights import load_body
 from supertickets.pruning.mask import Mask
 from supertickets.search.budget import measure, resolve_target
 from supertickets.search.penalty import Penalty, build_penalty
@@ -27,6 +27,7 @@ from supertickets.training.ema import Ema, averaged, start_ema
 from supertickets.training.optim import build_optimizer, load_named_state, named_state
 from supertickets.training.start import check_batch, searched_prefix, start_from_ticket
 from supertickets.units.costs import Resource
+from supertickets.units.groups import unit_groups
 
 
 @dataclass
@@ -67,7 +68,8 @@ def new_state(task: Task, config: Config, device: torch.device) -> TrainState:
     """
     mask, costs = Mask(), dict[str, float]()
     if config.init.ticket is None:
-        net = build_net(resolve_arch(config.arch), task)
+        net = build_net(full_arch(config.arch, task.input_shape), task)
+        load_body(net, config.arch)
     else:
         net, mask, costs = start_from_ticket(config.init, task, arch=config.arch, seed=config.run.seed)
     check_batch(net, task.input_shape, config.train.batch_size)
@@ -91,10 +93,14 @@ def new_state(task: Task, config: Config, device: torch.device) -> TrainState:
 def _plan_budget(net: Network, search: SearchConfig, *, input_shape: tuple[int, int, int], prefix: str) -> dict[str, float]:
     """MACs or parameters that the run starts with, and those that it is to end with; {} without a budget."""
     asked = search.target_macs or search.target_params
-    if search.enabled is False or asked is None:
+    if search.enabled is False:
+        return {}
+    if asked is None:
+        if any(group.least for group in unit_groups(net, prefix)):
+            raise UserError("search.target_macs: a body needs a budget, target_macs or target_params, or search.enabled false")
         return {}
     resource = budgeted_resource(search)
-    target = resolve_target(net, asked, resource, input_shape, prefix=prefix)
+    target = resolve_target(net, asked, resource, input_shape, prefix=prefix, divisor=search.divisor)
     return {"start": measure(net, resource, input_shape), "target": target}
 
 

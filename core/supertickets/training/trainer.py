@@ -17,7 +17,7 @@ from supertickets.errors import UserError
 from supertickets.networks.build import build_net
 from supertickets.networks.macs import count_layers, count_params, dense_macs, sparse_layer_macs
 from supertickets.networks.network import Network
-from supertickets.networks.supernet import device_of
+from supertickets.networks.supernet import device_of, in_body
 from supertickets.pruning.mask import mask_gradients, zero_sparsity
 from supertickets.search.importance import TAYLOR
 from supertickets.search.penalty import rho_at
@@ -127,8 +127,17 @@ class Trainer:
     def _train_mode(self) -> None:
         self.model.train()
         for name, module in self.state.net.named_modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and is_frozen(name, self.config.init):
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and self._keeps_statistics(name, self.state.epoch):
                 module.eval()
+
+    def _body_rests(self, epoch: int) -> bool:
+        """Whether the body keeps its weights in this epoch, counted from 0."""
+        return epoch < self.config.train.freeze_body
+
+    def _keeps_statistics(self, name: str, epoch: int) -> bool:
+        """Whether the BN of this name keeps its statistics in this epoch."""
+        resting = in_body(name) and (self.config.train.freeze_bn or self._body_rests(epoch))
+        return resting or is_frozen(name, self.config.init)
 
     def _before_update(self) -> float:
         """Between backward and update: the penalty's gradient, the mask, the gradient's norm and the learning rate."""
@@ -147,7 +156,8 @@ class Trainer:
             state.penalty.add_gradient(state.net, rho, state.prefix)
         peak = peak_lr(train, state.global_batch)
         rate = lr_at(state.step, train=train, steps_per_epoch=steps, peak=peak)
-        set_lr(state.optimizer, rate, beta1_at(state.step, train=train, steps_per_epoch=steps))
+        beta1 = beta1_at(state.step, train=train, steps_per_epoch=steps)
+        set_lr(state.optimizer, rate, beta1, body=0.0 if self._body_rests(state.epoch) else train.body_lr)
         return rho
 
     def _after_update(self, rho: float) -> None:
@@ -196,7 +206,7 @@ class Trainer:
             "sparse_macs": sum(sparse_layer_macs(net, layers).values()),
             "params": count_params(net),
             "sparsity": zero_sparsity(net),
-            "units": count_units(net),
+            "units": count_units(self.state.net),  # as many as in its copy
         }
         self.last_scores = headline(scores, self.task.metric)
         return scores
@@ -207,7 +217,8 @@ class Trainer:
                 return self.task.loss(net, batch)
 
         batches = self._first_batches(self.config.train.recalibrate_batches)
-        recalibrate(net, batches, forward, self.accelerator, keep=functools.partial(is_frozen, init=self.config.init))
+        last = self.state.epoch - 1  # the epoch that has just ended
+        recalibrate(net, batches, forward, self.accelerator, keep=functools.partial(self._keeps_statistics, epoch=last))
 
     def losses(self, net: nn.Module) -> Iterator[Tensor]:
         """The loss of `net` on each of a few training batches (`prune.batches`), the same at each call within an epoch."""

@@ -38,7 +38,7 @@ def _costs_of(
         if name not in sizes:
             continue  # BN statistics are no parameters
         weights = torch.bincount(unit_of[unit_of >= 0], minlength=group.count) * (sizes[name].numel() // sizes[name][dim])
-        layer = layers.get(name.rpartition(".")[0])
+        layer = layers.get(name.removesuffix(".weight"))  # biases add no MACs
         costs += weights if resource == "params" else weights * (layer.positions if layer else 0)
     return costs
 
@@ -46,3 +46,33 @@ def _costs_of(
 def module_macs(path: str, layers: Mapping[str, Layer]) -> int:
     """MACs of all layers of the module at `path`."""
     return sum(layer.macs for name, layer in layers.items() if name.startswith(f"{path}."))
+
+
+def coupled(groups: Iterable[UnitGroup]) -> bool:
+    """Whether a tensor is cut along two dimensions, so that what a unit costs depends on which others are left."""
+    dims: dict[str, int] = {}
+    return any(dims.setdefault(tensor, dim) != dim for group in groups for tensor, dim in group.cuts)
+
+
+def cost_without(
+    net: nn.Module,
+    groups: Iterable[UnitGroup],
+    layers: Mapping[str, Layer],
+    resource: Resource,
+    dead: Mapping[str, Tensor],
+) -> float:
+    """MACs or parameters that the network would have without `dead` units (group's name -> True where the unit goes)."""
+    left: dict[str, dict[int, Tensor]] = {}
+    for group in groups:
+        for (name, dim), unit_of in group.cuts.items() if group.name in dead else ():
+            goes = dead[group.name][unit_of.clamp(min=0)] & (unit_of >= 0)
+            cuts = left.setdefault(name, {})
+            cuts[dim] = ~goes & cuts.get(dim, torch.tensor(True))
+    total = 0.0
+    for name, param in net.named_parameters():
+        count = param.numel()
+        for dim, stays in left.get(name, {}).items():
+            count = count // param.shape[dim] * int(stays.sum())
+        layer = layers.get(name.removesuffix(".weight"))
+        total += count if resource == "params" else count * (layer.positions if layer else 0)
+    return total

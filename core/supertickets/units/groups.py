@@ -35,12 +35,20 @@ def entries(group: UnitGroup, gate: str) -> tuple[Tensor, Tensor]:
 
 def mean_over_gates(group: UnitGroup, values: Mapping[str, Tensor]) -> Tensor:
     """(count,) float64 on the CPU: each unit's mean of `values`, which are given by gate."""
-    total, seen = torch.zeros(2, group.count, dtype=torch.double)
+    seen = torch.zeros(group.count, dtype=torch.double)
+    for gate in group.gates:
+        units = entries(group, gate)[1]
+        seen.index_add_(0, units, torch.ones(len(units), dtype=torch.double))
+    return sum_over_gates(group, values) / seen
+
+
+def sum_over_gates(group: UnitGroup, values: Mapping[str, Tensor]) -> Tensor:
+    """(count,) float64 on the CPU: each unit's sum of `values`, which are given by gate."""
+    total = torch.zeros(group.count, dtype=torch.double)
     for gate in group.gates:
         positions, units = entries(group, gate)
         total.index_add_(0, units, values[gate].cpu().double()[positions])
-        seen.index_add_(0, units, torch.ones(len(units), dtype=torch.double))
-    return total / seen
+    return total
 
 
 def largest_gate(group: UnitGroup, tensors: Mapping[str, Tensor]) -> Tensor:

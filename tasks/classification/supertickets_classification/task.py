@@ -18,7 +18,7 @@ from supertickets.errors import UserError
 from supertickets.images import Normalise, expand_images, read_image, save_whole
 from supertickets.losses import softened_divergence
 from supertickets.networks.arch import Arch
-from supertickets.networks.heads import ClassificationHead
+from supertickets.networks.heads import classification_head
 from supertickets.networks.supernet import device_of
 from supertickets.processes import is_first_process
 from supertickets.task import Task
@@ -61,7 +61,7 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
     def build_head(self, arch: Arch) -> nn.Module:
         """The head that maps branch features, finest first, to logits (B, classes)."""
         head = self.config.head
-        return ClassificationHead(
+        return classification_head(
             arch, classes=len(self.labels), widths=head.widths, channels=head.channels, dropout=head.dropout
         )
 

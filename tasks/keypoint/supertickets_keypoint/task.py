@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from supertickets.base_task import BaseTask, eval_mode, read_settings
 from supertickets.errors import UserError
 from supertickets.networks.arch import Arch
-from supertickets.networks.heads import DenseHead
+from supertickets.networks.heads import dense_head
 from supertickets.networks.supernet import device_of
 from supertickets.processes import is_first_process
 from supertickets.task import Task
@@ -58,7 +58,7 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
 
     def build_head(self, arch: Arch) -> nn.Module:
         """The head that maps branch features, finest first, to heatmaps (B, joints, H/stem_stride, W/stem_stride)."""
-        return DenseHead(arch, channels=self.config.head.channels, outputs=len(self.labels))
+        return dense_head(arch, channels=self.config.head.channels, outputs=len(self.labels))
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """The squared error of the heatmaps, averaged over persons, times `loss.scale`."""

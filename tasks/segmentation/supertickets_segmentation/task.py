@@ -15,7 +15,7 @@ from supertickets.base_task import BaseTask, eval_mode, evenly_spread, read_sett
 from supertickets.images import Normalise, expand_images, read_image, resize_image, save_whole, unused_name
 from supertickets.losses import softened_divergence
 from supertickets.networks.arch import Arch
-from supertickets.networks.heads import DenseHead
+from supertickets.networks.heads import dense_head
 from supertickets.networks.supernet import device_of
 from supertickets.processes import is_first_process
 from supertickets.task import Task
@@ -51,7 +51,7 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
 
     def build_head(self, arch: Arch) -> nn.Module:
         """The head that maps branch features, finest first, to logits (B, classes, H/stem_stride, W/stem_stride)."""
-        return DenseHead(arch, channels=self.config.head.channels, outputs=len(self.labels))
+        return dense_head(arch, channels=self.config.head.channels, outputs=len(self.labels))
 
     def loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """Mean cross entropy over the labelled pixels, with logits enlarged to the labels' size; 0 if all pixels are void."""

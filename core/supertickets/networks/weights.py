@@ -1,0 +1,100 @@
+"""Weights of a body from a file or from its library, matched by name, or by order where that is asked for."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from supertickets.config.sections import ArchConfig
+from supertickets.errors import UserError
+from supertickets.networks.body import BodyNet, OwnHead
+from supertickets.networks.library import build_classifier, published_weights
+
+_HOLDERS = ("state_dict", "model", "state_dict_ema", "model_state")  # under which training scripts store weights
+
+
+def load_body(net: nn.Module, config: ArchConfig) -> None:
+    """Load the weights that `config` names into the body of `net`; nothing to do where it names none.
+
+    Raises `UserError` for a file that cannot be read, and for weights of another network with the first difference.
+    """
+    if not isinstance(net, BodyNet) or not (config.weights or config.pretrained):
+        return
+    if config.weights is None:
+        source, key = published_weights(net.arch.body), f"arch.pretrained: the weights of {net.arch.body}"
+    else:
+        source, key = read_weights(config.weights), f"arch.weights: {config.weights}"
+    own = {name: tensor for name, tensor in net.body.state_dict().items() if not _counts(name)}
+    of_classes = _classifier_names(net)
+    given = {name: tensor for name, tensor in source.items() if not _counts(name)}
+    by_order = config.weights_by == "order"
+    if by_order and config.weights is not None and config.weights.suffix == ".safetensors":
+        raise UserError(f"arch.weights_by: {config.weights} keeps no order of its tensors; only a .pth does")
+    pairs = zip(own, given, strict=False) if by_order else zip(own, _named(own, given, key), strict=True)
+    if by_order and len(given) < len(own):
+        raise UserError(f"{key} holds {len(given)} tensors, the body has {len(own)}")
+    chosen = {}
+    for name, theirs in pairs:
+        if name in of_classes and own[name].shape != given[theirs].shape:
+            continue  # of other classes: the new ones start afresh
+        if own[name].shape != given[theirs].shape:
+            raise UserError(
+                f"{key} belongs to another network: {theirs} is {list(given[theirs].shape)}, "
+                f"{name} of the body is {list(own[name].shape)}"
+            )
+        chosen[name] = given[theirs]
+    net.body.load_state_dict(chosen, strict=False)
+
+
+def _classifier_names(net: BodyNet) -> set[str]:
+    """Tensors of the body's own classifier whose shapes follow the number of classes."""
+    if not isinstance(net.head, OwnHead):
+        return set()
+    with torch.device("meta"):
+        other = build_classifier(net.arch.body, net.head.classes + 1).state_dict()
+    return {name for name, tensor in net.body.state_dict().items() if tensor.shape != other[name].shape}
+
+
+def _counts(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
+
+
+def _named(own: Iterable[str], given: Mapping[str, Tensor], key: str) -> list[str]:
+    """For each name of the body the one in the file. The library flattens names where it gives feature maps: a.b is a_b."""
+    flat = {_flat(name): name for name in given}
+    missing = [name for name in own if _flat(name) not in flat]
+    if missing:
+        hint = "arch.weights_by order matches files whose names differ"
+        raise UserError(
+            f"{key} has no tensor {missing[0]}, which the body needs (it has {next(iter(given), 'none')}, ...); {hint}"
+        )
+    return [flat[_flat(name)] for name in own]
+
+
+def _flat(name: str) -> str:
+    return name.removeprefix("net.").replace(".", "_")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a PyTorch one that holds tensors only; `UserError` where it is neither."""
+    if not path.is_file():
+        raise UserError(f"arch.weights: {path}: no such file")
+    try:
+        data = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError, LookupError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"arch.weights: {path}: not a file of tensors (.safetensors or .pth): {reason:.160}") from error
+    for holder in _HOLDERS:
+        data = data[holder] if isinstance(data, dict) and isinstance(data.get(holder), dict) else data
+    tensors = (
+        {name.removeprefix("module."): t for name, t in data.items() if isinstance(t, Tensor)} if isinstance(data, dict) else {}
+    )
+    if not tensors:
+        raise UserError(f"arch.weights: {path}: holds no tensors by name")
+    return tensors

@@ -1,0 +1,295 @@
+"""The contract of bodies: every network of a library in the list is traced, shrunk, trained and kept in tickets alike."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from supertickets import draw_ticket
+from supertickets.config.sections import ArchConfig, TrainConfig
+from supertickets.deploy.compact import compact
+from supertickets.errors import UserError
+from supertickets.networks.body import BodyNet
+from supertickets.networks.build import build_net, full_arch, read_arch
+from supertickets.networks.packaged import PACKAGES
+from supertickets.networks.tracing import trace
+from supertickets.networks.weights import load_body
+from supertickets.pruning.mask import apply_mask, mask_gradients
+from supertickets.pruning.prune import prune
+from supertickets.search.penalty import build_penalty
+from supertickets.search.shrink import shrink
+from supertickets.testing import ToyTask, randomise_norms, toy_config
+from supertickets.ticket.ticket import Ticket, _digest
+from supertickets.training.batchnorm import recalibrate
+from supertickets.training.optim import build_optimizer
+from supertickets.training.start import start_from_ticket
+from supertickets.units.groups import entries, unit_groups
+
+SHAPE = (3, 64, 64)
+DOCS = Path(__file__).parents[2] / "docs" / "backbones.md"
+BODIES = {  # what each one is here for
+    "timm:tf_efficientnet_lite0": "inverted residuals",
+    "timm:regnety_002": "grouped convs, squeeze-and-excitation",
+    "timm:ghostnet_050": "concatenation of cheap maps",
+    "timm:hrnet_w18_small": "parallel branches",
+    "torchvision:resnet18": "residual sums",
+    "torchvision:shufflenet_v2_x0_5": "split and shuffled channels",
+    "timm:resnet10t": "residual sums",
+    "timm:mobilenetv2_050": "inverted residuals",
+    "timm:mobilenetv3_small_050": "squeeze-and-excitation, hard swish",
+    "timm:mobilenetv4_conv_small_035": "inverted bottlenecks with two depthwise convs",
+    "timm:efficientnet_b0": "squeeze-and-excitation, SiLU",
+    "timm:mnasnet_small": "inverted residuals",
+    "timm:fbnetc_100": "inverted residuals",
+    "timm:tinynet_e": "inverted residuals",
+    "timm:lcnet_035": "depthwise-separable convs",
+    "timm:rexnet_100": "partial residual sums",
+    "timm:regnetx_002": "grouped convs",
+    "timm:densenet121": "concatenation, BN before conv",
+    "timm:dla46_c": "concatenation in trees",
+    "timm:repvgg_a0": "sums of branches with BN only",
+    "timm:mobileone_s0": "sums of branches",
+    "timm:vgg11_bn": "no shortcuts",
+    "timm:skresnet18": "attention over branches",
+    "timm:resnest14d": "split attention",
+    "timm:cs3darknet_s": "cross-stage partial networks",
+    "timm:res2net50_14w_8s": "hierarchical splits",
+    "timm:selecsls42": "concatenation",
+    "torchvision:mobilenet_v3_small": "squeeze-and-excitation",
+    "torchvision:googlenet": "inception branches",
+    "torchvision:mnasnet0_5": "inverted residuals",
+    "torchvision:resnext50_32x4d": "grouped convs",
+}
+IN_CI = 6  # the first ones; SUPERTICKETS_ALL_BODIES=1 runs all
+
+
+def toy(folder: Path, **changes: object) -> ToyTask:
+    return ToyTask(toy_config(folder).model_copy(update={"arch": ArchConfig(**changes)}))
+
+
+def body_net(body: str, task: ToyTask) -> BodyNet:
+    torch.manual_seed(0)
+    net = build_net(full_arch(ArchConfig(body=body), SHAPE), task)
+    assert isinstance(net, BodyNet)
+    randomise_norms(net)
+    recalibrate(net, [torch.randn(2, *SHAPE)], net)  # values near 1 in every layer
+    return net
+
+
+def halve(net: BodyNet) -> dict[str, torch.Tensor]:
+    """Half of all units, at random."""
+    generator = torch.Generator().manual_seed(0)
+    return {g.name: torch.randperm(g.count, generator=generator) >= -(-g.count // 2) for g in unit_groups(net)}
+
+
+def gated(net: BodyNet, dead: dict[str, torch.Tensor]) -> BodyNet:
+    """A copy in which the BN scales and shifts of dead units are zero."""
+    copied = copy.deepcopy(net)
+    params = dict(copied.named_parameters())
+    with torch.no_grad():
+        for group in unit_groups(net):
+            for gate in group.gates:
+                positions, units = entries(group, gate)
+                for name in (gate, f"{gate.removesuffix('weight')}bias"):
+                    params[name][positions[dead[group.name][units]]] = 0
+    return copied
+
+
+def check_contract(body: str, folder: Path) -> str:
+    """Assert the contract for one body; gives its row of docs/backbones.md."""
+    task = toy(folder, body=body)
+    net = body_net(body, task)
+    row = f"| `{body}` | {BODIES[body]} | {row_of(net)} |"
+    dead, full = halve(net), copy.deepcopy(net)
+    assert shrink(net, dead) == sum(int(gone.sum()) for gone in dead.values())
+    x = torch.randn(2, *SHAPE)
+    with torch.no_grad():
+        ours, theirs = (copied.double()(x.double()) for copied in (copy.deepcopy(net), gated(full, dead)))
+        assert float((ours - theirs).abs().max()) < 1e-5
+
+    mask, penalty = prune(net, 0.5), build_penalty(net, SHAPE)
+    apply_mask(mask, dict(net.named_parameters()))
+    before = {name: tensor.detach().clone() for name, tensor in net.named_parameters()}
+    optimizer = build_optimizer(net, TrainConfig())
+    net.train()(x).square().mean().backward()
+    penalty.add_gradient(net, 1e-3)
+    mask_gradients(mask, net)
+    optimizer.step()
+    assert all(not weight[~mask[name]].any() for name, weight in net.named_parameters() if name in mask)
+    assert all(not torch.equal(before[gate], net.get_parameter(gate)) for gate in penalty.weights)
+
+    again = Ticket.load(Ticket.from_net(net.eval(), task, metrics={}, mask=mask).save(folder / "ticket"))
+    assert again.arch == net.arch and torch.equal(again.build()(x), net(x))
+    return row
+
+
+def row_of(net: BodyNet) -> str:
+    kept = sum(net.traced.kept.values())
+    why = ", ".join(f"{count} {why}" for why, count in sorted(net.traced.kept.items(), key=lambda item: -item[1]))
+    return f"{net.traced.channels - kept} of {net.traced.channels} | {why or '-'}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("body", list(BODIES)[: None if os.environ.get("SUPERTICKETS_ALL_BODIES") else IN_CI])
+def test_bodies_are_traced_shrunk_trained_and_kept(body, tmp_path, toy_installed):
+    row = check_contract(body, tmp_path)
+    assert row in DOCS.read_text(), "run python core/tests/test_bodies.py to write docs/backbones.md"
+
+
+class Odd(torch.nn.Module):
+    """Channels that are read behind BN, that are not, that are broadcast, and that meet in a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        conv = torch.nn.Conv2d
+        self.a, self.b, self.c = conv(3, 8, 1), conv(8, 8, 1), conv(8, 4, 1)
+        self.one, self.bn, self.bare = conv(8, 1, 1), torch.nn.BatchNorm2d(8), conv(8, 8, 1)
+        self.bn_b, self.bn_c = torch.nn.BatchNorm2d(8), torch.nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        a = self.bn(self.a(x)).relu()
+        b = self.bn_b(self.b(a)) + a  # one unit: a and b
+        b = b * self.one(b).sigmoid()  # a map for all channels couples none
+        return self.bn_c(self.c(self.bare(b))).sigmoid()  # bare has no BN; sigmoid(0) is not 0
+
+
+def test_units_are_neither_missed_nor_coupled_without_need():
+    traced = trace(Odd())
+    (group,) = traced.groups
+    assert group.count == 8 and set(group.gates) == {"bn.weight", "bn_b.weight"} and group.least == 1
+    places = {("a.weight", 0), ("b.weight", 0), ("b.weight", 1), ("one.weight", 1), ("bare.weight", 1), ("a.bias", 0)}
+    assert places <= group.cuts.keys() and ("bare.weight", 0) not in group.cuts
+    assert traced.channels == 20 and traced.kept == {"the output": 4}
+
+
+def run(folder: Path, **sections: dict[str, object]) -> Ticket:
+    config = toy_config(folder, **{"search": {"importance": "taylor_per_mac", "divisor": 2}, **sections})
+    config = config.model_copy(update={"arch": ArchConfig(body="torchvision:mnasnet0_5")})
+    return draw_ticket(ToyTask(config), config)
+
+
+def test_a_run_meets_its_budget_and_a_resumed_one_ends_bit_for_bit_the_same(tmp_path, toy_installed):
+    fine_tuned = {"epochs": 4, "body_lr": 0.3, "freeze_body": 1}
+    whole = run(tmp_path / "whole", train=fine_tuned, run={"keep_checkpoints": 9})
+    share = whole.metrics["macs"] / whole.provenance["supernet"]["macs"]
+    assert 0.5 < share <= 0.6 and abs(whole.sparsity - 0.8) < 1e-3
+    for path in (tmp_path / "whole" / "checkpoints").glob("epoch_0002*"):
+        (tmp_path / "again" / "checkpoints").mkdir(parents=True)
+        path.rename(tmp_path / "again" / "checkpoints" / path.name)
+    again = run(tmp_path / "again", train=fine_tuned, run={"resume": True})
+    assert again.arch == whole.arch and all(torch.equal(t, whole.tensors[name]) for name, t in again.tensors.items())
+    small = compact(Ticket.load(tmp_path / "whole" / "ticket"))
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(small.build()(x), whole.build()(x), atol=1e-5, rtol=1e-4)
+    config = toy_config(tmp_path / "x", init={"ticket": tmp_path / "whole" / "ticket", "part": "body"})
+    moved, _, _ = start_from_ticket(config.init, ToyTask(config), arch=config.arch, seed=0)
+    name = "body.net.layers.0.weight"
+    assert torch.equal(moved.state_dict()[name], whole.tensors[name]) and moved(x).shape == (2, 3, 4, 4)
+
+
+def test_wrong_bodies_and_weights_are_named_in_one_line(tmp_path):
+    def said(input_shape=SHAPE, **keys) -> str:
+        with pytest.raises(UserError) as error:
+            full_arch(ArchConfig(**keys), input_shape)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "did you mean resnet18?" in said(body="timm:resnet_18")
+    assert "no network 'mobilenet_v22'; did you mean mobilenet_v2?" in said(body="torchvision:mobilenet_v22")
+    for strange in ("timm", "hub:resnet18", "timm:hf-hub:a/b", "timm:/tmp/x", "torchvision:local-dir:x", "resnet18"):
+        assert "arch.body" in said(body=strange)
+    assert "no batch normalisation" in said(body="timm:convnext_atto") and "LayerNorm" in said(body="timm:convnext_atto")
+    assert "stride 32" in said(body="timm:lcnet_035", outputs=[1, 9])
+    assert "belongs to the HR-NAS supernet" in said(body="timm:lcnet_035", expand=2)
+
+    task = toy(tmp_path, body="timm:lcnet_035")
+    net = body_net("timm:lcnet_035", task)
+    named = {name: torch.full_like(tensor, 0.5) for name, tensor in net.body.state_dict().items()}
+    config = ArchConfig(body="timm:lcnet_035", weights=tmp_path / "w.safetensors")
+    save_file(named, config.weights)
+    load_body(net, config)
+    assert all(bool((p == 0.5).all()) for p in net.body.parameters())
+    save_file({f"x.{name}": tensor for name, tensor in named.items()}, config.weights)
+    with pytest.raises(UserError, match="has no tensor conv_stem.weight, which the body needs"):
+        load_body(net, config)
+    in_order = {"weights": tmp_path / "order.pth", "weights_by": "order"}
+    torch.save({f"x.{name}": tensor for name, tensor in named.items()}, in_order["weights"])
+    load_body(net, config.model_copy(update=in_order))
+    with pytest.raises(UserError, match="keeps no order"):
+        load_body(net, config.model_copy(update={"weights_by": "order"}))
+    save_file(named | {"blocks.0.0.conv_dw.weight": torch.zeros(9, 1, 3, 3)}, config.weights)
+    with pytest.raises(UserError, match=r"belongs to another network: blocks.0.0.conv_dw.weight is \[9, 1, 3, 3\]"):
+        load_body(net, config)
+    (tmp_path / "w.pth").write_bytes(b"cos\nsystem\n(S'x'\ntR.")
+    with pytest.raises(UserError, match="not a file of tensors"):
+        load_body(net, config.model_copy(update={"weights": tmp_path / "w.pth"}))
+    with pytest.raises(UserError, match="a body needs a budget"):
+        run(tmp_path / "run", search={"target_macs": None})
+
+
+def test_a_ticket_names_a_body_of_the_list_and_computes_what_it_did(tmp_path, toy_installed):
+    task = toy(tmp_path, body="timm:lcnet_035")
+    net = body_net("timm:lcnet_035", task)
+    shrink(net, halve(net))
+    folder = Ticket.from_net(net, task, metrics={}).save(tmp_path / "ticket")
+    about = json.loads((folder / "ticket.json").read_text())
+
+    def said(**changes: object) -> str:
+        changed = copy.deepcopy(about)
+        changed["arch"] |= changes.pop("arch", {})
+        changed |= changes
+        changed["sha256"] = _digest({key: value for key, value in changed.items() if key != "sha256"})
+        (folder / "ticket.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError) as error:
+            Ticket.load(folder)
+        assert "\n" not in str(error.value) and str(folder) in str(error.value)
+        return str(error.value)
+
+    shapes = about["arch"]["shapes"]
+    stem = shapes["body.conv_stem.weight"]
+    assert "arch.body" in said(arch={"body": "timm:hf-hub:a/b"}) and "arch" in said(arch={"checkpoint_path": "x"})
+    assert "of which" in said(arch={"shapes": shapes | {"body.conv_stem.weight": [10**6, *stem[1:]]}})
+    assert "no tensor body.x" in said(arch={"shapes": shapes | {"body.x": [1]}})
+    said(arch={"shapes": shapes | {"body.conv_stem.weight": [stem[0] - 1, *stem[1:]]}})
+    said(arch={"channels": [10**9] * 4})
+    assert "its outputs are not those" in said(fingerprint=[value + 1 for value in about["fingerprint"]])
+    (folder / "ticket.json").write_text(json.dumps(about))
+    other = read_arch(about["arch"] | {"library": "timm 0.1"})
+    assert any("made with timm 0.1" in note for note in build_net(other, task).notes())
+    assert PACKAGES["efficientnet_lite0"].body == "timm:tf_efficientnet_lite0"
+
+
+HEAD = """# Backbones
+
+Networks of timm and torchvision that have passed the contract of `core/tests/test_bodies.py` as `arch.body`, with random
+weights and a `PyramidHead`: half of all units are removed and the outputs equal those of the full network with these units
+gated to zero; one training step with mask and penalty; a ticket of it gives the same outputs bit for bit. This page is written
+by `python core/tests/test_bodies.py`.
+
+The third column says how many of the BN channels of body and head can be removed, the last one why others stay: tracing keeps
+what it does not follow.
+
+| body | here for | BN channels that can be removed | channels that stay |
+|---|---|---|---|
+"""
+
+
+if __name__ == "__main__":  # writes docs/backbones.md
+    from supertickets import task as tasks
+
+    torch.set_num_threads(1)
+    tasks.task_class = lambda name: ToyTask
+    rows = []
+    for name in BODIES:
+        with tempfile.TemporaryDirectory() as place:
+            rows.append(check_contract(name, Path(place)))
+        print(rows[-1], file=sys.stderr, flush=True)
+    DOCS.write_text(HEAD + "\n".join(rows) + "\n")
