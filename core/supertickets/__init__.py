@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from supertickets.draw import draw_ticket as draw_ticket
+    from supertickets.networks.library import use_body as use_body
     from supertickets.task import load_task as load_task
     from supertickets.ticket.ticket import Ticket as Ticket
 
 _MODULES = {"Ticket": "supertickets.ticket.ticket", "draw_ticket": "supertickets.draw", "load_task": "supertickets.task"}
-__all__ = ["Ticket", "draw_ticket", "load_task"]
+_MODULES["use_body"] = "supertickets.networks.library"
+__all__ = ["Ticket", "draw_ticket", "load_task", "use_body"]
 
 
 def __getattr__(name: str) -> object:

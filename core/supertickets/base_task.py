@@ -86,12 +86,12 @@ class BaseTask(Task, Generic[C, D]):
         return None
 
 
-def fit_to_body(config: C) -> C:
-    """The config with the mean and std of the arch's body, where it has one and `data` sets none of its own."""
-    data = getattr(config, "data", None)
-    if config.arch.body is None or not isinstance(data, Section):
+def fit_to_body(config: C, body: str | None = None) -> C:
+    """The config with the mean and std of `body`, or of the arch's own, where `data` sets none of its own."""
+    data, body = getattr(config, "data", None), body or config.arch.body
+    if body is None or not isinstance(data, Section):
         return config
-    own = dict(zip(("mean", "std"), input_statistics(config.arch.body), strict=True))
+    own = dict(zip(("mean", "std"), input_statistics(body), strict=True))
     unset = {key: own[key] for key in own if key in type(data).model_fields and key not in data.model_fields_set}
     return config.model_copy(update={"data": data.model_copy(update=unset)})
 

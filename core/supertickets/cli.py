@@ -40,13 +40,15 @@ def train(task_name: str, argv: Sequence[str] | None = None) -> None:
     from supertickets.config.reader import load_config
     from supertickets.draw import draw_ticket
     from supertickets.task import package_of, task_class
+    from supertickets.ticket.ticket import body_named_by
 
     cls = task_class(task_name)
     parser = SettingsParser(_prog(cls, "train"), lambda _: cls.Config, f"Draw a {task_name} ticket.")
     add_recipe(parser, "default: the embedded data set", package_of(cls))
     add_dry_run(parser)
     options, overrides = split_overrides(parser, argv)
-    config = fit_to_body(load_config(cls.Config, chosen_recipe(options, package_of(cls)), overrides))
+    config = load_config(cls.Config, chosen_recipe(options, package_of(cls)), overrides)
+    config = fit_to_body(config, body_named_by(config.init.ticket))
     if options.dry_run:
         show_forecast(cls(config), config)
         return

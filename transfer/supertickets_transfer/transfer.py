@@ -22,6 +22,7 @@ from supertickets.arguments import (
     path_argument,
     split_overrides,
 )
+from supertickets.base_task import fit_to_body
 from supertickets.commands import show_forecast
 from supertickets.config.reader import load_config
 from supertickets.config.section import Section
@@ -29,7 +30,7 @@ from supertickets.config.sections import Config
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
 from supertickets.task import Task, package_of, task_class
-from supertickets.ticket.ticket import Ticket
+from supertickets.ticket.ticket import Ticket, body_named_by
 
 C = TypeVar("C", bound=Config)
 
@@ -87,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = split_overrides(parser, argv)
     cls = task_class(options.to)
     config = load_config(transfer_schema(cls), chosen_recipe(options, package_of(cls)), overrides)
+    config = fit_to_body(config, body_named_by(options.ticket))
     if options.dry_run:
         show_forecast(cls(config), transfer_config(options.ticket, config))
         return

@@ -13,6 +13,8 @@ of K adds its weight times that, and one that may fall on the zero padding may a
 - a zero row of E with b1 <= 0, so that e = 0: d = relu(b2);
 - a zero row of E with e > 0 where only the centre tap is left; other taps meet padding at the border, so such units stay;
 - a unit that can never fire, because no tap pulls up and b2 <= 0: d = 0.
+
+In a traced body a unit is without effect where all the weights that read it are zero.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from supertickets.networks.blocks import MixedBlock, affine, mixed_blocks
+from supertickets.networks.body import BodyNet
 from supertickets.networks.transformer import TokenMixer
 
 
@@ -39,6 +42,32 @@ def fold_constant_units(net: nn.Module) -> dict[str, Tensor]:
         if block.units:
             parts = _drop_units(block).split(list(block.units.values()))
             dead |= {f"{name}.depthwise.{k}": gone for k, gone in zip(block.units, parts, strict=True)}
+    if isinstance(net, BodyNet):
+        dead |= unread_units(net)
+    return dead
+
+
+def unread_units(net: BodyNet) -> dict[str, Tensor]:
+    """True for the units that a traced network reads with zero weights alone, (count,) by group's name; one always stays."""
+    dead = {}
+    for group in net.unit_groups():
+        read = torch.zeros(group.count, dtype=torch.bool)
+        readers = 0
+        for (name, dim), unit_of in group.cuts.items():
+            module = net.get_submodule(name.rpartition(".")[0])
+            weight = net.get_parameter(name) if name.endswith(".weight") else None
+            if weight is None or weight.ndim < 2:
+                continue
+            if not isinstance(module, nn.Conv2d | nn.Linear):  # a transposed conv reads along another dimension
+                read[:] = True
+            elif dim == 1:
+                readers += 1
+                used = (weight != 0).transpose(0, 1).flatten(1).any(1).cpu() & (unit_of >= 0)
+                read[unit_of[used]] = True
+        if readers and not read.all():
+            if not read.any():
+                read[0] = True
+            dead[group.name] = ~read
     return dead
 
 

@@ -7,7 +7,7 @@ ticket. Building a network downloads nothing.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -19,6 +19,31 @@ from supertickets.networks.macs import ShapesAlone, copy_to_meta
 
 LIBRARIES = ("timm", "torchvision")
 SHAPE = (3, 256, 256)
+OWN = "python"  # in the place of a library: a network of one's own
+_factories: dict[str, Callable[[], nn.Module]] = {}
+
+
+def use_body(factory: Callable[[], nn.Module]) -> str:
+    """Make a network of your own known to this process; returns the name that `arch.body` calls it by.
+
+    `factory()` gives a module (B, 3, H, W) -> list of feature maps (B, C, H, W), finest first. Tickets hold this name, and no
+    ticket imports what it names: call `use_body` before one is loaded.
+    """
+    body = f"{OWN}:{factory.__module__}.{factory.__qualname__}"
+    _factories[body] = factory
+    return body
+
+
+class Chosen(nn.Module):
+    """Some of the feature maps of a network that gives a list of them."""
+
+    def __init__(self, net: nn.Module, outputs: Sequence[int] | None) -> None:
+        super().__init__()
+        self.net, self.outputs = net, outputs
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = list(self.net(x))
+        return maps if self.outputs is None else [maps[index] for index in self.outputs]
 
 
 class Maps(nn.Module):
@@ -44,6 +69,10 @@ class Maps(nn.Module):
 def split_name(body: str) -> tuple[str, str]:
     """Library and name of `library:name`. `UserError` with the nearest name where there is no such network."""
     library, _, name = body.partition(":")
+    if library == OWN:
+        if body not in _factories:
+            raise UserError(f"arch.body: {body!r} is a network of someone's own; make it known with supertickets.use_body")
+        return library, name
     if library not in LIBRARIES or not name:
         raise UserError(f"arch.body: {body!r} is not of the form {' or '.join(f'{known}:NAME' for known in LIBRARIES)}")
     names = _names(library)
@@ -72,12 +101,14 @@ def _timm() -> Any:
 def library_version(body: str) -> str:
     """Library and version, such as `timm 1.0.31`."""
     library, _ = split_name(body)
-    return f"{library} {version(library)}"
+    return OWN if library == OWN else f"{library} {version(library)}"
 
 
 def build_classifier(body: str, classes: int) -> nn.Module:
     """The library's whole network with random weights: (B, 3, H, W) -> logits (B, classes). `UserError` as for `build_maps`."""
     library, name = split_name(body)
+    if library == OWN:
+        raise UserError(f"arch.own_head: {body} gives feature maps and has no head of its own")
     if library == "timm":
         net: nn.Module = _timm().create_model(name, pretrained=False, num_classes=classes)
     else:
@@ -92,7 +123,10 @@ def build_maps(body: str, outputs: Sequence[int] | None = None) -> nn.Module:
     """
     library, name = split_name(body)
     try:
-        net = _timm_maps(name, outputs) if library == "timm" else _torchvision_maps(body, name, outputs)
+        if library == OWN:
+            net: nn.Module = Chosen(_factories[body](), outputs)
+        else:
+            net = _timm_maps(name, outputs) if library == "timm" else _torchvision_maps(name, outputs)
     except UserError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, NotImplementedError, AttributeError) as error:
@@ -122,7 +156,7 @@ def _timm_maps(name: str, outputs: Sequence[int] | None) -> nn.Module:
     return net
 
 
-def _torchvision_maps(body: str, name: str, outputs: Sequence[int] | None) -> nn.Module:
+def _torchvision_maps(name: str, outputs: Sequence[int] | None) -> nn.Module:
     net = _torchvision_net(name)
     found = _last_of_each_size(net)
     return Maps(net, [found[index] for index in (range(len(found)) if outputs is None else outputs)])
@@ -175,7 +209,7 @@ def input_statistics(body: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         published = _timm().get_pretrained_cfg(name)
         if published is not None:
             return tuple(published.mean), tuple(published.std)
-    else:
+    elif library == "torchvision":
         from torchvision import models
 
         weights = models.get_model_weights(name)
@@ -188,6 +222,8 @@ def input_statistics(body: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def published_weights(body: str) -> dict[str, Tensor]:
     """The weights that the library publishes, from its cache or downloaded. `UserError` where neither is possible."""
     library, name = split_name(body)
+    if library == OWN:
+        raise UserError(f"arch.pretrained: {body} has no published weights; give a file in arch.weights")
     try:
         if library == "timm":
             return dict(_timm().create_model(name, pretrained=True).state_dict())

@@ -305,3 +305,9 @@ def _unpack(packed: Mapping[str, Tensor], net: nn.Module, names: list[str], path
         tensors[name][mask[name]] = packed["kept"][at_kept : at_kept + count]
         at_bit, at_kept = at_bit + n, at_kept + count
     return tensors, mask
+
+
+def body_named_by(folder: Path | None) -> str | None:
+    """The library's network that the ticket in this folder is drawn from; None for other tickets, and for no folder."""
+    arch = None if folder is None else Ticket.load(folder).arch
+    return arch.body if isinstance(arch, BodyArch) else None
