@@ -194,9 +194,9 @@ def check_task(task: Task, folder: Path) -> None:
 
 
 def toy_config(folder: Path, **sections: dict[str, object]) -> Config:
-    """A config of six epochs with six steps each, in which units are searched and weights pruned."""
+    """Six epochs of six steps with two branches, in which units are searched and weights pruned."""
     return Config(
-        arch=ArchConfig(preset="tiny", stages=STAGES, stem=(4, 4), stem_stride=2),
+        arch=ArchConfig(preset="tiny", stages=STAGES[:2], stem=(4, 4), stem_stride=2),
         search=SearchConfig(**{"rho": 1e-3, "warmup": 1, "target_macs": 0.6, "end": 0.7, **sections.get("search", {})}),
         prune=PruneConfig(**{"every": 1, "end": 0.7, **sections.get("prune", {})}),
         train=TrainConfig(**{"epochs": 6, "batch_size": 8, "lr": 2e-2, "recalibrate_batches": 2, **sections.get("train", {})}),
