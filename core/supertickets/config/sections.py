@@ -16,6 +16,9 @@ from supertickets.errors import UserError
 Init: TypeAlias = Literal["fan_out", "small_head", "reduced", "small_normal"]  # see `networks.supernet.initialise`
 
 
+Tracker: TypeAlias = Literal["tensorboard", "wandb", "mlflow", "trackio", "aim", "comet_ml", "clearml", "dvclive", "swanlab"]
+
+
 class StageArch(Section):
     """One stage: a fusion followed by parallel blocks on each branch, finest branch first."""
 
@@ -270,6 +273,8 @@ class RunConfig(Section):
     """Write report.html at the end: figures, charts and pictures of the run on one page."""
     tensorboard: bool = True
     """Write TensorBoard logs."""
+    trackers: list[Tracker] = []
+    """Also log to these experiment trackers, whose packages must be installed."""
 
     @model_validator(mode="after")
     def _resume_needs_a_place(self) -> RunConfig:

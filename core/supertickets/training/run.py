@@ -29,6 +29,7 @@ from supertickets.terminal import console
 from supertickets.training import lock
 from supertickets.training.cpu import prepare_cpu
 from supertickets.training.state import TrainState, load_state, new_state, save_state
+from supertickets.training.trackers import check_trackers, chosen_trackers, start_trackers
 
 Record: TypeAlias = dict[str, object]  # what is logged of an epoch: JSON-able values by name
 
@@ -39,8 +40,8 @@ class Run:
     `main` is True in that process.
     """
 
-    def __init__(self, folder: Path, config: Config, accelerator: Accelerator) -> None:
-        self.folder, self.config, self.accelerator = folder, config, accelerator
+    def __init__(self, task: str, folder: Path, config: Config, accelerator: Accelerator) -> None:
+        self.task, self.folder, self.config, self.accelerator = task, folder, config, accelerator
         self.main = accelerator.is_main_process
         self.labels: list[str] = []  # of the task, once `state` has seen it
 
@@ -78,8 +79,8 @@ class Run:
             write_text(self.folder / LABELS, json.dumps(self.labels, indent=1) + "\n")
             self._forget_after(state.epoch)
         self.accelerator.wait_for_everyone()
-        if self.config.run.tensorboard:
-            self.accelerator.init_trackers("tensorboard")
+        names = chosen_trackers(self.config)
+        start_trackers(self.accelerator, names, task=self.task, run=self.folder.name, config=self.config)
 
     def _claimed(self) -> Path:
         """The folder, locked by the main process; the same on all."""
@@ -103,7 +104,7 @@ class Run:
         """Log the record of an epoch, with the mask's density by kind of layer, and write its checkpoint."""
         if state.mask:
             record = record | {"density": density_by_kind(state.mask)}
-        if self.config.run.tensorboard:
+        if self.accelerator.trackers:
             numbers = {k: v for k, v in _flat(record).items() if isinstance(v, int | float)}
             self.accelerator.log(numbers, step=state.epoch)
         if not self.main:
@@ -221,7 +222,6 @@ def start_accelerator(config: Config, folder: Path) -> Accelerator:
             mixed_precision=config.train.precision,
             gradient_accumulation_steps=config.train.accumulate,
             dataloader_config=loader,
-            log_with="tensorboard" if config.run.tensorboard else None,
             project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
         )
     except ValueError as error:
@@ -238,7 +238,8 @@ def open_run(task: str, config: Config) -> Run:
     folder = run_folder(task, config)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run.dir: {folder} is a file, not a folder")
-    if config.run.tensorboard and printable(str(folder)) != str(folder):
+    check_trackers(trackers := chosen_trackers(config))
+    if "tensorboard" in trackers and printable(str(folder)) != str(folder):
         raise UserError(f"run.dir: TensorBoard cannot write to {folder}, whose name is not UTF-8; set run.tensorboard to false")
     if config.run.resume:
         if not list((folder / "checkpoints").glob("epoch_*.safetensors")):
@@ -247,7 +248,7 @@ def open_run(task: str, config: Config) -> Run:
         _by_main(lambda: str(lock.claim(folder)))  # before its last checkpoint is read
     elif config.run.dir is not None:
         check_unused(folder)
-    return Run(folder, config, start_accelerator(config, folder))
+    return Run(task, folder, config, start_accelerator(config, folder))
 
 
 def run_folder(task: str, config: Config) -> Path:
