@@ -1,0 +1,123 @@
+"""How fast a training step is alone, and beside processes that keep cores busy, for several settings of OpenMP.
+
+    python benchmarks/neighbours.py [--rounds 3] [--steps 20] [--threads 2] [--busy 1] [--out benchmarks/results/neighbours.csv]
+
+Threads of OpenMP wait for each other at the end of every operation. How long they spin before they sleep decides what
+happens where another process takes a core: a thread that has lost its core makes all others spin until it gets it back. The
+step is that of `make quickstart` (preset tiny, 8 images of 96x96). Each setting runs in processes of its own, in turns;
+figures are medians. Run it on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SETTINGS: dict[str, dict[str, str]] = {
+    "PyTorch's default": {"GOMP_SPINCOUNT": "300000"},
+    "GOMP_SPINCOUNT=100000": {"GOMP_SPINCOUNT": "100000"},
+    "GOMP_SPINCOUNT=30000": {"GOMP_SPINCOUNT": "30000"},
+    "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
+    "GOMP_SPINCOUNT=3000": {"GOMP_SPINCOUNT": "3000"},
+    "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
+    "GOMP_SPINCOUNT=100": {"GOMP_SPINCOUNT": "100"},
+    "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
+    "one thread": {"OMP_NUM_THREADS": "1"},
+}
+BASE = "PyTorch's default"
+
+
+def measure_step(steps: int) -> None:
+    """Print the seconds of `steps` training steps of the quickstart's network, as JSON; run in a process of its own."""
+    from supertickets.forecast import FirstBatches
+    from supertickets.task import load_task
+    from supertickets.training.cpu import keep_freed_memory
+    from supertickets.training.run import start_accelerator
+    from supertickets.training.state import new_state
+    from supertickets.training.trainer import Trainer
+
+    keep_freed_memory()
+    task = load_task("segmentation", {"data": {"train_images": 8 * (steps + 3), "val_images": 8}})
+    config = task.config
+    accelerator = start_accelerator(config, Path("runs"))
+    state = new_state(task, config, accelerator.device)
+    trainer = Trainer(task, config, state, accelerator, search_end=0)
+    batches = FirstBatches(trainer.train_loader, steps + 3)
+    trainer.train_loader = batches
+    trainer.train_epoch()
+    print(json.dumps(batches.seconds[3:]))
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Keep `count` cores busy within the `with` block."""
+    code = "x = 0\nwhile True: x += 1"
+    others = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(count)]
+    try:
+        time.sleep(0.5)
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def step_ms(setting: dict[str, str], *, steps: int, threads: int) -> list[float]:
+    """Milliseconds of each step with these environment variables."""
+    env = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    env |= {"OMP_NUM_THREADS": str(threads), **setting}
+    command = [sys.executable, __file__, "--measure", str(steps)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return [1e3 * seconds for seconds in json.loads(done.stdout.splitlines()[-1])]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--busy", type=int, default=1, help="processes beside it, each of which keeps a core busy")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "neighbours.csv")
+    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure_step(options.measure)
+        return
+    taken: dict[tuple[str, bool], list[float]] = {(name, beside): [] for name in SETTINGS for beside in (False, True)}
+    for _ in range(options.rounds):
+        for name, setting in SETTINGS.items():
+            taken[name, False] += step_ms(setting, steps=options.steps, threads=options.threads)
+            with busy(options.busy):
+                taken[name, True] += step_ms(setting, steps=options.steps, threads=options.threads)
+    ms = {key: statistics.median(values) for key, values in taken.items()}
+    base = ms[BASE, False]
+    rows = [
+        {
+            "setting": name,
+            "alone_ms": round(ms[name, False], 1),
+            "beside_ms": round(ms[name, True], 1),
+            "speed_alone": round(base / ms[name, False], 3),
+            "speed_beside": round(base / ms[name, True], 3),
+        }
+        for name in SETTINGS
+    ]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print("{setting:<26} {alone_ms:>8} ms {beside_ms:>8} ms   {speed_alone:.2f} {speed_beside:.2f}".format(**row))
+
+
+if __name__ == "__main__":
+    main()
