@@ -1,5 +1,7 @@
 # make quickstart   install, then draw a ticket on the embedded scenes
 # make test         install, then run all tests
+# make wheels       build the packages and try them in a fresh environment (needs the package index)
+# make docs         build the documentation into site/; warnings are errors
 # make check        run what every change must pass: linter, formatter, types, import contracts and fast tests
 #
 # Pass more arguments with make quickstart ARGS='--train.epochs 5' or make test PYTEST_ARGS='-k shrink'.
@@ -17,7 +19,7 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 LAUNCH := $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	--num_cpu_threads_per_process $(CORES)
 
-.PHONY: install quickstart check test clean
+.PHONY: install quickstart check test wheels docs clean
 
 install: .venv/.installed
 
@@ -28,7 +30,7 @@ install: .venv/.installed
 	touch $@
 
 quickstart: install
-	$(LAUNCH) tasks/segmentation/train.py --run.dir $(RUN) $(ARGS)
+	$(LAUNCH) -m supertickets_segmentation.train --run.dir $(RUN) $(ARGS)
 	@echo "The ticket is in $(RUN)/ticket; its curves, pictures and log are in $(RUN)"
 
 check: install
@@ -43,5 +45,15 @@ test: export OMP_NUM_THREADS ?= 1
 test: install
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
+wheels:
+	PYTHON=$(PYTHON) .ci/wheels
+
+docs: .venv/.docs
+	$(BIN)/mkdocs build --strict --quiet
+
+.venv/.docs: install
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet 'mkdocs-material' 'mkdocstrings[python]'
+	touch $@
+
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -30,7 +30,7 @@ from supertickets.ticket.ticket import Ticket
 pytestmark = pytest.mark.usefixtures("toy_installed")
 COLOURS = """[getComputedStyle(document.querySelector('figure svg text')).fill,
 getComputedStyle(document.documentElement).backgroundColor]"""
-SMALLEST = """Math.min(...[...document.querySelectorAll('figure svg')].map(
+SMALLEST = """Math.min(...[...document.querySelectorAll('figure svg')].filter(svg => svg.checkVisibility()).map(
 svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width))"""
 HOSTILE = "<script>alert('&')</script>" + "x" * 150
 

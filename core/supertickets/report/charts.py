@@ -55,8 +55,9 @@ def draw_points(rows: Sequence[Row], *, x_title: str) -> str:
     """`y` against `x`, one numbered point for each `run`."""
     runs = sorted({row["run"] for row in rows})
     text = {"type": "text", "dx": 8, "align": "left", "fontWeight": "bold"}
+    most = 1.1 * max(row["x"] for row in rows)  # leaves room for the number of the last point
     encoding = {
-        "x": {"field": "x", "type": "quantitative", "title": x_title, "scale": {"zero": True, "padding": 12}},
+        "x": {"field": "x", "type": "quantitative", "title": x_title, "scale": {"domain": [0, most], "nice": True}},
         "y": {"field": "y", "type": "quantitative", "title": None, "scale": {"zero": False, "padding": 12}},
         "color": _colour(runs),
     }

@@ -157,11 +157,13 @@ def scores_by_label(runs: Runs) -> str:
 
 def network(runs: Runs) -> str:
     """What became of the network of each run: the units that the search has kept, and the sparsity of each layer."""
-    named = [(run, _prefix(i, run, runs)) for i, run in enumerate(runs, 1)]
-    return _grid([chart for run, prefix in named for chart in (_units(run, prefix), _layers(run, prefix))])
+    grids = [_grid([_units(run), _layers(run)]) for run in runs]
+    if len(runs) == 1:
+        return grids[0]
+    return "".join(details(f"{i} {run.name}", grid) for i, (run, grid) in enumerate(zip(runs, grids, strict=True), 1))
 
 
-def _units(run: RunFacts, prefix: str) -> str:
+def _units(run: RunFacts) -> str:
     """The units kept of each block and kernel, in front of the full width."""
     groups = run.units()
     if not groups:
@@ -172,14 +174,14 @@ def _units(run: RunFacts, prefix: str) -> str:
         about = f"{group.block}, {_kernel(group.kind)}: {group.kept} of {full} kept"
         rows.append({"block": group.block, "kind": _kernel(group.kind), "kept": group.kept, "full": full, "about": about})
     width = sum(group.full or group.kept for group in groups)
-    title = f"{prefix}{run.facts['units']} of {width} units kept, by block and kernel; behind them the full width"
+    title = f"{run.facts['units']} of {width} units kept, by block and kernel; behind them the full width"
     chart = figure(title, charts.draw_units(rows, kinds=list(dict.fromkeys(_kernel(group.kind) for group in groups))))
     cells = [[group.block, _kernel(group.kind), str(group.kept), str(group.full or "-")] for group in groups]
     made = table(["block", "kernel", "kept", "full"], cells, caption=f"Units of {run.name}")
     return f"<div>{chart}{details('Units as a table', made)}</div>"
 
 
-def _layers(run: RunFacts, prefix: str) -> str:
+def _layers(run: RunFacts) -> str:
     """The sparsity of each layer, in the order they run."""
     layers = list(run.facts["layers"].items())
     rows = [
@@ -190,7 +192,7 @@ def _layers(run: RunFacts, prefix: str) -> str:
         }
         for n, (name, layer) in enumerate(layers, 1)
     ]
-    chart = figure(f"{prefix}sparsity of each of the {len(layers)} layers", charts.draw_layers(rows))
+    chart = figure(f"sparsity of each of the {len(layers)} layers", charts.draw_layers(rows))
     head = ["layer", "weights", "sparsity", "MACs", "sparse MACs"]
     cells = [
         [name, str(one["weights"]), f"{one['sparsity']:.3f}", human(one["macs"]), human(one["sparse_macs"])]
