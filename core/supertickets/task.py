@@ -106,6 +106,8 @@ class Task(Protocol):
         `out_dir` is None only for a task that `predicts_in_words`: it then writes nothing.
         A task that does not stretch whole images to the network's input says what it does instead in a method
         `input_from_picture(size)`, in the keys of `ticket.facts.preprocessing`; exported files contain it.
+        A task that gives its predictions as arrays has a method `predict_arrays(model, pictures)`, which `Ticket.predict`
+        calls: from a list of pictures (H, W, 3) uint8 RGB to a named tuple for each.
         """
         ...
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from supertickets import cli
 from supertickets.config.sections import Config, RunConfig
@@ -32,6 +33,7 @@ class FakeHub(BaseHTTPRequestHandler):
 
     repos: dict[str, dict[str, bytes]]
     tokens: list[str | None]
+    paths: list[str]
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -65,6 +67,7 @@ class FakeHub(BaseHTTPRequestHandler):
         self.json({"commitUrl": f"http://{self.headers['Host']}/{name}/commit/{SHA}", "commitOid": SHA, "success": True})
 
     def do_GET(self) -> None:
+        self.paths.append(self.path)
         parts = self.path.split("?")[0].strip("/").split("/")
         api = parts[0] == "api"
         name = "/".join(parts[2:4] if api else parts[:2])
@@ -91,7 +94,7 @@ def blob_id(data: bytes) -> str:
 @pytest.fixture
 def fake_hub(monkeypatch, tmp_path):
     """The server's handler class, with what was pushed in `repos`; the client looks nowhere else."""
-    handler = type("Handler", (FakeHub,), {"repos": {}, "tokens": []})
+    handler = type("Handler", (FakeHub,), {"repos": {}, "tokens": [], "paths": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     client = partial(hub.HfApi, endpoint=f"http://127.0.0.1:{server.server_port}")
@@ -125,6 +128,17 @@ def test_what_is_pushed_comes_back(fake_hub, capsys):
     assert all(torch.equal(again.mask[name], ticket.mask[name]) for name in ticket.mask)
     cli.main(["compact", "lab/toy", "--out", "small", "--json"])
     assert json.loads(capsys.readouterr().out)["before"]["file_bytes"] > 0
+
+
+def test_a_picture_on_the_card_and_a_revision(fake_hub, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.jpg")
+    sparse_ticket().push_to_hub("lab/toy", picture=tmp_path / "secret.jpg")
+    files = fake_hub.repos["lab/toy"]
+    assert b"](picture.png)" in files["README.md"] and files["picture.png"].startswith(b"\x89PNG")
+    assert Ticket.load("lab/toy", revision="main").metrics["accuracy"] == 0.75
+    assert any("/revision/main" in path for path in fake_hub.paths)
+    with pytest.raises(UserError, match="revision: main is for tickets on the hub"):
+        Ticket.load(sparse_ticket().save(tmp_path / "here"), revision="main")
 
 
 def test_nothing_says_where_it_was_drawn(fake_hub):

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 _COSTS = {"macs", "sparse_macs", "params", "sparsity", "units", "protocol"}  # metrics that another section of the card gives
 
 
-def model_card(ticket: Ticket, repo_id: str) -> str:
-    """Markdown with the hub's YAML header, for a README.md beside the ticket."""
+def model_card(ticket: Ticket, repo_id: str, *, picture: str | None = None) -> str:
+    """Markdown with the hub's YAML header, for a README.md beside the ticket and the file `picture`, which it shows."""
     facts = describe(ticket)
     height, width = facts["size"]
     how = preprocessing(ticket, (height, width))
@@ -27,6 +27,7 @@ def model_card(ticket: Ticket, repo_id: str) -> str:
         "sparsity of the prunable weights": f"{facts['sparsity']:.4f}",
         "search units": str(facts["units"]),
     }
+    shown = f"\n![How the ticket was drawn, or what it predicts]({picture})\n" if picture else ""
     return f"""---
 library_name: supertickets
 tags:
@@ -38,7 +39,7 @@ tags:
 
 A {ticket.task} ticket: a network whose architecture was searched and whose weights were pruned in one training run
 (SuperTickets, arXiv 2207.03677). Unstructured zeros make the file small; the speed comes from the dense MACs.
-
+{shown}
 ## Scores
 {_table(("score", "value"), {key: _number(value) for key, value in scores.items()}) if scores else "None were recorded."}
 
@@ -57,7 +58,9 @@ A {ticket.task} ticket: a network whose architecture was searched and whose weig
 ```python
 from supertickets import Ticket
 
-net = Ticket.load("{repo_id}").build()  # a plain nn.Module in eval mode
+ticket = Ticket.load("{repo_id}")  # revision="..." for another than the newest
+found = ticket.predict("picture.jpg")  # arrays, with the names of the labels
+net = ticket.build()  # a plain nn.Module in eval mode
 ```
 `pip install supertickets` and the task's package (`supertickets-{ticket.task}`). Nothing in the files is unpickled.
 

@@ -11,23 +11,34 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from supertickets.errors import UserError
+from supertickets.images import read_image, save_whole
 from supertickets.ticket.card import model_card
 
 if TYPE_CHECKING:
     from supertickets.ticket.ticket import Ticket
 
 FILES = ("ticket.json", "ticket.safetensors")  # what a ticket's folder holds
+PICTURE = "picture.png"  # on the card
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")  # owner/name
 
 
-def push(ticket: Ticket, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+def push(
+    ticket: Ticket,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    picture: str | Path | None = None,
+) -> str:
     """Upload the ticket and its card to the hub's `owner/name` in one commit; returns the commit's URL.
 
-    The repository is created if needed.
+    The repository is created if needed. `picture` becomes a part of it and is shown on the card.
 
     Absolute paths in the ticket's settings and provenance are cut to their last part, as they mean nothing elsewhere.
-    Raises `UserError` where the hub refuses the upload.
+    Raises `UserError` where the hub refuses the upload, and for a picture that cannot be read.
     """
     hub = _hub()
     if not _HUB_NAME.fullmatch(repo_id):
@@ -38,7 +49,10 @@ def push(ticket: Ticket, repo_id: str, *, private: bool | None = None, token: st
     shared = replace(ticket, settings=settings, provenance=provenance)
     with tempfile.TemporaryDirectory() as folder:
         shared.save(folder)
-        (Path(folder) / "README.md").write_text(model_card(shared, repo_id), encoding="utf-8")
+        if picture is not None:
+            save_whole(Image.fromarray(read_image(Path(picture))), Path(folder) / PICTURE)
+        card = model_card(shared, repo_id, picture=None if picture is None else PICTURE)
+        (Path(folder) / "README.md").write_text(card, encoding="utf-8")
         api = hub.HfApi(token=token, library_name="supertickets")
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
@@ -48,21 +62,24 @@ def push(ticket: Ticket, repo_id: str, *, private: bool | None = None, token: st
     return str(done.commit_url)
 
 
-def ticket_folder(name: str | Path, *, token: str | None = None) -> Path:
+def ticket_folder(name: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
     """The folder of a ticket: `name` itself, or, where neither it nor the folder above exists, the hub's `owner/name`.
 
-    What comes from the hub is kept in its cache, which also serves without a network. Raises `UserError` where the hub has no
-    such ticket.
+    `revision` is a branch, tag or commit on the hub (default: the newest). What comes from the hub is kept in its cache, which
+    also serves without a network. Raises `UserError` where the hub has no such ticket, and for a revision of a folder.
     """
     folder = Path(name)
     if not _HUB_NAME.fullmatch(folder.as_posix()) or folder.exists() or folder.parent.exists():
+        if revision is not None:
+            raise UserError(f"revision: {revision} is for tickets on the hub, and {name} is a folder here")
         return folder
     hub = _hub(f"{name}: no such folder; to look on the hub")
     api = hub.HfApi(token=token, library_name="supertickets")
     try:
-        found = Path(api.snapshot_download(folder.as_posix(), allow_patterns=list(FILES)))
+        found = Path(api.snapshot_download(folder.as_posix(), revision=revision, allow_patterns=list(FILES)))
     except _errors() as error:
-        raise UserError(f"{name}: no such folder, and no such ticket on the hub: {_first_line(error)}") from error
+        at = "" if revision is None else f" at revision {revision}"
+        raise UserError(f"{name}: no such folder, and no such ticket on the hub{at}: {_first_line(error)}") from error
     if missing := [file for file in FILES if not (found / file).is_file()]:
         raise UserError(f"{name}: no such folder, and on the hub not a ticket: it has no {missing[0]}")
     return found

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from supertickets.networks.build import build_net, read_arch
 from supertickets.networks.library import library_version
 from supertickets.networks.network import Network
 from supertickets.networks.supernet import prunable
+from supertickets.pictures import Pictures, open_pictures
 from supertickets.pruning.mask import Mask, apply_mask, sparsity
 from supertickets.task import Task, load_task
 from supertickets.ticket.fingerprint import agrees, fingerprint
@@ -113,6 +115,21 @@ class Ticket:
         net.load_state_dict(self.tensors, strict=False)
         return net.eval()
 
+    def predict(self, pictures: Pictures, *, device: str | torch.device | None = None, **options: object) -> list[Any]:
+        """What the ticket finds in pictures: one named tuple of arrays for each, with the `names` of its classes or joints.
+
+        `pictures` is a file, a folder or a pattern, a picture (`PIL.Image`, or an array (H, W, 3) uint8 RGB), or a list of
+        them. Classification gives `label` and `shares` (C,), segmentation `labels` (H, W), keypoints `joints` (N, J, 3) and
+        `scores` (N,); these also take `boxes=`, the persons' boxes (x, y, width, height) of each picture. `device`: a GPU where
+        there is one. Raises `UserError` for a picture that cannot be read, and for a task that does not give arrays.
+        """
+        task = self.load_task()
+        if not hasattr(task, "predict_arrays"):
+            raise UserError(f"the task {self.task} has no method predict_arrays, which Ticket.predict needs")
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        net = self.build().to(where).to(memory_format=torch.channels_last)
+        return list(task.predict_arrays(net, open_pictures(pictures), **options))
+
     @property
     def sparsity(self) -> float:
         """Zeroed prunable weights / prunable weights."""
@@ -147,17 +164,22 @@ class Ticket:
                 os.replace(Path(partial) / name, folder / name)
         return folder
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-        """Upload the ticket with a model card to `owner/name`; returns the commit's URL. See `hub.push`."""
-        return push(self, repo_id, private=private, token=token)
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, picture: str | Path | None = None
+    ) -> str:
+        """Upload the ticket with a model card to `owner/name`; returns the commit's URL. See `hub.push`.
+
+        `picture` is shown on the card, for example a run's `pictures/curves.png` or an example of its predictions.
+        """
+        return push(self, repo_id, private=private, token=token, picture=picture)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Ticket:
+    def load(cls, folder: str | Path, *, revision: str | None = None) -> Ticket:
         """Read and check a ticket folder, or the hub's `owner/name` where there is no such folder.
 
-        A `UserError` names the file and what is wrong in it.
+        `revision` is a branch, tag or commit on the hub. A `UserError` names the file and what is wrong in it.
         """
-        folder = ticket_folder(folder)
+        folder = ticket_folder(folder, revision=revision)
         json_file, tensor_file = (folder / name for name in FILES)
         about = _read_json(json_file)
         check_size(tensor_file, TENSOR_BYTES)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,6 +39,14 @@ from supertickets_classification.transforms import UNREADABLE, Collate, EvalTran
 LOOKED_AT = 5000  # validation images, evenly spread, from which the pictures at the end of a run are drawn
 ON_A_SHEET = 32
 PREDICTED_ON_A_SHEET = 256  # if there are more images, the sheet shows the first ones
+
+
+class ClassificationPrediction(NamedTuple):
+    """What a ticket finds in one picture."""
+
+    label: str  # the likeliest class
+    shares: NDArray[np.float32]  # (C,): how likely each class is, in the order of `names`; their sum is 1
+    names: list[str]
 
 
 class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
@@ -184,15 +195,12 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
         `UserError` for an image that is missing or unreadable, before anything is printed or written.
         """
         images = expand_images(paths)
-        transform, normalise = EvalTransform(self.config.data), Normalise(self.config.data.mean, self.config.data.std)
         found: list[list[tuple[int, float]]] = []
         tiles: list[Tile] = []
         with eval_mode(model):
             for path in images:
                 picture = read_image(path)
-                pixels = torch.from_numpy(picture).permute(2, 0, 1)  # (3, H, W)
-                shares = self._logits(model, normalise(transform(pixels))[None])[0].float().softmax(dim=0).cpu()
-                top = shares.topk(self._k)
+                top = self._shares(model, picture).topk(self._k)
                 found.append(list(zip(top.indices.tolist(), top.values.tolist(), strict=True)))
                 if out_dir is not None and len(tiles) < PREDICTED_ON_A_SHEET:
                     # Shrunk right away, as many pictures of full size would fill the memory.
@@ -200,6 +208,13 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
         written = self._write(images, found, tiles, Path(out_dir)) if out_dir is not None else []
         self._print(images, found)  # after everything is written: a failure here loses nothing
         return written
+
+    @torch.no_grad()
+    def predict_arrays(self, model: nn.Module, pictures: Sequence[NDArray[np.uint8]]) -> list[ClassificationPrediction]:
+        """The class of each picture (H, W, 3), see `Ticket.predict`."""
+        with eval_mode(model):
+            shares = [self._shares(model, picture).numpy() for picture in pictures]
+        return [ClassificationPrediction(self.labels[int(one.argmax())], one, self.labels) for one in shares]
 
     def _print(self, images: Sequence[Path], found: Sequence[Sequence[tuple[int, float]]]) -> None:
         table = Table(title_justify="left")
@@ -237,6 +252,12 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
     @property
     def _k(self) -> int:
         return min(self.config.evaluation.top_k, len(self.labels))
+
+    def _shares(self, model: nn.Module, picture: NDArray[np.uint8]) -> Tensor:
+        """The shares of all classes (C,), on the CPU, for a picture (H, W, 3)."""
+        transform, normalise = EvalTransform(self.config.data), Normalise(self.config.data.mean, self.config.data.std)
+        pixels = torch.from_numpy(picture).permute(2, 0, 1)  # (3, H, W)
+        return self._logits(model, normalise(transform(pixels))[None])[0].float().softmax(dim=0).cpu()
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
         """Logits (B, classes); with `evaluation.flip`, the log of the mean softmax of the images and their mirror images."""

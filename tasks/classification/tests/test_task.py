@@ -154,6 +154,11 @@ def test_predictions_are_printed_and_written(tmp_path: Path, capsys, monkeypatch
     cli.predict("classification", [str(ticket), "in", "--out", "out"])
     rows = json.loads(Path("out/predictions.json").read_text())
     assert [row["image"] for row in rows] == list(map(str, images)) and Path("out/predictions.png").exists()
+    found = Ticket.load(ticket).predict([Image.open(path) for path in images])
+    assert [one.label for one in found] == [row["top"][0]["class"] for row in rows]
+    for row, one in zip(rows, found, strict=True):
+        assert one.names == task.labels and one.shares.sum() == pytest.approx(1, abs=1e-5)
+        assert one.shares.max() == pytest.approx(row["top"][0]["share"], abs=1e-5)
     for row in rows:
         shares = [entry["share"] for entry in row["top"]]
         assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1 + 1e-6

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from supertickets_keypoint.files import ImageFiles, image_id
 from supertickets_keypoint.joints import Joints
 from supertickets_keypoint.persons import Person, clip_box, counts
 from supertickets_keypoint.pictures import compose, draw_poses
-from supertickets_keypoint.results import results_of, write_results
+from supertickets_keypoint.results import Floats, results_of, write_results
 from supertickets_keypoint.transforms import PersonTransform
 
 BATCH = 16
@@ -83,6 +84,44 @@ def predict_images(
         written.append(save_whole(picture, Path(out_dir) / f"{unused_name(path.stem, used)}_poses.png"))
         everything += [result | {"file_name": name} for result in results]
     return [*written, write_results(everything, Path(out_dir) / "poses.json")]
+
+
+class KeypointPrediction(NamedTuple):
+    """The poses that a ticket finds in one picture, N of them."""
+
+    joints: Floats  # (N, J, 3): x and y in pixels of the picture, and the score of each joint, in the order of `names`
+    scores: Floats  # (N,): of each pose
+    names: list[str]
+
+
+def predict_pictures(
+    find: Finder,
+    pictures: Sequence[NDArray[np.uint8]],
+    boxes: Sequence[NDArray[np.floating] | Sequence[Sequence[float]]] | None,
+    *,
+    config: KeypointConfig,
+    joints: Joints,
+) -> list[KeypointPrediction]:
+    """The poses in each picture (H, W, 3).
+
+    `boxes` has the persons' boxes (x, y, width, height) of each picture; without it, each whole picture is taken as one person.
+    Raises `UserError` for boxes of another number of pictures, or outside theirs.
+    """
+    if boxes is not None and len(boxes) != len(pictures):
+        raise UserError(f"boxes: given for {len(boxes)} pictures, but there are {len(pictures)}")
+    unknown = np.zeros((len(joints.names), 3), np.float32)
+    found = []
+    for number, pixels in enumerate(pictures):
+        height, width = pixels.shape[:2]
+        given = [[0, 0, width, height]] if boxes is None else boxes[number]
+        clipped = [clip_box([float(side) for side in box], width, height) for box in given]
+        persons = [Person(0, box, unknown) for box in clipped if box is not None]
+        if len(persons) < len(clipped):
+            raise UserError(f"boxes: one of picture {number} lies outside it ({width}x{height} pixels)")
+        poses = _poses(find, pixels, persons, number, config, joints)
+        places = np.array([pose["keypoints"] for pose in poses], np.float64).reshape(len(poses), -1, 3)
+        found.append(KeypointPrediction(places, np.array([pose["score"] for pose in poses]), list(joints.names)))
+    return found
 
 
 def _named(images: Sequence[Path]) -> list[tuple[str, int | str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from supertickets.base_task import BaseTask, eval_mode, read_settings
@@ -25,7 +26,7 @@ from supertickets_keypoint.heatmaps import encode
 from supertickets_keypoint.inference import find_joints, predict_heatmaps
 from supertickets_keypoint.joints import COCO_JOINTS, joints_of
 from supertickets_keypoint.loss import heatmap_loss
-from supertickets_keypoint.prediction import Finder, draw_val, predict_images
+from supertickets_keypoint.prediction import Finder, KeypointPrediction, draw_val, predict_images, predict_pictures
 from supertickets_keypoint.results import Floats, results_of, write_results
 from supertickets_keypoint.scoring import ap_scores, check_areas, has_known_joints, pck_scores
 from supertickets_keypoint.skeletons import assumption, complete
@@ -145,6 +146,18 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
         assert out_dir is not None  # these predictions are pictures
         with eval_mode(model):
             return predict_images(self._finder(model), paths, out_dir, config=self.config, joints=self.joints)
+
+    @torch.no_grad()
+    def predict_arrays(
+        self,
+        model: nn.Module,
+        pictures: Sequence[NDArray[np.uint8]],
+        *,
+        boxes: Sequence[NDArray[np.floating] | Sequence[Sequence[float]]] | None = None,
+    ) -> list[KeypointPrediction]:
+        """The poses in each picture (H, W, 3), see `Ticket.predict` and `predict_pictures`."""
+        with eval_mode(model):
+            return predict_pictures(self._finder(model), pictures, boxes, config=self.config, joints=self.joints)
 
     # Helpers --------------------------------------------------------------------------------------------------------
 

@@ -172,6 +172,13 @@ def test_scripts(coco_root: Path, tmp_path: Path, capsys):
     assert run(lambda a: cli.predict("keypoint", a), ticket, image, "--out", tmp_path / "whole") == 0
     (pose,) = json.loads((tmp_path / "whole/poses.json").read_text())
     assert pose["image_id"] == 100 and pose["file_name"] == image.name and len(pose["keypoints"]) == 15
+    (found,) = Ticket.load(ticket).predict(image)
+    assert np.allclose(found.joints.reshape(1, -1), [pose["keypoints"]], atol=1e-4) and found.names == task.labels
+    (found,) = Ticket.load(ticket).predict(image, boxes=[[[4, 4, 30, 50], [45, 5, 30, 50]]])
+    assert found.joints.shape[1:] == (5, 3) and 1 <= len(found.joints) == len(found.scores) <= 2
+    for wrong, told in (([], "given for 0 pictures"), ([[[999, 0, 5, 5]]], "one of picture 0 lies outside it")):
+        with pytest.raises(UserError, match=told):
+            Ticket.load(ticket).predict(image, boxes=wrong)
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps([{"image_id": 100, "bbox": b, "score": 0.8} for b in ([4, 4, 30, 50], [45, 5, 30, 50])]))
     arguments = (ticket, image, "--out", tmp_path / "boxed", "--boxes", boxes, "--evaluation.nms", "1")

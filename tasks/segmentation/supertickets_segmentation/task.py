@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -28,6 +31,17 @@ from supertickets_segmentation.inference import enlarge, predict_logits
 from supertickets_segmentation.metrics import confusions, scores_of
 from supertickets_segmentation.pictures import draw_panels, index_picture
 from supertickets_segmentation.transforms import EvalTransform, TrainTransform, fitted
+
+
+class SegmentationPrediction(NamedTuple):
+    """What a ticket finds in one picture."""
+
+    labels: NDArray[np.int64]  # (H, W): the class of each pixel, its place in `names`
+    names: list[str]
+
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """(H, W) bool: where the class of this name is. Raises `ValueError` for a name that is none."""
+        return self.labels == self.names.index(name)
 
 
 class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
@@ -176,9 +190,7 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
         with eval_mode(model):
             for path in images:
                 picture = read_image(path)
-                size = picture.shape[0], picture.shape[1]
-                small = resize_image(torch.from_numpy(picture).permute(2, 0, 1), fitted(size, self.config.data))  # (3, H, W)
-                predicted = self._predict_one(model, small, size).numpy()
+                predicted = self._label(model, picture)
                 sheet = draw_panels(
                     picture, {"prediction": predicted}, names=self.labels, palette=self._palette, show_input=False
                 )
@@ -186,6 +198,12 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
                 written.append(save_whole(sheet, Path(out_dir) / f"{stem}_overlay.png"))
                 written.append(save_whole(index_picture(predicted, self._palette), Path(out_dir) / f"{stem}_labels.png"))
         return written
+
+    @torch.no_grad()
+    def predict_arrays(self, model: nn.Module, pictures: Sequence[NDArray[np.uint8]]) -> list[SegmentationPrediction]:
+        """The class of every pixel of each picture (H, W, 3), see `Ticket.predict`."""
+        with eval_mode(model):
+            return [SegmentationPrediction(self._label(model, picture), self.labels) for picture in pictures]
 
     # Helpers --------------------------------------------------------------------------------------------------------
 
@@ -196,6 +214,12 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
     def _logits(self, model: nn.Module, images: Tensor, out_size: tuple[int, int]) -> Tensor:
         window = self.config.data.size_px
         return predict_logits(model, images, out_size=out_size, evaluation=self.config.evaluation, window=window)
+
+    def _label(self, model: nn.Module, picture: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """The classes (H, W) of a picture (H, W, 3)."""
+        size = picture.shape[0], picture.shape[1]
+        small = resize_image(torch.from_numpy(picture).permute(2, 0, 1), fitted(size, self.config.data))  # (3, h, w)
+        return self._predict_one(model, small, size).numpy()
 
     def _predict_one(self, model: nn.Module, image: Tensor, out_size: tuple[int, int]) -> Tensor:
         """The classes (*out_size), on the CPU, of one image (3, H, W) uint8."""

@@ -18,6 +18,7 @@ from supertickets.errors import UserError
 from supertickets.networks.arch import resolve_arch
 from supertickets.networks.build import build_net
 from supertickets.testing import scores_on_two_processes
+from supertickets.ticket.ticket import Ticket
 from supertickets_segmentation import SegmentationConfig, SegmentationTask
 from supertickets_segmentation.config import SegmentationData
 
@@ -193,6 +194,9 @@ def test_examples_and_predictions_are_written(tmp_path: Path):
         overlay, labels = task.predict(net, [given], tmp_path / "out")
         assert (overlay.name, labels.name) == ("photo_overlay.png", "photo_labels.png")
         assert Image.open(labels).size == (61, 45) and np.array(Image.open(labels)).max() < len(task.labels)
+    (found,) = Ticket.from_net(net.eval(), task, metrics={}).predict(photo)
+    assert np.array_equal(found.labels, np.array(Image.open(labels))) and found.names == task.labels
+    assert sum(int(found.mask(name).sum()) for name in found.names) == 45 * 61
     assert len(task.predict(net, [photo, photo], tmp_path / "twice")) == len(list((tmp_path / "twice").iterdir())) == 4
 
 
