@@ -49,7 +49,7 @@ wheels:
 	PYTHON=$(PYTHON) .ci/wheels
 
 docs: .venv/.docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 .venv/.docs: install
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet 'mkdocs-material' 'mkdocstrings[python]'

@@ -1,0 +1,1 @@
+"""Denoising with SuperTickets, as an example of an own task."""
