@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,7 +17,10 @@ from PIL import Image
 import supertickets.task as tasks
 from supertickets import cli
 from supertickets.config.reader import load_config
-from supertickets.testing import check_task
+from supertickets.networks.arch import resolve_arch
+from supertickets.networks.build import build_net
+from supertickets.testing import STAGES, check_task
+from supertickets.ticket.ticket import Ticket
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("tasks/*/supertickets_*/starter/README.md")])
@@ -65,6 +69,7 @@ def test_commands_of_the_documentation_are_understood(monkeypatch, tmp_path):
     def reached(*_: object, **__: object) -> None:
         raise Reached
 
+    monkeypatch.setattr("supertickets_keypoint.evaluate.score_results", reached)
     monkeypatch.setattr(cli, "_load_ticket", reached)  # evaluate and predict, which have parsed everything by then
     for task in TASKS:
         monkeypatch.setattr(tasks.task_class(task), "__init__", reached)  # train and transfer, which have their config by then
@@ -136,6 +141,20 @@ def test_the_example_of_an_own_task_works(monkeypatch, tmp_path):
     cli.predict("denoising", [str(tmp_path / "run" / "ticket"), str(tmp_path / "noisy.png"), "--out", str(tmp_path / "out")])
     assert (tmp_path / "out" / "noisy.png").exists()
     sys.modules.pop("denoising.task", None)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_example_of_the_front_page_works_as_shown(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    (folder,) = re.findall(r'Ticket.load\("([^"]+)"\)', block)
+    small = {"arch": {"preset": "nano", "stages": STAGES[:1]}, "data": {"classes": ["sky", "car"]}}
+    task = tasks.load_task("segmentation", small)
+    Ticket.from_net(build_net(resolve_arch(task.config.arch), task).eval(), task, metrics={}).save(folder)
+    Image.new("RGB", (30, 20), "teal").save("street.jpg")
+    names: dict[str, Any] = {}
+    exec(compile(block, page, "exec"), names)
+    assert names["found"].labels.shape == (20, 30) and names["found"].names == ["sky", "car"] and not names["net"].training
 
 
 def test_the_settings_page_has_every_key(monkeypatch):
