@@ -22,7 +22,7 @@ from supertickets import cli
 from supertickets.config.sections import Config
 from supertickets.deploy.compact import compact_net
 from supertickets.deploy.deployed import network_for
-from supertickets.deploy.engine import compiler, load
+from supertickets.deploy.engine import compiler, load, runner
 from supertickets.deploy.engine.cache import compile_ticket
 from supertickets.deploy.engine.compiler import compile_c, find_compiler, native_suffix
 from supertickets.deploy.engine.files import write_c
@@ -135,7 +135,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("case", range(CASES))
-def test_any_network_gives_what_eager_gives(case, tmp_path):
+def test_any_network_gives_what_eager_gives(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "SHARE", 1)
     net, size = random_net(case)
     write_c(fold(net), size, tmp_path / "ticket.c", {})
     level = "-DTICKET_X86=3" if case % 2 else "-DTICKET_X86=34"
@@ -144,6 +145,7 @@ def test_any_network_gives_what_eager_gives(case, tmp_path):
     out, want = load(tmp_path / "ticket.so")(x), eager(net, x)
     assert out.shape == want.shape
     assert np.abs(out - want).max() <= 1e-4
+    assert np.array_equal(load(tmp_path / "ticket.so", threads=2 + case % 2)(x), out)  # one image by several threads
 
 
 def run_as_program(
@@ -185,13 +187,16 @@ def test_the_c_file_is_clean(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_batches_and_threads_give_what_single_images_give(compiled):
+@pytest.mark.parametrize("share", [1, 10**9])
+def test_batches_and_threads_give_what_single_images_give(compiled, share, monkeypatch):
+    monkeypatch.setattr(runner, "SHARE", share)  # with 1, a single image is split
     x = images_of((23, 30), 5)
     one, three = load(compiled), load(compiled, threads=3)
     single = np.concatenate([one(image[None]) for image in x])
     assert np.array_equal(one(x), single) and np.array_equal(three(x), single)
     with ThreadPoolExecutor(4) as pool:  # one engine, many callers
-        assert all(np.array_equal(found, single) for found in pool.map(three, [x] * 8))
+        for count in (1, 5):
+            assert all(np.array_equal(found, single[:count]) for found in pool.map(three, [x[:count]] * 8))
     as_torch = three(torch.from_numpy(x))
     assert isinstance(as_torch, torch.Tensor) and np.array_equal(as_torch.numpy(), single)
     assert one(x[:0]).shape == (0, *single.shape[1:])
@@ -218,7 +223,7 @@ def test_export_writes_c_and_native_with_metadata(tmp_path, capsys):
 def test_a_ticket_is_compiled_once(tmp_path, monkeypatch):
     monkeypatch.setenv("SUPERTICKETS_CACHE", str(tmp_path))
     ticket, x = toy_ticket(), images_of((16, 16), 2)
-    engine = compile_ticket(ticket)
+    engine = ticket.compile()
     assert np.abs(engine(x) - eager(ticket.build(), x)).max() <= 1e-4
     (made,) = (tmp_path / "engine").iterdir()
     stamp = made.stat().st_mtime_ns
@@ -309,8 +314,8 @@ def test_wrong_arguments_are_named(changes, words, tmp_path):
         (b"\x7fELF" + bytes(100), "not a compiled ticket"),
         (b"hello", "not a compiled ticket"),
         (b"\x7fELF supertickets-engine 99; arm64\0", "another version"),
-        (b"\0asm supertickets-engine 1; wasm\0", "compiled for WebAssembly"),
-        (b"\x7fELF supertickets-engine 1; MACHINE\0", "this machine is"),
+        (b"\0asm supertickets-engine 2; wasm\0", "compiled for WebAssembly"),
+        (b"\x7fELF supertickets-engine 2; MACHINE\0", "this machine is"),
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="ELF files")

@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("network", type=Path, help="file of supertickets export --format native")
     parser.add_argument("image", type=Path)
     options = parser.parse_args()
-    if b"supertickets-engine 1;" not in options.network.read_bytes():
+    if b"supertickets-engine 2;" not in options.network.read_bytes():
         raise SystemExit(f"{options.network}: not a compiled ticket")
     library = ctypes.CDLL(str(options.network.resolve()))
     library.ticket_metadata.restype = ctypes.c_char_p

@@ -12,8 +12,9 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,17 @@ class Ticket:
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         net = self.build().to(where).to(memory_format=torch.channels_last)
         return list(task.predict_arrays(net, open_pictures(pictures), **options))
+
+    def compile(self, *, size: tuple[int, int] | None = None, threads: int = 1) -> Callable[[Any], Any]:
+        """A function of NumPy or torch images (B, 3, H, W) float32, compiled for this machine by the sparse engine.
+
+        `size` is the height and width in pixels (default: the task's). The compiled file is kept in a folder of the user's and
+        taken from there the next time. See `supertickets.engine.compile_ticket`, which raises `UserError` without a compiler
+        and for a network that the engine cannot run.
+        """
+        # The engine builds on tickets: like what the package itself offers, it is looked up when it is first used.
+        compiled: Callable[[Any], Any] = import_module("supertickets.engine").compile_ticket(self, size=size, threads=threads)
+        return compiled
 
     @property
     def sparsity(self) -> float:

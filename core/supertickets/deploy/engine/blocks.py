@@ -28,6 +28,7 @@ class Scratch:
     units: dict[Layout, int] = field(default_factory=dict)  # at most in one group
     floats: int = 0  # of the planes behind the depthwise convs
     before: dict[Layout, int] = field(default_factory=dict)  # arena offsets
+    masks: dict[tuple[int, ...], int] = field(default_factory=dict)  # places in the program's whole numbers
     behind: int | None = None
 
     def planes(self, program: Program, h: int, w: int, stride: int, units: int, pad: int) -> tuple[Map, Ints]:
@@ -47,6 +48,16 @@ class Scratch:
         if first:
             clear_halos(program, replace(before, channels=self.units[layout]))
         return before, self.behind + np.arange(units) * plain
+
+    def mask(self, program: Program, m: Map, h: int, w: int) -> int:
+        """Where the mask of a map of (h, w), before a split, begins: ones in the image, zeros between and behind its rows."""
+        key = (h, w, m.pitch, m.phases)
+        if key not in self.masks:
+            y, x = np.divmod(np.arange(m.positions), m.pitch)
+            ends = [(-(-(h - f // 2) // 2), -(-(w - f % 2) // 2)) for f in range(4)] if m.phases == 4 else [(h, w)]
+            inside = np.concatenate([(y < rows) & (x < columns) for rows, columns in ends])
+            self.masks[key] = program.ints(-inside.astype(np.int64))
+        return self.masks[key]
 
 
 def plan_conv(program: Program, x: Map, conv: nn.Conv2d, out: Map, act: Act) -> None:
@@ -122,9 +133,8 @@ def _plan_units(
     assert (e.pitch, e.phases) == (out.pitch, source.phases) and (e.phases == 1 or e.phase == source.phase)
     rows = Rows(planes_of(e), array(block.expand.bias)[units])
     rows.add_matrix(array(block.expand.weight)[units, :, 0, 0], planes_of(source))
-    program.rows(rows, e.positions, Act.RELU, segments=e.phases, step=e.phase)
-    pads = (e.start, e.plane, x.h, x.w, e.pitch, e.phases, e.phase)
-    program.planes(_depthwise_rows(block, units, e, hidden), e.positions, Act.RELU, pads)
+    program.rows(rows, e.positions, Act.RELU, phases=(e.phases, e.phase), mask=scratch.mask(program, e, x.h, x.w))
+    program.planes(_depthwise_rows(block, units, e, hidden), e.positions)
     return hidden
 
 

@@ -39,21 +39,25 @@ TICKET_API int TICKET_FUNCTION(sizes)(int64_t sizes[8]) {
   return level() ? 0 : -1;
 }
 
-TICKET_API int TICKET_FUNCTION(run)(const float *image, float *output, void *scratch) {
-  float *arena = (float *)(((uintptr_t)scratch + 63) / 64 * 64);
+TICKET_API int TICKET_FUNCTION(run_part)(const float *image, float *output, void *scratch, int part, int parts, void (*wait)(void)) {
+  char *memory = (char *)(((uintptr_t)scratch + 63) / 64 * 64);
   switch (level()) {
 #if defined(__x86_64__)
 #if TICKET_X86 != 3
-    case 4: run_v4(image, output, arena); return 0;
+    case 4: run_v4(image, output, memory, part, parts, wait); return 0;
 #endif
 #if TICKET_X86 != 4
-    case 3: run_v3(image, output, arena); return 0;
+    case 3: run_v3(image, output, memory, part, parts, wait); return 0;
 #endif
 #else
-    case 1: run_plain(image, output, arena); return 0;
+    case 1: run_plain(image, output, memory, part, parts, wait); return 0;
 #endif
   }
   return -1;
+}
+
+TICKET_API int TICKET_FUNCTION(run)(const float *image, float *output, void *scratch) {
+  return TICKET_FUNCTION(run_part)(image, output, scratch, 0, 1, 0);
 }
 
 TICKET_API const char *TICKET_FUNCTION(version)(void) { return VERSION; }

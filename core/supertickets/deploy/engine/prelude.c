@@ -39,3 +39,14 @@ typedef struct { int32_t kind, a[18]; } Op;
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
 #endif
+
+/* The parts of a call count in its scratch memory how often one of them has arrived; the last one to leave sets the count back. */
+static void meet(uint32_t *arrived, uint32_t all, void (*wait)(void)) {
+  __atomic_add_fetch(arrived, 1, __ATOMIC_ACQ_REL);
+  for (int turns = 0; __atomic_load_n(arrived, __ATOMIC_ACQUIRE) < all; turns++)
+    if (wait && turns > 2000) wait();
+}
+
+static void leave(uint32_t *arrived, uint32_t all) {
+  if (__atomic_add_fetch(arrived, 1, __ATOMIC_ACQ_REL) == all) __atomic_store_n(arrived, 0, __ATOMIC_RELEASE);
+}

@@ -121,19 +121,17 @@ class Program:
         """One operation; what `numbers` mean stands beside its case in run.c."""
         self.ops.append((int(kind), *map(int, numbers)))
 
-    def rows(self, rows: Rows, positions: int, act: Act, *, segments: int = 1, step: int = 0) -> None:
-        """Run all rows over a tile of flat positions, then over the next, in `segments` places `step` floats apart.
+    def rows(self, rows: Rows, positions: int, act: Act, *, phases: tuple[int, int] = (1, 0), mask: int = -1) -> None:
+        """Run all rows over a tile of flat positions, then over the next.
 
-        Rows that would change nothing are left out.
+        `phases`: how many there are and how far apart; all rows run in each. `mask`: where a table of whole numbers begins, one
+        for each position of each phase, whose bits are kept. Rows that would change nothing are left out.
         """
-        self._rows_op(Op.ROWS, rows, act, (positions, act, segments, step))
+        self._rows_op(Op.ROWS, rows, act, (positions, act, *phases, mask))
 
-    def planes(self, rows: Rows, positions: int, act: Act, pads: tuple[int, ...]) -> None:
-        """Run one row after the other, each over its whole plane, which is read many times (depthwise).
-
-        `pads`: what of row r's own plane is zeroed before, as numbers of the operation: see run.c.
-        """
-        self._rows_op(Op.PLANES, rows, act, (positions, act, *pads))
+    def planes(self, rows: Rows, positions: int) -> None:
+        """Run one row after the other with ReLU, each over its whole plane, which is read many times (depthwise)."""
+        self._rows_op(Op.PLANES, rows, Act.RELU, (positions,))
 
     def _rows_op(self, kind: Op, rows: Rows, act: Act, numbers: tuple[int, ...]) -> None:
         none = np.zeros(0, np.int64)
@@ -141,7 +139,7 @@ class Program:
         row = row.astype(np.int64)
         count = np.bincount(row, minlength=len(rows.out))
         # Rows of as many taps behind each other: the processor guesses each loop's end right.
-        turn = np.arange(len(rows.out)) if kind == Op.PLANES else np.argsort(count, kind="stable")
+        turn = np.argsort(count, kind="stable")
         if act == Act.ADD:
             turn = turn[(count[turn] > 0) | (rows.bias[turn] != 0)]
         place = np.full(len(rows.out), len(rows.out))
@@ -152,6 +150,14 @@ class Program:
             self._rows.append((rows.out[turn], count[turn], rows.bias[turn]))
             self._taps.append((offset[order], weight[order]))
             self._rows_so_far += len(turn)
+
+    def products(self) -> int:
+        """Multiplications of one image: taps times positions."""
+        ends = np.cumsum(np.concatenate([np.zeros(1, np.int64), *(count for _, count, _ in self._rows)]))
+        total = 0
+        for kind, first, rows, positions, *rest in (op for op in self.ops if op[0] in (Op.ROWS, Op.PLANES)):
+            total += int(ends[first + rows] - ends[first]) * positions * (rest[1] if kind == Op.ROWS else 1)
+        return total
 
     def ints(self, values: Ints) -> int:
         """A table of whole numbers; gives its place."""

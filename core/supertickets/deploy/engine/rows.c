@@ -21,9 +21,12 @@ ALWAYS vec FN(relu)(vec v) { return (vec)((FN(lanes))v & (v > (vec){0})); }
 ALWAYS vec FN(fma)(vec a, vec b, vec c) { return a * b + c; }
 #endif
 
-/* One row over `count` vectors; count is a constant wherever this is inlined, so that all sums stay in registers. */
-ALWAYS void FN(row)(float *out, const float *in, const Tap *tap, int taps, float bias, int act, const int count) {
-  vec sum[MOST], start = FN(splat)(bias);
+/* One row over `count` vectors; count is a constant wherever this is inlined, so that all sums stay in registers.
+ * Where there is a `mask`, only its bits are kept. */
+ALWAYS void FN(row)(float *out, const float *in, const Row *row, int act, const int32_t *mask, const int count) {
+  vec sum[MOST], start = FN(splat)(row->bias);
+  const Tap *tap = TAPS + row->first;
+  int taps = row->taps;
   HIDE(out);
   if (act & ADD) {
     UNROLL for (int v = 0; v < count; v++) sum[v] = start + FN(load)(out + v * VL);
@@ -39,17 +42,20 @@ ALWAYS void FN(row)(float *out, const float *in, const Tap *tap, int taps, float
   if (act & RELU) {
     UNROLL for (int v = 0; v < count; v++) sum[v] = FN(relu)(sum[v]);
   }
+  if (mask) {
+    HIDE(mask);
+    UNROLL for (int v = 0; v < count; v++) sum[v] = (vec)((FN(lanes))sum[v] & (FN(lanes))FN(load)((const float *)mask + v * VL));
+  }
   UNROLL for (int v = 0; v < count; v++) FN(store)(out + v * VL, sum[v]);
 }
 
-#define TILE(COUNT)                                                                                         \
-  case COUNT:                                                                                               \
-    for (int r = 0; r < rows; r++)                                                                          \
-      FN(row)(at + row[r].out, at, TAPS + row[r].first, row[r].taps, row[r].bias, act, COUNT);              \
+#define TILE(COUNT)                                                                              \
+  case COUNT:                                                                                    \
+    for (int r = 0; r < rows; r++) FN(row)(at + row[r].out, at, row + r, act, mask, COUNT);      \
     break;
 
 /* `rows` rows over the same `count` vectors from `at` on */
-static __attribute__((noinline)) void FN(tile)(float *at, const Row *row, int rows, int act, int count) {
+static __attribute__((noinline)) void FN(tile)(float *at, const Row *row, int rows, int act, const int32_t *mask, int count) {
   switch (count) {
     TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8)
 #if MOST >= 12
@@ -61,12 +67,49 @@ static __attribute__((noinline)) void FN(tile)(float *at, const Row *row, int ro
   }
 }
 
-/* Rows over `vectors` vectors, in tiles of about one size. */
-static void FN(run_rows)(float *arena, const Row *row, int rows, int vectors, int act) {
-  int tiles = (vectors + MOST - 1) / MOST, count = vectors / tiles, larger = vectors % tiles;
-  for (int t = 0; t < tiles; t++) {
-    int here = count + (t < larger);
-    FN(tile)(arena, row, rows, act, here);
-    arena += here * VL;
+/* Rows over `vectors` vectors in tiles of about one size, of which each of `parts` runs as many; `mask` is as long, or 0. */
+static void FN(run_rows)(float *arena, const Row *row, int rows, int vectors, int act, const int32_t *mask, int part, int parts) {
+  int tiles = (vectors + MOST * parts - 1) / (MOST * parts) * parts, count = vectors / tiles, larger = vectors % tiles;
+  for (int t = tiles / parts * part; t < tiles / parts * (part + 1); t++) {
+    int here = count + (t < larger), before = (t * count + (t < larger ? t : larger)) * VL;
+    if (here) FN(tile)(arena + before, row, rows, act, mask ? mask + before : 0, here);
   }
+}
+
+/* One row over a whole plane, with ReLU. `taps` is a constant wherever this is inlined: weights and places stay in registers. */
+ALWAYS void FN(plane)(float *arena, const Row *row, int vectors, const int taps) {
+  const float *x[12];
+  vec w[12], bias = FN(splat)(row->bias);
+  float *out = arena + row->out;
+  const Tap *tap = TAPS + row->first;
+  UNROLL for (int i = 0; i < taps; i++) x[i] = arena + tap[i].offset, w[i] = FN(splat)(tap[i].weight);
+  int v = 0;
+  for (; v + 4 <= vectors; v += 4) {
+    vec sum[4] = {bias, bias, bias, bias};
+    UNROLL for (int i = 0; i < taps; i++)
+      UNROLL for (int j = 0; j < 4; j++) sum[j] = FN(fma)(w[i], FN(load)(x[i] + (v + j) * VL), sum[j]);
+    UNROLL for (int j = 0; j < 4; j++) FN(store)(out + (v + j) * VL, FN(relu)(sum[j]));
+  }
+  for (; v < vectors; v++) {
+    vec sum = bias;
+    UNROLL for (int i = 0; i < taps; i++) sum = FN(fma)(w[i], FN(load)(x[i] + v * VL), sum);
+    FN(store)(out + v * VL, FN(relu)(sum));
+  }
+}
+
+#define PLANES_OF(COUNT)                                    \
+  case COUNT:                                               \
+    do FN(plane)(arena, row, vectors, COUNT), row += parts; \
+    while (row < end && row->taps == COUNT);                \
+    break;
+
+/* Rows with ReLU one after the other, each over its whole plane; of `parts`, part p runs the rows p, p + parts, ... */
+static void FN(run_planes)(float *arena, const Row *row, int rows, int vectors, int part, int parts) {
+  const Row *end = row + rows;
+  row += part;
+  while (row < end) switch (row->taps) {
+      PLANES_OF(1) PLANES_OF(2) PLANES_OF(3) PLANES_OF(4) PLANES_OF(5) PLANES_OF(6)
+      PLANES_OF(7) PLANES_OF(8) PLANES_OF(9) PLANES_OF(10) PLANES_OF(11) PLANES_OF(12)
+      default: FN(run_rows)(arena, row, 1, vectors, RELU, 0, 0, 1), row += parts;
+    }
 }

@@ -11,8 +11,9 @@ import json
 import platform
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ from supertickets.errors import UserError
 Array = NDArray[np.float32]
 Images = TypeVar("Images", Array, torch.Tensor)
 MACHINES = {"x86-64-v3": "x86_64", "x86-64-v4": "x86_64", "arm64": "arm64", "wasm": "wasm"}
+SHARE = 4_000_000  # multiplications of an image for which it is worth while to let one more thread take part
 MAGIC = {"Linux": (b"\x7fELF",), "Darwin": (b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"), "Windows": (b"MZ",)}
 MADE_FOR = {b"\x7fELF": "Linux or Android", b"\xcf\xfa\xed\xfe": "macOS", b"MZ": "Windows", b"\0asm": "WebAssembly"}
 
@@ -41,7 +43,8 @@ def load(path: str | Path, *, threads: int = 1) -> Engine:
 class Engine:
     """A compiled ticket: (B, 3, H, W) float32 -> (B, classes) or (B, channels, H', W') float32.
 
-    `threads` images are run at once, each with its own scratch memory; several threads may call one engine.
+    `threads` images are run at once, each with its own scratch memory. A single image is split between them, where it is large
+    enough to gain by it. Several threads may call one engine.
     """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
@@ -65,6 +68,9 @@ class Engine:
         self.output_shape: tuple[int, ...] = tuple(shape)
         self._run = library.ticket_run
         self._run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+        self._run_part = library.ticket_run_part
+        self._run_part.argtypes = (*[ctypes.c_void_p] * 3, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
+        self._parts = min(threads, int(sizes[7]) // SHARE)  # of one image
         self._spare: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
@@ -81,7 +87,9 @@ class Engine:
             raise UserError(f"{self.path}: images of shape {images.shape} given; it runs (B, {wanted})")
         images = np.ascontiguousarray(images, dtype=np.float32)
         out = np.empty((len(images), *self.output_shape), np.float32)
-        if self._pool is None or len(images) < 2:
+        if self._pool is not None and self._parts > 1 and len(images) == 1:
+            self._run_split(self._pool, images[0], out[0])
+        elif self._pool is None or len(images) < 2:
             self._run_all(images, out)
         else:
             parts = min(self.threads, len(images))
@@ -91,14 +99,43 @@ class Engine:
         return out
 
     def _run_all(self, images: Array, out: Array) -> None:
+        with self._scratch() as scratch:
+            for image, output in zip(images, out, strict=True):
+                self._run(image.ctypes.data, output.ctypes.data, scratch)
+
+    def _run_split(self, pool: ThreadPoolExecutor, image: Array, out: Array) -> None:
+        """One image by several threads at once, this one among them."""
+        with self._scratch() as scratch:
+            parts = [(image.ctypes.data, out.ctypes.data, scratch, part, self._parts, YIELD) for part in range(self._parts)]
+            with self._lock:  # a call's parts stand together in the queue, so that no two calls wait for each other
+                others = [pool.submit(self._run_part, *part) for part in parts[1:]]
+            self._run_part(*parts[0])
+            for done in others:
+                done.result()
+
+    @contextmanager
+    def _scratch(self) -> Iterator[int]:
+        """Address of scratch memory for one call; where the parts of a call count, it is zero before and after."""
         with self._lock:
-            scratch = self._spare.pop() if self._spare else None
-        if scratch is None:
-            scratch = np.zeros(self._scratch_bytes, np.uint8)
-        for image, output in zip(images, out, strict=True):
-            self._run(image.ctypes.data, output.ctypes.data, scratch.ctypes.data)
+            memory = self._spare.pop() if self._spare else None
+        if memory is None:
+            memory = np.zeros(self._scratch_bytes, np.uint8)
+        yield memory.ctypes.data
         with self._lock:
-            self._spare.append(scratch)
+            self._spare.append(memory)
+
+
+def _yield_function() -> int | None:
+    """The address of the system's function that lets other threads run, or None."""
+    windows = platform.system() == "Windows"
+    try:
+        function = getattr(ctypes.CDLL("kernel32" if windows else None), "SwitchToThread" if windows else "sched_yield")
+    except (AttributeError, OSError):
+        return None
+    return ctypes.cast(function, ctypes.c_void_p).value
+
+
+YIELD = _yield_function()
 
 
 def check_file(path: Path) -> str:

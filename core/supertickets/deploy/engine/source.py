@@ -10,7 +10,7 @@ import numpy as np
 
 from supertickets.deploy.engine.program import Act, Op, Program
 
-INTERFACE = 1  # the number of the interface in ticket.h
+INTERFACE = 2  # the number of the interface in ticket.h
 MARKER = f"supertickets-engine {INTERFACE}"
 HERE = Path(__file__).parent
 HEADER = HERE / "ticket.h"
@@ -21,7 +21,7 @@ LINE = 120  # characters of a table's lines
 def source(program: Program, size: tuple[int, int], facts: Mapping[str, str]) -> str:
     """The C file's text for images (3, *size); `facts` (a JSON string a key) become its metadata."""
     shape = program.output_shape
-    sizes = [3, *size, *shape, *[1] * (3 - len(shape)), 4 * (program.arena.size + 128), 0]
+    sizes = [3, *size, *shape, *[1] * (3 - len(shape)), 4 * (program.arena.size + 128) + 64, program.products()]
     about = ", ".join(f"{json.dumps(key)}: {value}" for key, value in {**facts, "output": json.dumps(list(shape))}.items())
     code = "\n".join((HERE / piece).read_text() for piece in PIECES)
     return "\n".join(
