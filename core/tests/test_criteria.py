@@ -10,8 +10,9 @@ from torch import nn
 
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
+from supertickets.networks.macs import count_layers
 from supertickets.networks.supernet import prunable
-from supertickets.pruning.criteria import CRITERIA, Evidence, gradients, grasp, random, snip, synflow
+from supertickets.pruning.criteria import CRITERIA, Evidence, gradients, grasp, lamp_per_mac, random, snip, synflow
 from supertickets.pruning.mask import sparsity
 from supertickets.pruning.prune import emptied, prune
 from supertickets.pruning.regrow import regrow, regrow_share
@@ -62,6 +63,26 @@ def test_synflow_by_hand():
         net[1].bias.fill_(7)  # shifts must not count
     scores = synflow(net, Evidence(input_shape=(1, 1, 1)))
     assert scores["0.weight"].flatten().tolist() == scores["3.weight"].flatten().tolist() == [3, 8]
+
+
+def test_lamp_per_mac_by_hand():
+    net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Conv2d(2, 1, 1, stride=2, bias=False))
+    with torch.no_grad():
+        for conv in net:
+            conv.weight.copy_(torch.tensor([1.0, -2.0]).view(conv.weight.shape))
+    scores = lamp_per_mac(net, Evidence(input_shape=(1, 6, 6)))  # LAMP: 1 / 5 and 1; used at 36 and at 9 positions
+    assert scores["0.weight"].flatten().tolist() == pytest.approx([0.2 / 6, 1 / 6])
+    assert scores["1.weight"].flatten().tolist() == pytest.approx([0.2 / 3, 1 / 3])
+
+
+def test_lamp_per_mac_leaves_fewer_sparse_macs_at_the_same_sparsity():
+    net, evidence = micro_net(), Evidence(input_shape=(3, 32, 32))
+    layers, macs = count_layers(net, evidence.input_shape), {}
+    for criterion in ("lamp", "lamp_per_mac"):
+        mask = prune(net, 0.8, criterion=criterion, evidence=evidence)
+        macs[criterion] = sum(int(kept.sum()) * layers[name.removesuffix(".weight")].positions for name, kept in mask.items())
+        assert not emptied(mask)
+    assert macs["lamp_per_mac"] < 0.9 * macs["lamp"]
 
 
 def test_random_is_the_seeds():

@@ -133,7 +133,7 @@ class PruneConfig(Section):
     pattern: Pattern = "none"
     """none, or n:m such as 2:4: of each m input channels of 1x1 convolutions, n keep their weight; other layers stay dense."""
     criterion: str = "lamp"
-    """Score of weights (`supertickets.pruning.criteria`): magnitude, lamp, random, snip, grasp or synflow."""
+    """Score of weights (`supertickets.pruning.criteria`): magnitude, lamp, lamp_per_mac, random, snip, grasp or synflow."""
     rounds: PositiveInt | None = None
     """Rounds of scoring within one prune; unset: 100 for synflow and 1 for the others."""
     batches: PositiveInt = 4

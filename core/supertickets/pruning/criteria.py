@@ -1,6 +1,7 @@
 """Pruning criteria. Each maps a network to scores of its prunable weights; the weights with the lowest scores go first.
 
-Magnitude and LAMP look at the weights alone, SNIP and GraSP at gradients on training data, SynFlow at the network's paths.
+Magnitude and LAMP look at the weights alone, LAMP per MAC also at how often each is used, SNIP and GraSP at gradients on
+training data, SynFlow at the network's paths.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from supertickets.errors import one_of
+from supertickets.networks.macs import count_layers
 from supertickets.networks.supernet import prunable
 
 Scores = dict[str, Tensor]
@@ -55,6 +57,16 @@ def lamp(weights: Mapping[str, Tensor]) -> Scores:
         ranked = torch.where(ordered > 0, ordered / tails[first].clamp_min(torch.finfo(tails.dtype).tiny), 0.0)
         scores[name] = torch.empty_like(ranked).scatter_(0, order, ranked).view(weight.shape)
     return scores
+
+
+def lamp_per_mac(net: nn.Module, evidence: Evidence) -> Scores:
+    """LAMP's score over the square root of how many times the weight is used for one input, its sparse MACs.
+
+    LAMP looks at each layer alone and so spares layers of few weights. Where these work at a fine resolution, they are most of
+    the MACs. The root stands between LAMP itself and its score per MAC, which prunes the fine layers first.
+    """
+    layers = count_layers(net, evidence.input_shape)
+    return {name: score / layers[name.removesuffix(".weight")].positions ** 0.5 for name, score in lamp(prunable(net)).items()}
 
 
 def random(weights: Mapping[str, Tensor], seed: int) -> Scores:
@@ -139,6 +151,7 @@ Criterion = Callable[[nn.Module, Evidence], Scores]
 CRITERIA: dict[str, Criterion] = {
     "magnitude": lambda net, _: magnitude(prunable(net)),
     "lamp": lambda net, _: lamp(prunable(net)),
+    "lamp_per_mac": lamp_per_mac,
     "random": lambda net, evidence: random(prunable(net), evidence.seed),
     "snip": snip,
     "grasp": grasp,
