@@ -70,13 +70,13 @@ class BodyNet(Network):
     def __init__(self, arch: BodyArch, head: nn.Module | None = None) -> None:
         super().__init__()
         self._arch = arch
-        self.head = head
         if arch.own_head:
             if not isinstance(head, OwnHead):
                 raise UserError(f"arch.own_head: the classifier of {arch.body} is for classification alone")
             self.body = build_classifier(arch.body, head.classes)
         else:
             self.body = build_maps(arch.body, arch.outputs)
+        self.head = head  # behind the body: tickets hold their tensors in this order
         self._traced: Traced | None = None
         if arch.shapes:
             own = self.state_dict()
