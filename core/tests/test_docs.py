@@ -60,11 +60,21 @@ def module_of(words: list[str]) -> tuple[str, list[str]]:
     return name, words[at + 2 :]
 
 
+def write_ticket(folder: Path) -> None:
+    """A segmentation ticket of two classes."""
+    small = {"arch": {"preset": "nano", "stages": STAGES[:1]}, "data": {"classes": ["sky", "car"]}}
+    task = tasks.load_task("segmentation", small)
+    Ticket.from_net(build_net(resolve_arch(task.config.arch), task).eval(), task, metrics={}).save(folder)
+
+
 def test_commands_of_the_documentation_are_understood(monkeypatch, tmp_path):
     """Each runs up to the point where it has read its arguments and recipe; names in capitals stand for files or choices."""
     monkeypatch.chdir(tmp_path)
     for name in ("CITYSCAPES", "ADE20K", "COCO", "IMAGENET", "SUPERTICKETS_DATA"):
         monkeypatch.setenv(name, str(tmp_path))
+
+    for folder in (Path("runs/first/ticket"), Path("TICKET")):
+        write_ticket(folder)
 
     def reached(*_: object, **__: object) -> None:
         raise Reached
@@ -148,9 +158,7 @@ def test_the_example_of_the_front_page_works_as_shown(page, monkeypatch, tmp_pat
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     (folder,) = re.findall(r'Ticket.load\("([^"]+)"\)', block)
-    small = {"arch": {"preset": "nano", "stages": STAGES[:1]}, "data": {"classes": ["sky", "car"]}}
-    task = tasks.load_task("segmentation", small)
-    Ticket.from_net(build_net(resolve_arch(task.config.arch), task).eval(), task, metrics={}).save(folder)
+    write_ticket(Path(folder))
     Image.new("RGB", (30, 20), "teal").save("street.jpg")
     names: dict[str, Any] = {}
     exec(compile(block, page, "exec"), names)

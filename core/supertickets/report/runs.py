@@ -16,8 +16,7 @@ from torch import nn
 from supertickets.config.sections import ArchConfig
 from supertickets.deploy.latency import latencies_ms, quartiles_ms
 from supertickets.errors import UserError
-from supertickets.networks.arch import resolve_arch
-from supertickets.networks.build import build_net
+from supertickets.networks.build import build_net, full_arch
 from supertickets.networks.network import Network
 from supertickets.ticket.facts import Facts, describe
 from supertickets.ticket.hub import FILES, ticket_folder
@@ -144,7 +143,8 @@ def full_network(ticket: Ticket, path: Path) -> Network | None:
     if (config.get("init") or {}).get("ticket") is not None:
         return None
     try:
-        arch, task = resolve_arch(ArchConfig.model_validate(config["arch"])), ticket.load_task()
+        task = ticket.load_task()
+        arch = full_arch(ArchConfig.model_validate(config["arch"]), task.input_shape)
         check_arch(arch, path)
         with torch.device("meta"):
             check_net(build_net(arch, task), task.input_shape, path)

@@ -19,7 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -34,13 +33,13 @@ from supertickets.networks.body import BodyArch
 from supertickets.networks.build import build_net, read_arch
 from supertickets.networks.library import library_version
 from supertickets.networks.network import Network
-from supertickets.networks.supernet import prunable
 from supertickets.pictures import Pictures, open_pictures
 from supertickets.pruning.mask import Mask, apply_mask, sparsity
 from supertickets.task import Task, load_task
 from supertickets.ticket.fingerprint import agrees, fingerprint
 from supertickets.ticket.hub import FILES, push, ticket_folder
 from supertickets.ticket.limits import JSON_BYTES, TENSOR_BYTES, check_arch, check_net, check_plain, check_size
+from supertickets.ticket.packing import pack, stored, unpack
 from supertickets.types import JsonObject
 
 FORMAT = 1
@@ -80,7 +79,7 @@ class Ticket:
         supernet_costs: Mapping[str, float] | None = None,
     ) -> Ticket:
         """The ticket of a network in its final state. Raises `ValueError` where a masked weight is not zero."""
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _stored(net).items()}
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in stored(net).items()}
         on_cpu = {name: kept.cpu() for name, kept in (mask or {}).items()}
         for name, kept in on_cpu.items():
             if torch.count_nonzero(tensors[name][~kept]):
@@ -154,7 +153,7 @@ class Ticket:
         """
         folder = Path(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        blob = save_tensors(_pack(self.tensors, self.mask))
+        blob = save_tensors(pack(self.tensors, self.mask))
         about = {
             "format": FORMAT,
             "task": self.task,
@@ -215,7 +214,7 @@ class Ticket:
             raise UserError(str(error) if str(json_file) in str(error) else f"{json_file}: {error}") from error
         facts = {"metrics": about["metrics"], "provenance": about["provenance"]}
         ticket = cls(about["task"], about["settings"], arch, {}, **facts)
-        ticket.tensors, ticket.mask = _unpack(packed, _outline(ticket, json_file), about["masked"], tensor_file)
+        ticket.tensors, ticket.mask = unpack(packed, _outline(ticket, json_file), about["masked"], tensor_file)
         if isinstance(arch, BodyArch):
             _check_outputs(ticket, arch, about.get("fingerprint"), json_file)
         return ticket
@@ -283,62 +282,6 @@ def _read_json(path: Path) -> JsonObject:
     if given != _digest(about):
         raise UserError(f"{path}: damaged or edited by hand (its checksum differs)")
     return about
-
-
-def _stored(net: nn.Module) -> dict[str, Tensor]:
-    """The tensors that make up a trained network: floating-point parameters and BN statistics, in module order."""
-    return {name: tensor for name, tensor in net.state_dict().items() if tensor.is_floating_point()}
-
-
-def _pack(tensors: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
-    """Three flat tensors in the order of `tensors`: `dense` values, `kept` values of masked weights, their `mask` as bits."""
-    masked = [name for name in tensors if name in mask]
-    empty, bits = torch.empty(0), torch.empty(0, dtype=torch.bool)
-    flags = torch.cat([bits, *(mask[name].flatten() for name in masked)])
-    return {
-        "dense": torch.cat([empty, *(tensor.flatten() for name, tensor in tensors.items() if name not in mask)]),
-        "kept": torch.cat([empty, *(tensors[name][mask[name]] for name in masked)]),
-        "mask": torch.from_numpy(np.packbits(flags.numpy())),
-    }
-
-
-def _unpack(packed: Mapping[str, Tensor], net: nn.Module, names: list[str], path: Path) -> tuple[dict[str, Tensor], Mask]:
-    """The tensors and mask that `_pack` wrote for a network of these shapes."""
-    shapes = {name: tensor.shape for name, tensor in _stored(net).items()}
-    masked = set(names)
-    if len(masked) < len(names):
-        raise UserError(f"{path}: masks a weight twice")
-    if unknown := masked - set(prunable(net)):
-        raise UserError(f"{path}: masks {sorted(unknown)[0]}, which the network of its arch does not have as a prunable weight")
-    bits = sum(shapes[name].numel() for name in masked)
-    dense = sum(shape.numel() for name, shape in shapes.items() if name not in masked)
-    kinds = {"dense": torch.float32, "kept": torch.float32, "mask": torch.uint8}
-    if wrong := [n for n, kind in kinds.items() if n not in packed or packed[n].dtype != kind or packed[n].ndim != 1]:
-        raise UserError(f"{path}: '{wrong[0]}' is missing or not a row of {kinds[wrong[0]]}")
-
-    def check(name: str, size: int) -> None:
-        if packed[name].numel() != size:
-            raise UserError(f"{path}: '{name}' should hold {size} values for its arch, but holds {packed[name].numel()}")
-
-    check("dense", dense)
-    check("mask", -(-bits // 8))  # before its bits become eight times as many bytes
-    flags = torch.from_numpy(np.unpackbits(packed["mask"].numpy())).bool()[:bits]
-    check("kept", int(flags.sum()))
-    tensors: dict[str, Tensor] = {}
-    mask: Mask = {}
-    at_dense = at_kept = at_bit = 0
-    for name, shape in shapes.items():
-        n = shape.numel()
-        if name not in masked:
-            tensors[name] = packed["dense"][at_dense : at_dense + n].view(shape).clone()
-            at_dense += n
-            continue
-        mask[name] = flags[at_bit : at_bit + n].view(shape).clone()
-        count = int(mask[name].sum())
-        tensors[name] = torch.zeros(shape)
-        tensors[name][mask[name]] = packed["kept"][at_kept : at_kept + count]
-        at_bit, at_kept = at_bit + n, at_kept + count
-    return tensors, mask
 
 
 def body_named_by(folder: Path | None) -> str | None:
