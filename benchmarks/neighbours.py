@@ -51,8 +51,8 @@ def measure_step(steps: int) -> None:
     accelerator = start_accelerator(config, Path("runs"))
     state = new_state(task, config, accelerator.device)
     trainer = Trainer(task, config, state, accelerator, search_end=0)
-    batches = FirstBatches(trainer.train_loader, steps + 3)
-    trainer.train_loader = batches
+    batches = FirstBatches(trainer.feed.loader, steps + 3)
+    trainer.feed.loader = batches
     trainer.train_epoch()
     print(json.dumps(batches.seconds[3:]))
 

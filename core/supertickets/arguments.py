@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeAlias
 
 from supertickets.config.section import Section
-from supertickets.errors import UserError
-from supertickets.processes import leave_process_group
+from supertickets.errors import SharedError, Stopped, UserError
+from supertickets.processes import is_first_process, leave_process_group
 from supertickets.recipes import find_recipe, recipes_of
 
 P = ParamSpec("P")
@@ -19,6 +19,8 @@ P = ParamSpec("P")
 
 def friendly(command: Callable[P, None]) -> Callable[P, None]:
     """A command that reports a user's mistake in one line and exits with code 2; Ctrl-C exits quietly with code 130.
+
+    A run that was asked to stop exits as if by the signal, after it has saved itself.
 
     When the command has finished, it leaves its process group.
     """
@@ -28,6 +30,16 @@ def friendly(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
             leave_process_group()
+        except Stopped as stop:
+            if is_first_process():
+                print(stop, file=sys.stderr)
+            leave_process_group()
+            sys.exit(stop.status)
+        except SharedError as error:
+            if is_first_process():
+                print(f"error: {error}", file=sys.stderr)
+            leave_process_group()
+            sys.exit(2)
         except UserError as error:
             # The error of a loader's worker arrives with its traceback as text; the message comes last.
             print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)

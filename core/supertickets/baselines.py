@@ -10,6 +10,7 @@ from pathlib import Path
 
 from supertickets.config.sections import Config, PruneConfig
 from supertickets.draw import draw_ticket
+from supertickets.errors import Stopped
 from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import check_same_experiment, check_same_labels, run_folder
@@ -77,12 +78,15 @@ def draw_or_resume(task: Task, config: Config, folder: Path, **sections: dict[st
     A finished drawing is loaded, and an interrupted one is continued from its last checkpoint. Raises `UserError` if `folder`
     holds a drawing with other settings.
     """
-    begun = any((folder / "checkpoints").glob("epoch_*.safetensors"))
-    sections["run"] = {**sections.get("run", {}), "dir": folder, "resume": begun}
+    sections["run"] = {**sections.get("run", {}), "dir": folder, "resume": "auto"}
     changed = {name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
     config = config.model_copy(update=changed)
     if (folder / "ticket" / "ticket.json").exists():
         check_same_experiment(folder, config.resolved())
         check_same_labels(folder, list(task.labels))
         return Ticket.load(folder / "ticket")
-    return draw_ticket(task, config)
+    try:
+        return draw_ticket(task, config)
+    except Stopped as stop:
+        stop.folder = str(folder.parent)  # of all drawings together
+        raise

@@ -63,10 +63,10 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
 
     from supertickets.config.reader import load_config
     from supertickets.deploy.deployed import network_for
+    from supertickets.files import write_text
     from supertickets.task import package_of, task_class
     from supertickets.terminal import console, watch
     from supertickets.training.cpu import prepare_cpu
-    from supertickets.training.run import write_text
 
     cls = task_class(task_name)
     parser = SettingsParser(_prog(cls, "evaluate"), lambda _: cls.Config, f"Score a {task_name} ticket on its validation data.")

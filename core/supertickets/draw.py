@@ -38,7 +38,7 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
     run = open_run(task.name, config)
     state = run.state(task)
     check_prunes(state, config.prune, epochs=epochs)
-    trainer = Trainer(task, config, state, run.accelerator, search_end=max(shrinks, default=0))
+    trainer = Trainer(task, config, state, run.accelerator, search_end=max(shrinks, default=0), keeper=run.keeper)
     evidence = Evidence(trainer.losses, mean=trainer.mean, input_shape=task.input_shape, seed=config.run.seed)
     prune = partial(prune_weights, state, config.prune, plan=prunes, evidence=evidence)
     ticket_of = partial(Ticket.from_net, task=task, config=config, supernet_costs=state.supernet_costs)
@@ -48,40 +48,45 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
     run.say(f"{task.name}: {epochs} epochs, prunes before {list(prunes)}, shrinks after {shrinks}; writing to {run.folder}")
 
     net = None
-    if config.run.rewind_epoch == state.epoch == 0:
+    if config.run.rewind_epoch == state.step == 0:
         state.keep_early_tensors()
-    if kept_as_teacher == state.epoch == 0:
+    if kept_as_teacher == state.step == 0:
         trainer.keep_teacher()
-    while state.epoch < epochs:
-        began, events, scores = time.monotonic(), Record(), Record()
-        if state.epoch in prunes:
-            events |= prune()
-        losses = trainer.train_epoch()
-        if state.epoch == epochs and epochs in prunes:  # pruned at the very end, not trained any more
-            events |= prune()
-        if state.epoch == config.run.rewind_epoch:
-            state.keep_early_tensors()
-        if state.epoch in milestones.evaluated:
-            net = trainer.averaged_net()
-            mask = prune_copy(net, state, config.prune, plan=prunes, evidence=evidence)
-            scores |= trainer.evaluate(net)
-            if run.main and mask is not None and milestones.keeps(state.epoch):
-                milestones.keep(ticket_of(net, mask=mask, metrics=scores), run, epoch=state.epoch, metric=task.metric)
-        if state.epoch == kept_as_teacher:
-            trainer.keep_teacher()
-        if state.epoch in shrinks:
-            removed = shrink_net(state, config.search, plan=shrinks, input_shape=task.input_shape, seed=config.run.seed)
-            events["units_removed"] = removed
-            if removed:
-                trainer.rewrap()
-                let_weights_return(state, config.prune, plan=prunes)
-        record = {"epoch": state.epoch, **losses, **scores, **events, "seconds": round(time.monotonic() - began, 2)}
-        run.finish_epoch(state, record)
-        run.say(epoch_line(record, task.metric, epochs))
+    state.underway.began = time.monotonic()
+    with run.guarded():
+        while state.logged < epochs:
+            now, scores = state.underway, Record()
+            if not now.losses:  # a run can be stopped between the training of an epoch and its evaluation
+                if state.epoch in prunes and not now.batches:
+                    now.events |= prune()
+                    trainer.compare_processes(f"the prune before epoch {state.epoch + 1}")
+                now.losses = trainer.train_epoch()
+                if state.epoch == epochs and epochs in prunes:  # pruned at the very end, not trained any more
+                    now.events |= prune()
+                if state.epoch == config.run.rewind_epoch:
+                    state.keep_early_tensors()
+            if state.epoch in milestones.evaluated:
+                net = trainer.averaged_net()
+                mask = prune_copy(net, state, config.prune, plan=prunes, evidence=evidence)
+                scores |= trainer.evaluate(net)
+                if run.main and mask is not None and milestones.keeps(state.epoch):
+                    milestones.keep(ticket_of(net, mask=mask, metrics=scores), run, epoch=state.epoch, metric=task.metric)
+            if state.epoch == kept_as_teacher:
+                trainer.keep_teacher()
+            if state.epoch in shrinks:
+                removed = shrink_net(state, config.search, plan=shrinks, input_shape=task.input_shape, seed=config.run.seed)
+                now.events["units_removed"] = removed
+                if removed:
+                    trainer.rewrap()
+                    let_weights_return(state, config.prune, plan=prunes)
+            trainer.compare_processes(f"epoch {state.epoch}")  # and its shrink
+            record = {"epoch": state.epoch, **now.losses, **scores, **now.events, "seconds": round(now.elapsed(), 2)}
+            run.finish_epoch(state, record)
+            run.say(epoch_line(record, task.metric, epochs))
 
-    if net is None:  # a finished run was resumed
-        net = trainer.averaged_net()
-        scores = trainer.evaluate(net)
-    ticket = ticket_of(net, mask=state.mask, metrics=scores)
-    finish(run, task, ticket, net, early_tensors=state.early_tensors)
+        if net is None:  # a finished run was resumed
+            net = trainer.averaged_net()
+            scores = trainer.evaluate(net)
+        ticket = ticket_of(net, mask=state.mask, metrics=scores)
+        finish(run, task, ticket, net, early_tensors=state.early_tensors)
     return ticket

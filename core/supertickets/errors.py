@@ -1,8 +1,9 @@
-"""The one error that speaks to the user, and how it names many things in one line."""
+"""The errors that speak to the user, and how they name many things in one line."""
 
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Mapping, Sequence, Sized
 from typing import TypeVar
 
@@ -14,6 +15,24 @@ class UserError(ValueError):
 
     Entry points print it as one `error: ...` line and exit with status 2; any other exception is a bug.
     """
+
+
+class SharedError(UserError):
+    """A `UserError` that all processes of a run raise together: the first one prints it."""
+
+
+class Stopped(Exception):
+    """A run that was asked to stop has saved itself. Entry points print it and exit with `status`, as after the signal."""
+
+    def __init__(self, asked_by: signal.Signals | None, *, checkpoint: str, step: int) -> None:
+        self.name = "another process" if asked_by is None else asked_by.name
+        self.status = 128 + (signal.SIGTERM if asked_by is None else asked_by)
+        self.checkpoint, self.step = checkpoint, step
+        self.folder = ""  # of the run
+
+    def __str__(self) -> str:
+        again = f"the same command with --run.dir {self.folder} --run.resume" if self.folder else "run.resume"
+        return f"stopped by {self.name} after step {self.step}, saved in {self.checkpoint}; {again} continues the run"
 
 
 def one_of(choices: Mapping[str, T], name: str, *, key: str) -> T:

@@ -148,10 +148,10 @@ class FirstBatches:
 
 def _time_steps(trainer: Trainer) -> float:
     """Seconds of a batch of training, the median of a few."""
-    loader: Any = FirstBatches(trainer.train_loader, WARM_UP + MEASURED)
-    trainer.train_loader = loader
+    loader: Any = FirstBatches(trainer.feed.loader, WARM_UP + MEASURED)
+    trainer.feed.loader = loader
     trainer.train_epoch()
-    trainer.train_loader = loader.loader
+    trainer.feed.loader = loader.loader
     return statistics.median(loader.seconds[WARM_UP:] or loader.seconds)
 
 

@@ -28,7 +28,8 @@ from supertickets.training.ema import decay_at, start_ema, update_ema
 from supertickets.training.optim import RMSpropInside, beta1_at, build_optimizer, load_named_state, lr_at, named_state, peak_lr
 from supertickets.training.pruning import prune_copy, prune_weights
 from supertickets.training.run import open_run, start_accelerator
-from supertickets.training.state import load_state, new_state, save_state
+from supertickets.training.state import new_state
+from supertickets.training.state_file import load_state, save_state
 from supertickets.training.trainer import Trainer, wrap
 
 pytestmark = pytest.mark.usefixtures("toy_installed")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
+from supertickets.config.interval import Interval
 from supertickets.config.pattern import Pattern, read_pattern
 from supertickets.config.section import Section
 from supertickets.config.variants import DistillConfig, ImpConfig, InitConfig, PipelineConfig
@@ -246,6 +247,10 @@ class TrainConfig(Section):
     """Training batches that set the BN statistics anew before each evaluation; 0 turns this off."""
     evaluate_every: PositiveInt = 1
     """Epochs between two evaluations."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What to do when the loss or the gradient is not finite: stop, or skip the update and count it."""
+    sync_bn: bool = False
+    """Take the BN statistics of a batch over all processes, as if one process had the whole batch."""
 
 
 class RunConfig(Section):
@@ -253,14 +258,16 @@ class RunConfig(Section):
 
     dir: Path | None = None
     """Folder of the run; unset: runs/TASK/DATETIME."""
-    resume: bool = False
-    """Continue the run in `dir` from its last checkpoint."""
+    resume: bool | Literal["auto"] = False
+    """Continue the run in `dir` from its last checkpoint; auto: if it has one, else start it."""
+    save_every: Interval | None = None
+    """Also save within epochs, such as every 200 steps or 5 minutes; unset: only after each epoch."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of all random numbers."""
     threads: PositiveInt | None = None
     """CPU threads; unset: as PyTorch was told, but all of them for a lone process of accelerate launch."""
-    keep_checkpoints: PositiveInt = 1
-    """Checkpoints to keep, the newest ones."""
+    keep_checkpoints: PositiveInt = 2
+    """Checkpoints to keep, the newest ones; if the last one is damaged, the run continues from the one before."""
     rewind_epoch: int | None = Field(None, ge=0)
     """Keep the weights after this epoch beside the ticket; 0: the initial weights."""
     tickets_at: list[Annotated[float, Field(gt=0, lt=1)]] = []

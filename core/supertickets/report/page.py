@@ -15,7 +15,7 @@ import torch
 from supertickets.errors import UserError
 from supertickets.report import contents
 from supertickets.report.runs import RunFacts, measure_latencies
-from supertickets.training.run import write_text
+from supertickets.files import write_text
 
 _SECTIONS = {
     "Summary": contents.summary,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,14 +21,19 @@ from accelerate.utils import (
 
 from supertickets.config.reader import config_to_yaml, load_config
 from supertickets.config.sections import Config
-from supertickets.errors import UserError
+from supertickets.errors import SharedError, Stopped, UserError
+from supertickets.files import append_line, write_text
 from supertickets.names import differences, printable
 from supertickets.pruning.mask import density_by_kind
 from supertickets.task import Task
 from supertickets.terminal import console
 from supertickets.training import lock
+from supertickets.training.checkpoints import Checkpoints
 from supertickets.training.cpu import prepare_cpu
-from supertickets.training.state import TrainState, load_state, new_state, save_state
+from supertickets.training.faults import faults_named
+from supertickets.training.keeper import Keeper
+from supertickets.training.signals import Signals
+from supertickets.training.state import TrainState, Underway, new_state
 from supertickets.training.trackers import check_trackers, chosen_trackers, start_trackers
 
 Record: TypeAlias = dict[str, object]  # what is logged of an epoch: JSON-able values by name
@@ -37,21 +42,20 @@ Record: TypeAlias = dict[str, object]  # what is logged of an epoch: JSON-able v
 class Run:
     """One training run on disk. Only the main process writes.
 
-    `main` is True in that process.
+    `main` is True in that process, `resumes` in a run that continues from a checkpoint.
     """
 
-    def __init__(self, task: str, folder: Path, config: Config, accelerator: Accelerator) -> None:
-        self.task, self.folder, self.config, self.accelerator = task, folder, config, accelerator
+    def __init__(self, task: str, folder: Path, config: Config, accelerator: Accelerator, *, resumes: bool = False) -> None:
+        self.task, self.folder, self.config, self.accelerator, self.resumes = task, folder, config, accelerator, resumes
         self.main = accelerator.is_main_process
         self.labels: list[str] = []  # of the task, once `state` has seen it
+        self.signals = Signals()
+        self.checkpoints = Checkpoints(folder, keep=config.run.keep_checkpoints)
+        self.keeper = Keeper(config.run.save_every, self.signals, write=self.save, newest=self.checkpoints.newest)
 
     @property
     def metrics_file(self) -> Path:
         return self.folder / "metrics.jsonl"
-
-    def checkpoints(self) -> list[Path]:
-        """Checkpoint files, oldest first."""
-        return sorted((self.folder / "checkpoints").glob("epoch_*.safetensors"))
 
     def state(self, task: Task) -> TrainState:
         """The state to continue from: that of the last checkpoint in a resumed run, else a new one.
@@ -59,9 +63,9 @@ class Run:
         Raises `UserError` if the task's labels are no longer those that the run began with.
         """
         self.labels = list(task.labels)
-        if self.config.run.resume:
+        if self.resumes:
             check_same_labels(self.folder, self.labels)
-            return load_state(self.checkpoints()[-1], task, self.config, self.accelerator.device)
+            return self.checkpoints.load(task, self.config, self.accelerator.device)
         set_seed(self.config.run.seed)  # the same network on all processes
         return new_state(task, self.config, self.accelerator.device)
 
@@ -71,25 +75,38 @@ class Run:
         A folder named by the hour that another run has just taken gets a number behind it. Raises `UserError`, on all
         processes, where another process writes to the folder that was asked for.
         """
-        self.folder = self._claimed()
+        self.folder = self.checkpoints.run_folder = self._claimed()
         self.accelerator.project_configuration.set_directories(str(self.folder))
         self.accelerator.project_configuration.logging_dir = str(self.folder)
         if self.main:
             write_text(self.folder / "config.yaml", config_to_yaml(self.config))
             write_text(self.folder / LABELS, json.dumps(self.labels, indent=1) + "\n")
-            self._forget_after(state.epoch)
+            self.checkpoints.set_aside()
+            self._forget_after(state.logged)
         self.accelerator.wait_for_everyone()
         names = chosen_trackers(self.config)
         start_trackers(self.accelerator, names, task=self.task, run=self.folder.name, config=self.config)
 
     def _claimed(self) -> Path:
         """The folder, locked by the main process; the same on all."""
-        return Path(_by_main(lambda: str(_claim(self.folder, self.config))))
+        return Path(_by_main(lambda: _claim(self.folder, self.config)))
 
     def end(self) -> None:
         """Let other processes have the folder."""
         if self.main:
             lock.release(self.folder)
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Within this `with` block, signals stop the run at its next step, and what happens from outside has one line."""
+        try:
+            with self.signals, faults_named(self.checkpoints.newest):
+                yield
+        except Stopped as stop:
+            stop.folder = str(self.folder)
+            raise
+        finally:
+            self.end()
 
     def _forget_after(self, epoch: int) -> None:
         """Drop the metrics of epochs that will be trained again, as a run can die between its metrics and its checkpoint."""
@@ -101,19 +118,22 @@ class Run:
         write_text(self.metrics_file, "".join(f"{line}\n" for line in kept))
 
     def finish_epoch(self, state: TrainState, record: Record) -> None:
-        """Log the record of an epoch, with the mask's density by kind of layer, and write its checkpoint."""
+        """Log the record of an epoch, with the mask's density by kind of layer, and write its checkpoint.
+
+        Raises `Stopped` afterwards where the run was asked to stop, unless it is over anyway.
+        """
         if state.mask:
             record = record | {"density": density_by_kind(state.mask)}
         if self.accelerator.trackers:
             numbers = {k: v for k, v in _flat(record).items() if isinstance(v, int | float)}
             self.accelerator.log(numbers, step=state.epoch)
-        if not self.main:
-            return
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        save_state(state, self.folder / "checkpoints" / f"epoch_{state.epoch:04d}.safetensors")
-        for old in self.checkpoints()[: -self.config.run.keep_checkpoints]:
-            old.unlink()
+        state.underway = Underway()
+        _by_main(lambda: append_line(self.metrics_file, json.dumps(record)))
+        self.keeper.save(state)
+
+    def save(self, state: TrainState) -> None:
+        """Write a checkpoint, on the main process. A `UserError` on all of them says why it could not be written."""
+        _by_main(lambda: self.checkpoints.save(state))
 
     def records(self) -> list[dict[str, Any]]:
         """The records of all epochs so far."""
@@ -125,19 +145,19 @@ class Run:
             console.print(message, highlight=False)
 
 
-def _by_main(work: Callable[[], str]) -> str:
-    """What `work` gives on the main process, on all of them; so is its `UserError` or `OSError`, as a `UserError`."""
+def _by_main(work: Callable[[], object]) -> str:
+    """What `work` gives on the main process, as text, on all of them; so is a `UserError` or `OSError`, as a `SharedError`."""
     shared: list[str | None] = [None, None]  # the result, and what is wrong
     if PartialState().is_main_process:
         try:
-            shared[0] = work()
+            shared[0] = str(work())
         except UserError as error:
             shared[1] = str(error)
         except OSError as error:
             shared[1] = f"{error.filename}: {error.strerror}"
     broadcast_object_list(shared)
     if shared[0] is None:
-        raise UserError(shared[1])
+        raise SharedError(shared[1])
     return shared[0]
 
 
@@ -161,9 +181,9 @@ def _claim(folder: Path, config: Config) -> Path:
     return folder
 
 
-def check_unused(folder: Path) -> None:
-    """`UserError` where `folder` holds a run."""
-    if (folder / "metrics.jsonl").exists() or (folder / "ticket").exists():
+def check_unused(folder: Path, *, but_metrics: bool = False) -> None:
+    """`UserError` where `folder` holds a run, or with `but_metrics` a finished one: a run can end before its checkpoint."""
+    if (folder / "metrics.jsonl").exists() and not but_metrics or (folder / "ticket").exists():
         raise UserError(f"run.dir: {folder} already holds a run; choose another folder, or continue it with --run.resume")
 
 
@@ -205,13 +225,6 @@ def _flat(record: Record, above: str = "") -> Record:
     return flat
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 def start_accelerator(config: Config, folder: Path) -> Accelerator:
     """The `Accelerator` for this config: one CPU, one GPU or many processes, as the command was launched."""
     prepare_cpu(config.run.threads)
@@ -241,14 +254,16 @@ def open_run(task: str, config: Config) -> Run:
     check_trackers(trackers := chosen_trackers(config))
     if "tensorboard" in trackers and printable(str(folder)) != str(folder):
         raise UserError(f"run.dir: TensorBoard cannot write to {folder}, whose name is not UTF-8; set run.tensorboard to false")
-    if config.run.resume:
-        if not list((folder / "checkpoints").glob("epoch_*.safetensors")):
-            raise UserError(f"run.resume: {folder} holds no checkpoint to continue from")
+    begun = _by_main(lambda: bool(Checkpoints(folder, keep=1).files())) == str(True)
+    if config.run.resume is True and not begun:
+        raise UserError(f"run.resume: {folder} holds no checkpoint to continue from")
+    resumes = bool(config.run.resume) and begun
+    if resumes:
         check_same_experiment(folder, config)
-        _by_main(lambda: str(lock.claim(folder)))  # before its last checkpoint is read
+        _by_main(lambda: lock.claim(folder))  # before its last checkpoint is read
     elif config.run.dir is not None:
-        check_unused(folder)
-    return Run(task, folder, config, start_accelerator(config, folder))
+        check_unused(folder, but_metrics=config.run.resume == "auto")
+    return Run(task, folder, config, start_accelerator(config, folder), resumes=resumes)
 
 
 def run_folder(task: str, config: Config) -> Path:

@@ -3,61 +3,75 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.data_loader import DataLoaderShard
-from accelerate.utils import broadcast, set_seed
+from accelerate.utils import broadcast, gather_object, set_seed
 from torch import Tensor, nn
 
 from supertickets.config.sections import Config
-from supertickets.errors import UserError
+from supertickets.errors import SharedError, UserError
 from supertickets.networks.build import build_net
 from supertickets.networks.macs import count_layers, count_params, dense_macs, sparse_layer_macs
 from supertickets.networks.network import Network
 from supertickets.networks.supernet import device_of, in_body
-from supertickets.pruning.mask import mask_gradients, zero_sparsity
-from supertickets.search.importance import TAYLOR
-from supertickets.search.penalty import rho_at
-from supertickets.search.taylor import note_taylor
+from supertickets.pruning.mask import zero_sparsity
 from supertickets.task import Task
 from supertickets.terminal import headline, watch
+from supertickets.training.agreement import Agreement, Verdict, check_same_network
 from supertickets.training.batchnorm import recalibrate
 from supertickets.training.distill import Lesson, load_teacher, starts_trained
-from supertickets.training.ema import averaged, decay_at, load_ema, update_ema
-from supertickets.training.optim import beta1_at, lr_at, match_layout, peak_lr, set_lr
+from supertickets.training.ema import averaged, load_ema
+from supertickets.training.feed import Feed, prepared
+from supertickets.training.keeper import Keeper
+from supertickets.training.optim import match_layout
 from supertickets.training.start import is_frozen
 from supertickets.training.state import TrainState, place
-from supertickets.types import Metrics
+from supertickets.training.sync_bn import synchronise_norms
+from supertickets.training.tally import Tally
+from supertickets.training.update import finish_gradient, follow, penalty_weight, set_rates, steer
+from supertickets.types import Batch, Metrics
 from supertickets.units.groups import count_units
 
 
 class Trainer:
     """Trains and evaluates the network of `state` on the data of `task`; `state` is updated in place.
 
-    After epoch `search_end` the penalty no longer pulls, as no units will be removed any more.
+    After epoch `search_end` the penalty no longer pulls, as no units will be removed any more. `keeper` saves the state
+    within epochs; without one, that does not happen.
     """
 
-    def __init__(self, task: Task, config: Config, state: TrainState, accelerator: Accelerator, *, search_end: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        config: Config,
+        state: TrainState,
+        accelerator: Accelerator,
+        *,
+        search_end: int,
+        keeper: Keeper | None = None,
+    ) -> None:
         self.task, self.config, self.state, self.accelerator = task, config, state, accelerator
-        self.search_end = search_end
+        self.search_end, self.keeper = search_end, keeper
         train_loader, val_loader = task.build_loaders(config.train.batch_size)
-        self.train_loader: DataLoaderShard = accelerator.prepare_data_loader(train_loader)
-        self.val_loader: DataLoaderShard = accelerator.prepare_data_loader(val_loader)
-        if len(self.train_loader) == 0:
+        self.feed = Feed(train_loader, accelerator)
+        self.val_loader = prepared(val_loader, accelerator)
+        if len(self.feed) == 0:
             raise UserError(
                 f"train.batch_size: {config.train.batch_size} on each of {accelerator.num_processes} processes "
                 f"is more than the training images"
             )
         state.global_batch = _global_batch(config, state, accelerator.num_processes)
+        self.agreement = Agreement(accelerator)
         teacher = load_teacher(config.distill, task, state.net)
         self.ticket_teacher = None if teacher is None else place(teacher, config, accelerator.device)
         for name, param in state.net.named_parameters():
             param.requires_grad_(not is_frozen(name, config.init))
         self.optimizer = accelerator.prepare_optimizer(state.optimizer)
-        self.model = wrap(accelerator, state.net)
+        self.model: nn.Module = state.net
+        self._wrap()
         if accelerator.scaler is not None and state.scaler:
             accelerator.scaler.load_state_dict(state.scaler)
         self.last_scores = ""  # in a few words, for the progress bar
@@ -65,7 +79,7 @@ class Trainer:
     @property
     def steps_per_epoch(self) -> int:
         """Updates in one epoch."""
-        return -(-len(self.train_loader) // self.config.train.accumulate)
+        return -(-len(self.feed) // self.config.train.accumulate)
 
     def seed(self, phase: int = 0) -> None:
         """Make all randomness of an epoch follow from `run.seed` and its number, so that a resumed run needs no RNG state."""
@@ -80,49 +94,116 @@ class Trainer:
         state = self.state
         place(state.net, self.config, device_of(state.net))
         match_layout(state.optimizer)
+        self._wrap()
+
+    def _wrap(self) -> None:
+        if self.config.train.sync_bn and self.accelerator.num_processes > 1:
+            synchronise_norms(self.state.net)
         self.model = wrap(self.accelerator, self.model)
 
-    def train_epoch(self) -> dict[str, float]:
-        """Make one pass over the training data; return the mean task loss, the penalty's share and that of a teacher."""
-        state, cfg, lesson = self.state, self.config, self._lesson()
+    def compare_processes(self, after: str) -> None:
+        """Raise `UserError` where the processes no longer have the same network."""
+        check_same_network(self.state, self.accelerator, after)
+
+    def train_epoch(self) -> dict[str, Any]:
+        """Make one pass over the training data, or the rest of one.
+
+        Returns the mean task loss, the penalty's share and that of a teacher. Raises `UserError` where numbers go bad, and
+        `Stopped` where the run was asked to stop.
+        """
+        state, cfg, at = self.state, self.config, self.state.underway
+        own = at.processes[self.accelerator.process_index] if at.processes else {}
+        lesson = self._lesson()
         self.seed()
         self._train_mode()
-        self.train_loader.set_epoch(state.epoch)
-        total, count, rho = torch.zeros((), device=self.accelerator.device), 0, 0.0
+        tally, rho = Tally(self.accelerator.device, at, own, lesson), 0.0
 
         def describe() -> str:
-            loss = f"loss {float(total) / count:.4f}" if count else ""
+            loss = f"loss {float(tally.total) / tally.counted:.4f}" if tally.counted else ""
             return "  ".join(text for text in (f"epoch {state.epoch + 1}/{cfg.train.epochs}", loss, self.last_scores) if text)
 
-        for batch in watch(self.train_loader, describe, show=self.accelerator.is_main_process):
+        batches = self.feed.epoch(state.epoch, done=at.batches, own=own)
+        for batch in watch(batches, describe, show=self.accelerator.is_main_process):
             with self.accelerator.accumulate(self.model):
                 if lesson is None:
                     loss = total_loss = self.task.loss(self.model, batch)
                 else:
                     loss, total_loss = lesson.losses(self.model, batch)
                 self.accelerator.backward(total_loss)
+                tally.add(loss.detach())
                 if self.accelerator.sync_gradients:
-                    rho = self._before_update()
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-                if self.accelerator.sync_gradients:
-                    self._after_update(rho)
-            total += loss.detach()
-            count += 1
-        mean = float(self.mean(total)) / count
-        if not torch.isfinite(torch.tensor(mean)):
-            raise UserError(
-                f"the loss is {mean} in epoch {state.epoch + 1}: training has diverged; lower train.lr (now {cfg.train.lr})"
-            )
-        state.epoch += 1
-        state.scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {}
-        return {
-            "loss": mean,
+                    rho = self._update(tally)
+        self._stop_if_bad(self.agreement.last())
+        if not tally.counted:
+            raise UserError(f"train.on_nan: no update of epoch {state.epoch + 1} had a finite loss and gradient")
+        record = {
+            "loss": tally.mean(self.mean),
             "penalty": rho * state.penalty.value(state.net),
             "rho": rho,
             "lr": state.optimizer.param_groups[0]["lr"],
             **(lesson.record() if lesson else {}),
+            **({"skipped": at.skipped_updates} if at.skipped_updates else {}),
         }
+        state.epoch += 1
+        at.batches, at.processes = 0, []
+        at.skipped_updates = at.skipped_batches = 0
+        if cfg.distill.teacher == "ema":
+            state.teacher = None  # the next epoch's is another one
+        self._note_scaler()
+        return record
+
+    def _update(self, tally: Tally) -> float:
+        """Update the weights unless numbers went bad; save or stop where that is due. Returns the penalty's weight."""
+        state, keeper, skips = self.state, self.keeper, self.config.train.on_nan == "skip"
+        steps, train = self.steps_per_epoch, self.config.train
+        set_rates(state, train, steps_per_epoch=steps, body=0.0 if self._body_rests(state.epoch) else train.body_lr)
+        norm = finish_gradient(state, self.optimizer, self.accelerator, clip=train.clip_grad)
+        verdict = self.agreement.reach(
+            state.step + 1,
+            bad=~torch.isfinite(tally.total + norm),
+            stop=keeper is not None and keeper.stops(),
+            save=keeper is not None and keeper.saves(state.step + 1),
+            at_once=skips,
+        )
+        if not skips:
+            self._stop_if_bad(verdict)
+        rho = penalty_weight(state, self.config.search, steps_per_epoch=steps, search_end=self.search_end)
+        if verdict.bad and self.accelerator.scaler is None:
+            tally.skip()
+        else:  # the scaler of fp16 looks for bad gradients itself
+            steer(state, self.config.search, rho, search_end=self.search_end)
+            self.optimizer.step()
+            follow(state, self.config, rho)
+        self.optimizer.zero_grad()
+        state.step += 1
+        if skips:
+            tally.mark()
+        if keeper is not None and (verdict.stop or verdict.save) and state.underway.batches < len(self.feed):
+            self._stop_if_bad(self.agreement.last())
+            self._gather_progress(tally)
+            (keeper.stop if verdict.stop else keeper.save)(state)
+            state.underway.processes = []
+        return rho
+
+    def _gather_progress(self, tally: Tally) -> None:
+        """Make the state complete for a save within an epoch."""
+        own = tally.tensors() | self.feed.place()
+        self.state.underway.processes = gather_object([{name: tensor.cpu() for name, tensor in own.items()}])
+        self._note_scaler()
+
+    def _note_scaler(self) -> None:
+        self.state.scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {}
+
+    def _stop_if_bad(self, verdict: Verdict) -> None:
+        if not verdict.bad:
+            return
+        state, train = self.state, self.config.train
+        newest = self.keeper.newest() if self.keeper else "none"
+        raise SharedError(
+            f"the loss or its gradient is not finite at step {verdict.step} (epoch {state.epoch + 1}, learning rate "
+            f"{state.optimizer.param_groups[0]['lr']:.3g}): training has diverged; last good checkpoint: {newest}; "
+            f"lower train.lr (now {train.lr:g}), or leave such steps out with train.on_nan: skip"
+        )
 
     def _train_mode(self) -> None:
         self.model.train()
@@ -139,40 +220,12 @@ class Trainer:
         resting = in_body(name) and (self.config.train.freeze_bn or self._body_rests(epoch))
         return resting or is_frozen(name, self.config.init)
 
-    def _before_update(self) -> float:
-        """Between backward and update: the penalty's gradient, the mask, the gradient's norm and the learning rate."""
-        state, train, search = self.state, self.config.train, self.config.search
-        steps = self.steps_per_epoch
-        self.accelerator.unscale_gradients(self.optimizer)
-        mask_gradients(state.held_mask(), state.net)
-        if train.clip_grad:
-            torch.nn.utils.clip_grad_norm_(state.net.parameters(), train.clip_grad)
-        rho = 0.0
-        if state.epoch < self.search_end:
-            rho = rho_at(state.step / steps, rho=search.rho, warmup=search.warmup)
-            if search.importance in TAYLOR:
-                note_taylor(state.taylor, state.net, state.penalty.weights)
-        if search.penalty == "subgradient":
-            state.penalty.add_gradient(state.net, rho, state.prefix)
-        peak = peak_lr(train, state.global_batch)
-        rate = lr_at(state.step, train=train, steps_per_epoch=steps, peak=peak)
-        beta1 = beta1_at(state.step, train=train, steps_per_epoch=steps)
-        set_lr(state.optimizer, rate, beta1, body=0.0 if self._body_rests(state.epoch) else train.body_lr)
-        return rho
-
-    def _after_update(self, rho: float) -> None:
-        state = self.state
-        if self.config.search.penalty == "proximal":
-            state.penalty.pull(state.net, rho * state.optimizer.param_groups[0]["lr"], state.prefix)
-        decay = decay_at(state.step, decay=self.config.train.ema_decay, batch_size=state.global_batch)
-        update_ema(state.ema, state.net, decay)
-        state.step += 1
-
     def averaged_net(self) -> Network:
         """A copy of the network with the averaged (EMA) weights, in eval mode; the live network is not touched."""
         self.seed(phase=1)
         net = place(build_net(self.state.net.arch, self.task), self.config, self.accelerator.device)
-        load_ema(net, self.state.ema)
+        ema = self.state.ema
+        load_ema(net, broadcast(ema) if self.accelerator.num_processes > 1 else ema)  # BN statistics differ between processes
         return net.eval()
 
     def keep_teacher(self) -> None:
@@ -188,9 +241,10 @@ class Trainer:
 
     def _lesson(self) -> Lesson | None:
         """What a teacher does in this epoch; None where there is none, or none yet."""
+        ours = self.config.distill.teacher == "ema" and (self.state.step or starts_trained(self.config.init))
+        if ours and not self.state.underway.batches:
+            self.state.teacher = self._averaged_teacher()  # of the whole epoch, also if it is continued
         teacher = self.ticket_teacher or self.state.teacher
-        if self.config.distill.teacher == "ema" and (self.state.step or starts_trained(self.config.init)):
-            teacher = self._averaged_teacher()
         return None if teacher is None else Lesson(teacher, self.task, self.config.distill, self.accelerator)
 
     def evaluate(self, net: nn.Module) -> Metrics:
@@ -200,7 +254,7 @@ class Trainer:
         layers = count_layers(net, self.task.input_shape)
         shown = watch(self.val_loader, lambda: "evaluation", show=self.accelerator.is_main_process)
         with torch.no_grad(), self.accelerator.autocast():
-            scores = self.task.evaluate(net, shown, self.accelerator)
+            scores = self.task.evaluate(net, self._stoppable(shown), self.accelerator)
         scores |= {
             "macs": dense_macs(layers),
             "sparse_macs": sum(sparse_layer_macs(net, layers).values()),
@@ -229,11 +283,14 @@ class Trainer:
 
     def _first_batches(self, count: int) -> Iterator[object]:
         """The first `count` training batches in this epoch's order."""
-        self.train_loader.set_epoch(self.state.epoch)
-        batches = iter(self.train_loader)
-        yield from itertools.islice(batches, count)
-        batches.close()
-        self.train_loader.end()  # left before its end: Accelerate must not take it for the loader in use
+        return self.feed.first(self.state.epoch, count)
+
+    def _stoppable(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches of an evaluation; after any of them the run can stop, and will then begin the evaluation again."""
+        for batch in batches:
+            yield batch
+            if self.keeper is not None and self.agreement.any(self.keeper.stops()):
+                self.keeper.stop(self.state)
 
 
 def wrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
@@ -243,15 +300,20 @@ def wrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
     So this unwraps the bare network, makes Accelerate forget what it prepared, and wraps the network once.
     """
     net = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    for prepared in list(accelerator._models):
-        if accelerator.unwrap_model(prepared) is net:
-            accelerator._models.remove(prepared)
+    for known in list(accelerator._models):
+        if accelerator.unwrap_model(known) is net:
+            accelerator._models.remove(known)
     return accelerator.prepare_model(net)
 
 
 def _global_batch(config: Config, state: TrainState, processes: int) -> int:
-    """Images per update over all processes; `UserError` where a resumed run had another number."""
-    images = config.train.batch_size * processes * config.train.accumulate
+    """Images per update over all processes; `UserError` where a resumed run had another number.
+
+    Within an epoch, it must also be the same number of processes.
+    """
+    images, before = config.train.batch_size * processes * config.train.accumulate, len(state.underway.processes)
+    if before not in (0, processes):
+        raise UserError(f"run.resume: the run was saved within an epoch of {before} processes; resume it with as many")
     if state.global_batch not in (0, images):
         raise UserError(
             f"run.resume: the run had {state.global_batch} images per update, now it would have {images}; "

@@ -231,7 +231,7 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
     def _write(
         self, images: Sequence[Path], found: Sequence[Sequence[tuple[int, float]]], tiles: Sequence[Tile], out_dir: Path
     ) -> list[Path]:
-        from supertickets.training.run import write_text
+        from supertickets.files import write_text
 
         rows = [
             {"image": str(path), "top": [{"class": self.labels[i], "index": i, "share": share} for i, share in top]}

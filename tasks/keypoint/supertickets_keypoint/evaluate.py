@@ -14,8 +14,8 @@ from supertickets.arguments import Parser, add_recipe, chosen_recipe, friendly, 
 from supertickets.cli import score_table
 from supertickets.config.reader import load_config
 from supertickets.errors import UserError
+from supertickets.files import write_text
 from supertickets.terminal import console, note
-from supertickets.training.run import write_text
 from supertickets.types import Metrics
 from supertickets_keypoint.annotations import check_joints, json_path, own_results, read_results, read_truth
 from supertickets_keypoint.config import KeypointConfig

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supertickets.errors import UserError
-from supertickets.training.run import write_text
+from supertickets.files import write_text
 from supertickets.types import JsonObject
 from supertickets_keypoint.annotations import Truth
 from supertickets_keypoint.config import KeypointEvaluation

@@ -1,0 +1,58 @@
+"""Files that are written completely or not at all, and stay written when the power fails."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give the complete file `partial` the name `path`, once its content and then its name are on the disk."""
+    _sync(partial)
+    os.replace(partial, path)
+    _sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file completely or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        put_in_place(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise named(error, path) from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file. Where the disk is full, the file keeps what it had."""
+    end = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if path.exists():
+            os.truncate(path, end)
+        raise named(error, path) from error
+
+
+def named(error: OSError, path: Path) -> OSError:
+    """The same error with the file that it is about: errors of writing do not name it."""
+    return error if error.filename is not None else OSError(error.errno, error.strerror, str(path))
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if path.is_file():  # file systems need not be able to do this for folders
+            raise named(error, path) from error
+    finally:
+        os.close(handle)

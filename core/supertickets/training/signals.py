@@ -1,0 +1,57 @@
+"""Signals that ask a run to save and stop: SIGTERM and SIGUSR1 of batch systems, and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+NAMES = [name for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+
+
+class Signals:
+    """Notes the first of these signals within its `with` block, instead of ending the process; a second Ctrl-C ends it.
+
+    Other threads than the main one cannot do this; there signals do what they always do.
+    """
+
+    def __init__(self) -> None:
+        self.caught: signal.Signals | None = None
+        self._former: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for name in NAMES:
+                number = signal.Signals[name]
+                self._former[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, former in self._former.items():
+            signal.signal(number, former)
+        self._former.clear()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.caught is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.caught = self.caught or signal.Signals(number)
+
+
+def survive_once() -> None:
+    """Let a loader process pass over the first SIGTERM and all other signals that ask a run to stop.
+
+    Batch systems and terminals send these signals to all processes of a job, and the run still needs its batches for the step
+    after which it saves. The run itself ends its loader processes, if necessary with a SIGTERM.
+    """
+    seen = 0
+
+    def on_sigterm(number: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > 1:
+            os._exit(0)
+
+    for name in NAMES:
+        signal.signal(signal.Signals[name], on_sigterm if name == "SIGTERM" else signal.SIG_IGN)

@@ -1,0 +1,240 @@
+"""The file of a training state: tensors in safetensors, all else as JSON in its metadata, and a checksum over both.
+
+The names in the file (`dormant`, `early`, `full`) are those of the first version, whose checkpoints stay readable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from supertickets.config.sections import Config
+from supertickets.errors import UserError
+from supertickets.files import named, put_in_place
+from supertickets.networks.build import build_net, read_arch
+from supertickets.networks.network import Network
+from supertickets.search.penalty import Penalty
+from supertickets.task import Task
+from supertickets.ticket.limits import JSON_BYTES, check_arch, check_net, check_plain, check_size
+from supertickets.training.ema import averaged
+from supertickets.training.optim import build_optimizer, load_named_state, named_state
+from supertickets.training.start import searched_prefix
+from supertickets.training.state import TrainState, Underway, place
+
+FILE_BYTES = 64 * 2**30
+PROCESS = "process_"  # followed by the number of a process: what it alone has of an epoch under way
+_FIELDS = {
+    "arch": dict,
+    "epoch": int,
+    "step": int,
+    "mask_held": bool,
+    "penalty_z": float,
+    "full": dict,
+    "global_batch": int,
+    "budget": dict,
+    "scaler": dict,
+}
+_UNDERWAY = {
+    "batches": int,
+    "skipped_updates": int,
+    "skipped_batches": int,
+    "events": dict,
+    "losses": dict,
+    "seconds": float,
+}
+
+
+class Damaged(UserError):
+    """A checkpoint that is not what was written: cut off, changed or no checkpoint at all."""
+
+
+def save_state(state: TrainState, path: Path) -> None:
+    """Write the state completely or not at all. An `OSError` names the file."""
+    groups: dict[str, Mapping[str, Tensor]] = {
+        "net": state.net.state_dict(),
+        "ema": state.ema,
+        "mask": state.mask,
+        "dormant": state.dormant_weights,
+        "early": state.early_tensors,
+        "penalty": state.penalty.weights,
+        "taylor": state.taylor,
+        "teacher": state.teacher.state_dict() if state.teacher else {},
+        "optimizer": named_state(state.net, state.optimizer),
+    }
+    groups |= {f"{PROCESS}{number}": own for number, own in enumerate(state.underway.processes)}
+    # Clones: safetensors refuses tensors that share memory, and the shared layout is not ours to keep.
+    tensors = {
+        f"{group}/{name}": tensor.detach().cpu().contiguous().clone()
+        for group, held in groups.items()
+        for name, tensor in held.items()
+    }
+    about = {
+        "arch": state.net.arch.to_dict(),
+        "epoch": state.epoch,
+        "step": state.step,
+        "mask_held": state.mask_held,
+        "penalty_z": state.penalty.z,
+        "full": state.supernet_costs,
+        "global_batch": state.global_batch,
+        "budget": state.budget,
+        "scaler": state.scaler,
+        "teacher_arch": state.teacher.arch.to_dict() if state.teacher else None,
+        "underway": {key: getattr(state.underway, key) for key in _UNDERWAY} | {"seconds": state.underway.elapsed()},
+    }
+    text = json.dumps(about)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    try:
+        save_file(tensors, partial, metadata={"state": text, "sha256": digest_of(text, tensors)})
+        put_in_place(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise named(error, path) if isinstance(error, OSError) else _as_os_error(error, path) from error
+
+
+def _as_os_error(error: SafetensorError, path: Path) -> OSError:
+    """What the system said, without the words of safetensors around it: `I/O error: No space left on device (os error 28)`."""
+    said = str(error).partition("I/O error: ")[2] or str(error)
+    number = said.rpartition("(os error ")[2].rstrip(") ")
+    return OSError(int(number) if number.isdigit() else 5, said.partition(" (os error")[0].strip(), str(path))
+
+
+def digest_of(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the JSON, and of the names, types, shapes and bytes of all tensors in the order of their names."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def load_state(path: Path, task: Task, config: Config, device: torch.device) -> TrainState:
+    """The state as `save_state` wrote it: the same network, companions and counters, bit for bit.
+
+    Raises `Damaged` where the file is not as it was written, and `UserError` where it does not fit the task and the config.
+    """
+    about, tensors = read_state(path)
+    try:
+        return _restore(about, tensors, task, config, device, path)
+    except UserError as error:
+        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
+    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
+        raise UserError(f"{path}: not a checkpoint of a {task.name} run with this config ({_first_line(error)})") from error
+
+
+def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The JSON and the tensors of a checkpoint, checked against its checksum where it has one."""
+    try:
+        check_size(path, FILE_BYTES)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            text = metadata["state"]
+            # Clones: the file's memory map must not outlive it.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        if len(text) > JSON_BYTES:
+            raise ValueError(f"its description has {len(text)} characters; {JSON_BYTES} is the most")
+        about = json.loads(text)
+        check_plain(about, path)
+        if not isinstance(about, dict):
+            raise ValueError("it does not describe a run")
+        if ("sha256" in metadata or "underway" in about) and metadata.get("sha256") != digest_of(text, tensors):
+            raise ValueError("its checksum differs")
+    except UserError as error:
+        raise Damaged(str(error)) from error
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError, RecursionError) as error:
+        raise Damaged(f"{path}: not a checkpoint, or damaged ({_first_line(error)})") from error
+    return about, tensors
+
+
+def _restore(
+    about: dict[str, Any], tensors: dict[str, Tensor], task: Task, config: Config, device: torch.device, path: Path
+) -> TrainState:
+    def group(name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(f"{name}/"): t.to(device) for key, t in tensors.items() if key.startswith(f"{name}/")}
+
+    def network(arch: str, tensors: str) -> Network:
+        read = read_arch(about[arch])
+        check_arch(read, path)
+        with torch.device("meta"):
+            check_net(build_net(read, task), task.input_shape, path)
+        net = build_net(read, task)
+        net.load_state_dict(group(tensors))
+        return place(net, config, device)
+
+    _check_fields(about, _FIELDS)
+    net = network("arch", "net")
+    optimizer = build_optimizer(net, config.train)
+    shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
+    ema, mask, dormant, early, taylor = (group(name) for name in ("ema", "mask", "dormant", "early", "taylor"))
+    for held in (ema, mask, dormant, early):
+        if wrong := [name for name, tensor in held.items() if tensor.shape != shapes.get(name)]:
+            raise ValueError(f"a tensor of {wrong[0]} has another shape than the network's")
+    if any(kept.dtype != torch.bool for kept in mask.values()):
+        raise ValueError("its mask is not one of true and false")
+    load_named_state(net, optimizer, _checked_optimizer(group("optimizer"), shapes))
+    if ema.keys() != averaged(net).keys() or (about["step"] and not optimizer.state):
+        raise ValueError("it lacks averaged weights or optimizer state")
+    return TrainState(
+        net,
+        optimizer,
+        ema,
+        Penalty(group("penalty"), about["penalty_z"]),
+        about["full"],
+        prefix=searched_prefix(config.init),
+        mask=mask,
+        mask_held=about["mask_held"],
+        dormant_weights=dormant,
+        early_tensors=early,
+        taylor=taylor,
+        teacher=network("teacher_arch", "teacher").eval().requires_grad_(False) if about.get("teacher_arch") else None,
+        epoch=about["epoch"],
+        step=about["step"],
+        global_batch=about["global_batch"],
+        budget=about["budget"],
+        scaler=about["scaler"],
+        underway=_underway(about.get("underway", {}), tensors),
+    )
+
+
+def _check_fields(given: dict[str, Any], kinds: Mapping[str, type]) -> None:
+    for key, kind in kinds.items():
+        value = given[key]
+        fits = type(value) in ((int, float) if kind is float else (kind,))
+        if not fits or (kind in (int, float) and not 0 <= value < 2**53):
+            raise ValueError(f"'{key}' is {value!s:.40}")
+        if key in ("full", "budget") and not all(type(number) in (int, float) for number in value.values()):
+            raise ValueError(f"'{key}' must hold numbers")
+
+
+def _checked_optimizer(state: dict[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    for path, tensor in state.items():
+        name = path.rpartition("/")[0]
+        if name not in shapes or tensor.shape not in (shapes[name], torch.Size([])):
+            raise ValueError(f"the optimizer's state of {name} does not fit the network")
+    return state
+
+
+def _underway(about: dict[str, Any], tensors: dict[str, Tensor]) -> Underway:
+    if not about:
+        return Underway()  # of a version that saved between epochs alone
+    _check_fields(about, _UNDERWAY)
+    processes: list[dict[str, Tensor]] = []
+    while own := {
+        name.partition("/")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{PROCESS}{len(processes)}/")
+    }:
+        processes.append(own)
+    return Underway(**{key: about[key] for key in _UNDERWAY}, processes=processes)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[min(1, len(lines) - 1)].strip()

@@ -1,0 +1,57 @@
+"""The parts of one update of the weights: rates, gradient, penalty and moving average."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor
+
+from supertickets.config.sections import Config, SearchConfig, TrainConfig
+from supertickets.pruning.mask import mask_gradients
+from supertickets.search.importance import TAYLOR
+from supertickets.search.penalty import rho_at
+from supertickets.search.taylor import note_taylor
+from supertickets.training.ema import decay_at, update_ema
+from supertickets.training.optim import beta1_at, lr_at, peak_lr, set_lr
+from supertickets.training.state import TrainState
+
+
+def set_rates(state: TrainState, train: TrainConfig, *, steps_per_epoch: int, body: float) -> None:
+    """Set the learning rate, times `body` for the body's weights, and beta1 of the next update."""
+    rate = lr_at(state.step, train=train, steps_per_epoch=steps_per_epoch, peak=peak_lr(train, state.global_batch))
+    set_lr(state.optimizer, rate, beta1_at(state.step, train=train, steps_per_epoch=steps_per_epoch), body=body)
+
+
+def finish_gradient(state: TrainState, optimizer: AcceleratedOptimizer, accelerator: Accelerator, *, clip: float) -> Tensor:
+    """Unscale, mask and, unless `clip` is 0, clip the gradient; returns its norm, on the device.
+
+    The norm is 0 with fp16, whose loss scale makes infinite gradients a matter of course.
+    """
+    accelerator.unscale_gradients(optimizer)
+    mask_gradients(state.held_mask(), state.net)
+    if clip:
+        norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), clip)
+    else:
+        norm = torch.nn.utils.get_total_norm([param.grad for param in state.net.parameters() if param.grad is not None])
+    return norm if accelerator.scaler is None else torch.zeros_like(norm)
+
+
+def penalty_weight(state: TrainState, search: SearchConfig, *, steps_per_epoch: int, search_end: int) -> float:
+    """rho of the next update; 0 once no units will be removed any more."""
+    return rho_at(state.step / steps_per_epoch, rho=search.rho, warmup=search.warmup) if state.epoch < search_end else 0.0
+
+
+def steer(state: TrainState, search: SearchConfig, rho: float, *, search_end: int) -> None:
+    """Before the update: what the search learns from the gradient and adds to it."""
+    if state.epoch < search_end and search.importance in TAYLOR:
+        note_taylor(state.taylor, state.net, state.penalty.weights)
+    if search.penalty == "subgradient":
+        state.penalty.add_gradient(state.net, rho, state.prefix)
+
+
+def follow(state: TrainState, config: Config, rho: float) -> None:
+    """After the update: the proximal penalty and the moving average."""
+    if config.search.penalty == "proximal":
+        state.penalty.pull(state.net, rho * state.optimizer.param_groups[0]["lr"], state.prefix)
+    update_ema(state.ema, state.net, decay_at(state.step, decay=config.train.ema_decay, batch_size=state.global_batch))
