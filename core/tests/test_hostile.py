@@ -1,4 +1,4 @@
-"""Tickets that were damaged or made up end in one clear line, in bounded time."""
+"""Tickets, checkpoints and configs that were damaged or made up end in one clear line, in bounded time."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings, strategies
 from safetensors.torch import save
 
+from supertickets.config.reader import load_config
+from supertickets.config.sections import Config
 from supertickets.errors import UserError
+from supertickets.networks.arch import resolve_arch
 from supertickets.networks.build import build_net
 from supertickets.pruning.prune import prune
 from supertickets.report.tables import info_tables
 from supertickets.task import load_task
-from supertickets.testing import micro_arch, mutated
+from supertickets.testing import ToyTask, micro_arch, mutated, toy_config
 from supertickets.ticket.facts import describe
-from supertickets.ticket.limits import DEPTH
+from supertickets.ticket.limits import DEPTH, check_arch
 from supertickets.ticket.ticket import Ticket, _digest
+from supertickets.training.randomness import random_state
+from supertickets.training.state import new_state
+from supertickets.training.state_file import digest_of, load_state, read_state, save_state
 
 SETTINGS = {
     "segmentation": {"data": {"name": "pairs", "classes": ["a", "b"]}},
@@ -151,3 +158,73 @@ def test_what_is_no_plain_file_is_named(tmp_path: Path):
     (folder / "ticket.json").unlink()
     (folder / "ticket.json").symlink_to("/dev/zero")
     assert "no such file" in look(folder)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory):
+    """A checkpoint of a toy network that has made one step, its JSON and tensors, and what loads it."""
+    path = tmp_path_factory.mktemp("run") / "epoch_0001.safetensors"
+    config = toy_config(path.parent)
+    task = ToyTask(config)
+    state = new_state(task, config, torch.device("cpu"))
+    task.loss(state.net, next(iter(task.build_loaders(8)[0]))).backward()
+    state.optimizer.step()
+    state.step = state.underway.batches = 1
+    now = torch.frombuffer(bytearray(random_state()), dtype=torch.uint8)
+    state.underway.processes = [{"now": now, "loader_0": now, "loss": torch.tensor(1.0)}]
+    save_state(state, path)
+    return path, *read_state(path), lambda: load_state(path, task, config, torch.device("cpu"))
+
+
+def resaved(path: Path, about: object, tensors: dict[str, torch.Tensor]) -> None:
+    """With the checksum that it ought to have."""
+    text = json.dumps(about)
+    path.write_bytes(save(tensors, {"state": text, "sha256": digest_of(text, tensors)}))
+
+
+@settings(max_examples=6, deadline=5000, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(rng=strategies.randoms(use_true_random=False))
+def test_any_change_of_a_checkpoint_is_read_or_named(checkpoint, rng: random.Random):
+    path, about, tensors, load = checkpoint
+    resaved(path, mutated(about, rng), tensors)
+    try:
+        load()
+    except UserError as error:
+        assert str(error).startswith(str(path)) and "\n" not in str(error)
+
+
+def test_tensors_of_a_checkpoint_that_do_not_fit_are_named(checkpoint):
+    path, about, tensors, load = checkpoint
+    resaved(path, about, tensors)
+    assert load().underway.batches == 1
+    weight, ones = "stem.0.weight", torch.ones(4, 3, 3, 3)
+    for name, tensor, complaint in (
+        (f"ema/{weight}", ones[:1], "has another shape than the network's"),
+        (f"mask/{weight}", ones, "its mask is not one of true and false"),
+        (f"dormant/{weight}x", ones, "the network has no tensor"),
+        (f"optimizer/{weight}/exp_avg", ones[:2], "does not fit the network"),
+        ("process_0/now", torch.zeros(7, dtype=torch.uint8), "not a checkpoint of a toy run"),
+        ("process_0/loss", ones, "'loss' of a process is not a number"),
+    ):
+        resaved(path, about, tensors | {name: tensor.clone()})
+        with pytest.raises(UserError, match=re.escape(complaint)):
+            load()
+
+
+@settings(max_examples=30, deadline=5000, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(rng=strategies.randoms(use_true_random=False))
+def test_any_change_of_a_config_is_read_or_named(tmp_path_factory: pytest.TempPathFactory, rng: random.Random):
+    path = tmp_path_factory.getbasetemp() / "config.yaml"
+    path.write_text(json.dumps(mutated(Config().model_dump(mode="json"), rng)))
+    try:
+        check_arch(resolve_arch(load_config(Config, path).arch), path)
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_config_cannot_ask_for_a_network_that_fills_the_memory(tmp_path: Path):
+    config = toy_config(tmp_path)
+    for changes, complaint in (({"stem": (4, 10**9)}, "channels 1000000000"), ({"expand": 10**6}, "expand 1000000")):
+        arch = config.arch.model_copy(update=changes)
+        with pytest.raises(UserError, match=f"arch: its arch asks for {complaint}; 16384 is the most"):
+            new_state(ToyTask(config), config.model_copy(update={"arch": arch}), torch.device("cpu"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from supertickets.pruning.mask import Mask
 from supertickets.search.budget import measure, resolve_target
 from supertickets.search.penalty import Penalty, build_penalty
 from supertickets.task import Task
+from supertickets.ticket.limits import check_arch, check_net
 from supertickets.training.ema import Ema, averaged, start_ema
 from supertickets.training.optim import build_optimizer
 from supertickets.training.start import check_batch, searched_prefix, start_from_ticket
@@ -88,7 +90,11 @@ def new_state(task: Task, config: Config, device: torch.device) -> TrainState:
     """
     mask, costs = Mask(), dict[str, float]()
     if config.init.ticket is None:
-        net = build_net(full_arch(config.arch, task.input_shape), task)
+        arch = full_arch(config.arch, task.input_shape)
+        check_arch(arch, Path("arch"))
+        with torch.device("meta"):
+            check_net(build_net(arch, task), task.input_shape, Path("arch"))
+        net = build_net(arch, task)
         load_body(net, config.arch)
     else:
         net, mask, costs = start_from_ticket(config.init, task, arch=config.arch, seed=config.run.seed)

@@ -26,6 +26,7 @@ from supertickets.task import Task
 from supertickets.ticket.limits import JSON_BYTES, check_arch, check_net, check_plain, check_size
 from supertickets.training.ema import averaged
 from supertickets.training.optim import build_optimizer, load_named_state, named_state
+from supertickets.training.randomness import random_state, set_random_state
 from supertickets.training.start import searched_prefix
 from supertickets.training.state import TrainState, Underway, place
 
@@ -174,9 +175,14 @@ def _restore(
     net = network("arch", "net")
     optimizer = build_optimizer(net, config.train)
     shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
-    ema, mask, dormant, early, taylor = (group(name) for name in ("ema", "mask", "dormant", "early", "taylor"))
-    for held in (ema, mask, dormant, early):
-        if wrong := [name for name, tensor in held.items() if tensor.shape != shapes.get(name)]:
+    held = [group(name) for name in ("ema", "mask", "dormant", "early")]
+    for one in held:
+        if unknown := one.keys() - shapes.keys():
+            raise ValueError(f"the network has no tensor {sorted(unknown)[0]}")
+    # In the network's order, which the file does not keep: the log lists densities in that of the mask.
+    ema, mask, dormant, early = ({name: one[name] for name in shapes if name in one} for one in held)
+    for one in (ema, mask, dormant, early):
+        if wrong := [name for name, tensor in one.items() if tensor.shape != shapes[name]]:
             raise ValueError(f"a tensor of {wrong[0]} has another shape than the network's")
     if any(kept.dtype != torch.bool for kept in mask.values()):
         raise ValueError("its mask is not one of true and false")
@@ -194,7 +200,7 @@ def _restore(
         mask_held=about["mask_held"],
         dormant_weights=dormant,
         early_tensors=early,
-        taylor=taylor,
+        taylor=group("taylor"),
         teacher=network("teacher_arch", "teacher").eval().requires_grad_(False) if about.get("teacher_arch") else None,
         epoch=about["epoch"],
         step=about["step"],
@@ -231,8 +237,24 @@ def _underway(about: dict[str, Any], tensors: dict[str, Tensor]) -> Underway:
     while own := {
         name.partition("/")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{PROCESS}{len(processes)}/")
     }:
-        processes.append(own)
+        processes.append(_checked_process(own))
     return Underway(**{key: about[key] for key in _UNDERWAY}, processes=processes)
+
+
+def _checked_process(own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`own`, if its random states are ones and its sums are numbers."""
+    here = random_state()
+    try:
+        for name, tensor in own.items():
+            if name == "now" or name.startswith("loader_"):
+                set_random_state(tensor.numpy().tobytes())
+            elif tensor.numel() != 1 or not tensor.is_floating_point():
+                raise ValueError(f"'{name}' of a process is not a number")
+    finally:
+        set_random_state(here)
+    if missing := {"now", "loss"} - own.keys():
+        raise ValueError(f"a process lacks '{missing.pop()}'")
+    return own
 
 
 def _first_line(error: Exception) -> str:

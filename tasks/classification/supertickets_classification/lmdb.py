@@ -27,7 +27,18 @@ from supertickets.errors import UserError
 from supertickets.images import decode_image
 from supertickets.terminal import console, note, watch
 from supertickets.types import JsonObject
-from supertickets_classification.lmdb_source import ABOUT, COMMAND, FORMAT, HEADER, LABELS, close, key_of, library, parts_of
+from supertickets_classification.lmdb_source import (
+    ABOUT,
+    COMMAND,
+    FORMAT,
+    HEADER,
+    LABELS,
+    close,
+    key_of,
+    library,
+    parts_of,
+    read_about,
+)
 from supertickets_classification.sources import Files, open_files
 
 if TYPE_CHECKING:
@@ -96,8 +107,8 @@ def _start(env: Environment, source: Files, names: list[str], out: Path) -> Json
         stored = txn.get(ABOUT)
     if stored is None:
         return fresh
-    about = json.loads(stored)
-    if about["files"] != files:
+    about = read_about(stored, out)
+    if about.get("files") != files:
         raise UserError(f"{out}: was packed from other files than {source.where} holds now; delete it or choose another folder")
     if about.get("stamp") == fresh["stamp"]:
         return about

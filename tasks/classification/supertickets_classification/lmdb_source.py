@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from supertickets.errors import UserError
 from supertickets.images import decode_image, image_size
+from supertickets.names import printable
+from supertickets.types import JsonObject
 
 if TYPE_CHECKING:
     from lmdb import Environment
@@ -34,6 +36,29 @@ def parts_of(record: bytes | None, out: Path, index: int) -> tuple[int, bytes, s
     return label, digest, os.fsdecode(record[HEADER.size : end]), record[end:]
 
 
+def read_about(stored: bytes | None, out: Path) -> JsonObject:
+    """What an LMDB says about itself. Raises `UserError` where that is damaged or not of this format."""
+    try:
+        about = json.loads(stored or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{out}: what it says about itself is damaged ({error}); delete it and pack again") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise UserError(f"{out}: not an LMDB of images that this version packs")
+    counts, texts = [about.get(key) for key in ("done", "total", "images")], [about.get(key) for key in ("folders", "skipped")]
+    if (
+        not all(type(count) is int and 0 <= count < 10**8 for count in counts)  # keys have eight digits
+        or not all(isinstance(one, list) and all(isinstance(text, str) for text in one) for one in texts)
+        or not isinstance(about.get("complete"), bool)
+    ):
+        raise UserError(f"{out}: what it says about itself is damaged; delete it and pack again")
+    return about
+
+
+def _shown(name: str, index: int) -> str:
+    """The name of a file for a message, where it is one."""
+    return printable(name) if len(name) < 256 and name.isprintable() else f"image {index}"
+
+
 class LmdbSource:
     """The images of an LMDB made by `lmdb.pack`. Every process that reads from it opens it for itself."""
 
@@ -41,9 +66,7 @@ class LmdbSource:
         self.folder = folder = folder.resolve()
         if not (folder / "data.mdb").is_file():
             raise UserError(f"{folder}: no LMDB (data.mdb); make it with: {COMMAND}")
-        about = json.loads(self._get(ABOUT) or "{}")
-        if about.get("format") != FORMAT:
-            raise UserError(f"{folder}: not an LMDB of images that this version packs")
+        about = read_about(self._get(ABOUT), folder)
         if not about["complete"]:
             close(folder)
             raise UserError(
@@ -51,18 +74,23 @@ class LmdbSource:
                 f"the same command goes on with it: {COMMAND}"
             )
         self.folders: list[str] = about["folders"]
-        self.labels = np.frombuffer(self._get(LABELS) or b"", "<i4").astype(np.int64)
+        labels = self._get(LABELS) or b""
+        if len(labels) != 4 * about["images"]:
+            raise UserError(f"{folder}: has {len(labels) / 4:g} classes for {about['images']} images; delete it and pack again")
+        self.labels = np.frombuffer(labels, "<i4").astype(np.int64)
+        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.folders):
+            raise UserError(f"{folder}: an image is of no class that it lists; delete it and pack again")
 
     def name(self, index: int) -> str:
         return parts_of(self._get(key_of(index)), self.folder, index)[2]
 
     def image(self, index: int) -> NDArray[np.uint8]:
         *_, name, content = parts_of(self._get(key_of(index)), self.folder, index)
-        return decode_image(io.BytesIO(content), where=self.folder / name)
+        return decode_image(io.BytesIO(content), where=self.folder / _shown(name, index))
 
     def shape(self, index: int) -> tuple[int, int]:
         *_, name, content = parts_of(self._get(key_of(index)), self.folder, index)
-        return image_size(io.BytesIO(content), where=self.folder / name)
+        return image_size(io.BytesIO(content), where=self.folder / _shown(name, index))
 
     def _get(self, key: bytes) -> bytes | None:
         try:
