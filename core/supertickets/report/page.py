@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from supertickets.errors import UserError
+from supertickets.files import write_text
 from supertickets.report import contents
 from supertickets.report.runs import RunFacts, measure_latencies
-from supertickets.files import write_text
 
 _SECTIONS = {
     "Summary": contents.summary,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from supertickets.config.sections import Config, SearchConfig
+from supertickets.config.sections import Config, SearchConfig, TrainConfig
 from supertickets.errors import UserError
 from supertickets.networks.build import build_net, full_arch
 from supertickets.networks.macs import count_layers, count_params, dense_macs
@@ -139,3 +139,19 @@ def place(net: Network, config: Config, device: torch.device) -> Network:
     """The network on the device, in the config's memory format."""
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     return net.to(device).to(memory_format=layout)
+
+
+def images_per_update(state: TrainState, train: TrainConfig, *, processes: int) -> int:
+    """Images per update over all processes; `UserError` where a resumed run had another number.
+
+    Within an epoch, it must also be the same number of processes.
+    """
+    images, before = train.batch_size * processes * train.accumulate, len(state.underway.processes)
+    if before not in (0, processes):
+        raise UserError(f"run.resume: the run was saved within an epoch of {before} processes; resume it with as many")
+    if state.global_batch not in (0, images):
+        raise UserError(
+            f"run.resume: the run had {state.global_batch} images per update, now it would have {images}; "
+            f"resume it with as many processes as before"
+        )
+    return images

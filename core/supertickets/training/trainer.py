@@ -28,7 +28,7 @@ from supertickets.training.feed import Feed, prepared
 from supertickets.training.keeper import Keeper
 from supertickets.training.optim import match_layout
 from supertickets.training.start import is_frozen
-from supertickets.training.state import TrainState, place
+from supertickets.training.state import TrainState, images_per_update, place
 from supertickets.training.sync_bn import synchronise_norms
 from supertickets.training.tally import Tally
 from supertickets.training.update import finish_gradient, follow, penalty_weight, set_rates, steer
@@ -63,7 +63,7 @@ class Trainer:
                 f"train.batch_size: {config.train.batch_size} on each of {accelerator.num_processes} processes "
                 f"is more than the training images"
             )
-        state.global_batch = _global_batch(config, state, accelerator.num_processes)
+        state.global_batch = images_per_update(state, config.train, processes=accelerator.num_processes)
         self.agreement = Agreement(accelerator)
         teacher = load_teacher(config.distill, task, state.net)
         self.ticket_teacher = None if teacher is None else place(teacher, config, accelerator.device)
@@ -304,19 +304,3 @@ def wrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
         if accelerator.unwrap_model(known) is net:
             accelerator._models.remove(known)
     return accelerator.prepare_model(net)
-
-
-def _global_batch(config: Config, state: TrainState, processes: int) -> int:
-    """Images per update over all processes; `UserError` where a resumed run had another number.
-
-    Within an epoch, it must also be the same number of processes.
-    """
-    images, before = config.train.batch_size * processes * config.train.accumulate, len(state.underway.processes)
-    if before not in (0, processes):
-        raise UserError(f"run.resume: the run was saved within an epoch of {before} processes; resume it with as many")
-    if state.global_batch not in (0, images):
-        raise UserError(
-            f"run.resume: the run had {state.global_batch} images per update, now it would have {images}; "
-            f"resume it with as many processes as before"
-        )
-    return images
