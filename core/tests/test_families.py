@@ -136,7 +136,7 @@ def test_built_in_importances_rank_by_what_they_say():
     ema["stages.0.branches.0.0.depthwise_bn.weight"][3] = 0.01
     penalty = build_penalty(net, SHAPE).weights
     taylor = {gate: torch.ones_like(values) for gate, values in penalty.items()}
-    statistics = Statistics(ema, penalty, taylor, unit_costs(net, groups, count_layers(net, SHAPE), "macs"), seed=1)
+    statistics = Statistics(ema, penalty, taylor, unit_costs(net, groups, count_layers(net, SHAPE), "macs"), {}, seed=1)
     scores = {name: importance_named(name)(groups, statistics) for name in IMPORTANCES}
     assert scores["gamma"]["stages.0.branches.0.0.depthwise.3"].argmin() == 3
     flat = {name: torch.cat(list(values.values())) for name, values in scores.items()}

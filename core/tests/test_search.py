@@ -7,14 +7,16 @@ import copy
 import pytest
 import torch
 
-from supertickets.config.sections import TrainConfig
+from supertickets.config.sections import ArchConfig, TrainConfig
 from supertickets.errors import UserError
+from supertickets.networks.arch import resolve_arch
 from supertickets.networks.blocks import mixed_blocks
+from supertickets.networks.heads import DenseHead
 from supertickets.networks.macs import count_layers
 from supertickets.networks.supernet import Supernet, prunable
 from supertickets.search.budget import budget_at, measure, resolve_target, units_over_budget
 from supertickets.search.bundles import bundle_units
-from supertickets.search.importance import Statistics, gamma_per_mac
+from supertickets.search.importance import Statistics, gamma_per_mac, uniform
 from supertickets.search.penalty import build_penalty, rho_at
 from supertickets.search.shrink import shrink
 from supertickets.search.threshold import dead_units
@@ -286,3 +288,17 @@ def test_unreachable_budget_says_what_is_possible():
 
 def test_budget_schedule_runs_from_full_to_target():
     assert [budget_at(e, full=10, target=4, start=2, end=5) for e in (1, 2, 3, 5, 9)] == [10, 10, 8, 4, 4]
+
+
+def test_uniform_width_stays_uniform_over_many_events_and_bundles():
+    """Groups of 48 to 384 units in bundles of 8: after six events each has about the share that it should have."""
+    net = Supernet(arch := resolve_arch(ArchConfig(preset="nano")), DenseHead(arch, channels=8, outputs=3))
+    full, macs = {group.name: group.count for group in unit_groups(net)}, measure(net, "macs", SHAPE)
+    for event in range(6):
+        groups, layers = unit_groups(net), count_layers(net, SHAPE)
+        excess = measure(net, "macs", SHAPE) - (0.9 - 0.1 * event) * macs
+        statistics = Statistics({}, full_counts=full, seed=event)
+        costs = unit_costs(net, groups, layers, "macs")
+        shrink(net, units_over_budget(groups, uniform(groups, statistics), costs, excess=excess, divisor=8))
+    shares = torch.tensor([group.count / full[group.name] for group in unit_groups(net)])
+    assert 0.3 < float(shares.min()) and float(shares.max()) < 0.45

@@ -24,6 +24,7 @@ class Statistics:
     penalty: Mapping[str, Tensor] = field(default_factory=dict)  # the penalty's weights p by gate's name
     taylor: Mapping[str, Tensor] = field(default_factory=dict)  # what `search.taylor` has averaged, by gate's name
     costs: Mapping[str, Tensor] = field(default_factory=dict)  # of each unit as the network stands, by group's name
+    full_counts: Mapping[str, int] = field(default_factory=dict)  # units that each group began with, by its name
     seed: int = 0
 
 
@@ -61,15 +62,22 @@ def taylor_per_mac(groups: Sequence[UnitGroup], statistics: Statistics) -> Score
 
 
 def random(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores:
-    """Uniform noise: the control."""
+    """Uniform noise, of which the units that are left have the upper part: the control."""
     generator = torch.Generator().manual_seed(statistics.seed)
-    return {group.name: torch.rand(group.count, generator=generator, dtype=torch.double) for group in groups}
+    noise = {group.name: torch.rand(group.count, generator=generator, dtype=torch.double) for group in groups}
+    return {group.name: 1 - noise[group.name] * group.count / _full_count(group, statistics) for group in groups}
 
 
 def uniform(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores:
-    """The same share of every group, at random within it: the control that keeps the network's proportions."""
+    """The same share of what every group began with, at random within it: the control that keeps the network's proportions."""
     generator = torch.Generator().manual_seed(statistics.seed)
-    return {group.name: (torch.randperm(group.count, generator=generator).double() + 0.5) / group.count for group in groups}
+    orders = {group.name: torch.randperm(group.count, generator=generator).double() for group in groups}
+    return {group.name: 1 - (orders[group.name] + 0.5) / _full_count(group, statistics) for group in groups}
+
+
+def _full_count(group: UnitGroup, statistics: Statistics) -> int:
+    """Units that the group began with. Shares of what is left would take more from small groups at each event, by rounding."""
+    return statistics.full_counts.get(group.name, group.count)
 
 
 IMPORTANCES: dict[str, Importance] = {

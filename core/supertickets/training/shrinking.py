@@ -69,7 +69,8 @@ def _units_over_budget(
     count, costs = dense_macs(layers), macs
     if resource == "params":
         count, costs = count_params(net), unit_costs(net, groups, layers, "params")
-    statistics = Statistics(state.ema, state.penalty.weights, state.taylor, macs, seed * 100_003 + state.epoch)
+    seed = seed * 100_003 + state.epoch
+    statistics = Statistics(state.ema, state.penalty.weights, state.taylor, macs, state.full_counts, seed)
     scores = importance_named(cfg.importance)(groups, statistics)
     saved_by = None
     if coupled(groups):

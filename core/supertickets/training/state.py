@@ -65,6 +65,7 @@ class TrainState:
     epoch: int = 0  # epochs of training that are over
     step: int = 0  # updates made
     global_batch: int = 0  # images per update, over all processes; 0: not known yet
+    full_counts: dict[str, int] = field(default_factory=dict)  # units that each group began with, by its name
     budget: dict[str, float] = field(default_factory=dict)  # MACs or parameters at the run's `start`, and its `target`
     scaler: dict[str, Any] = field(default_factory=dict)  # fp16's loss scale
     underway: Underway = field(default_factory=Underway)
@@ -112,6 +113,7 @@ def new_state(task: Task, config: Config, device: torch.device) -> TrainState:
         prefix=prefix,
         mask={name: kept.to(device) for name, kept in mask.items()},
         mask_held=bool(mask),
+        full_counts={group.name: group.count for group in unit_groups(net, prefix)},
         budget=_plan_budget(net, config.search, input_shape=task.input_shape, prefix=prefix),
     )
 

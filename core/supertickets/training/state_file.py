@@ -86,6 +86,7 @@ def save_state(state: TrainState, path: Path) -> None:
         "full": state.supernet_costs,
         "global_batch": state.global_batch,
         "budget": state.budget,
+        "full_counts": state.full_counts,
         "scaler": state.scaler,
         "teacher_arch": state.teacher.arch.to_dict() if state.teacher else None,
         "underway": {key: getattr(state.underway, key) for key in _UNDERWAY} | {"seconds": state.underway.elapsed()},
@@ -205,6 +206,7 @@ def _restore(
         epoch=about["epoch"],
         step=about["step"],
         global_batch=about["global_batch"],
+        full_counts=_checked_counts(about.get("full_counts", {})),
         budget=about["budget"],
         scaler=about["scaler"],
         underway=_underway(about.get("underway", {}), tensors),
@@ -219,6 +221,12 @@ def _check_fields(given: dict[str, Any], kinds: Mapping[str, type]) -> None:
             raise ValueError(f"'{key}' is {value!s:.40}")
         if key in ("full", "budget") and not all(type(number) in (int, float) for number in value.values()):
             raise ValueError(f"'{key}' must hold numbers")
+
+
+def _checked_counts(given: object) -> dict[str, int]:
+    if not isinstance(given, dict) or not all(type(count) is int and 0 < count < 2**31 for count in given.values()):
+        raise ValueError("'full_counts' must hold numbers of units")
+    return given
 
 
 def _checked_optimizer(state: dict[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
