@@ -194,7 +194,7 @@ def test_the_page_in_a_browser(pages, browser, tmp_path, count):
     )
     assert page.evaluate(unnamed) == 0
     if count > 1:
-        assert page.get_by_role("rowheader", name="first").count() and page.get_by_role("region", name="In brackets").count()
+        assert page.get_by_role("rowheader", name="first").count() and page.get_by_role("region", name="Small figures").count()
     assert page.get_by_role("graphics-symbol").count() or page.locator("[role=graphics-symbol]").count()
     assert not said and asked == [file.as_uri()]
     page.close()

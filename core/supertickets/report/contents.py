@@ -49,7 +49,7 @@ def summary(runs: Runs) -> str:
         ]
         protocols = dict.fromkeys(str(run.ticket.metrics.get("protocol", "")) for run in runs)
         said = "".join(f'<p class="muted">Protocol: {escape(text)}</p>' for text in protocols if text)
-        return table(["run", *keys], cells, caption="In brackets: share of the supernet's.", raw=True) + said
+        return table(["run", *keys], cells, caption="Small figures: share of the supernet's.", raw=True) + said
     run = runs[0]
     facts, full = run.facts, run.supernet_costs
     costs = {"macs": facts["macs"], "params": facts["params"]}
