@@ -42,7 +42,11 @@ def test_an_old_run_continues_from_its_checkpoint(tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(DATA / "toy_run", folder)
     config = load_config(Config, folder / "config.yaml", ["--run.dir", str(folder), "--run.resume", "true"])
-    ticket, old = draw_ticket(ToyTask(config), config), Ticket.load(DATA / "toy_ticket")
+    # On CPUs without AVX-512, oneDNN writes past its memory in the backward pass of a 1x1 conv with stride 2 whose input has 2
+    # to 6 channels in the channels-last layout, as this old network has.
+    with torch.backends.mkldnn.flags(enabled=False):
+        ticket = draw_ticket(ToyTask(config), config)
+    old = Ticket.load(DATA / "toy_ticket")
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5, 6]
     assert (
