@@ -199,6 +199,7 @@ def test_batches_and_threads_give_what_single_images_give(compiled, share, monke
             assert all(np.array_equal(found, single[:count]) for found in pool.map(three, [x[:count]] * 8))
     as_torch = three(torch.from_numpy(x))
     assert isinstance(as_torch, torch.Tensor) and np.array_equal(as_torch.numpy(), single)
+    assert all(np.array_equal(three(x[:1]), single[:1]) for _ in range(4))  # split and whole
     assert one(x[:0]).shape == (0, *single.shape[1:])
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import platform
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -43,8 +45,9 @@ def load(path: str | Path, *, threads: int = 1) -> Engine:
 class Engine:
     """A compiled ticket: (B, 3, H, W) float32 -> (B, classes) or (B, channels, H', W') float32.
 
-    `threads` images are run at once, each with its own scratch memory. A single image is split between them, where it is large
-    enough to gain by it. Several threads may call one engine.
+    `threads` images are run at once, each with its own scratch memory. A single image that is large enough is split between
+    them as long as that takes less time than one thread, which it does not on a busy machine. Several threads may call one
+    engine.
     """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
@@ -71,6 +74,7 @@ class Engine:
         self._run_part = library.ticket_run_part
         self._run_part.argtypes = (*[ctypes.c_void_p] * 3, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
         self._parts = min(threads, int(sizes[7]) // SHARE)  # of one image
+        self._singles, self._seconds = 0, [math.inf, math.inf]  # calls with a single image; the last one's time whole and split
         self._spare: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
@@ -88,7 +92,7 @@ class Engine:
         images = np.ascontiguousarray(images, dtype=np.float32)
         out = np.empty((len(images), *self.output_shape), np.float32)
         if self._pool is not None and self._parts > 1 and len(images) == 1:
-            self._run_split(self._pool, images[0], out[0])
+            self._run_one(self._pool, images, out)
         elif self._pool is None or len(images) < 2:
             self._run_all(images, out)
         else:
@@ -102,6 +106,17 @@ class Engine:
         with self._scratch() as scratch:
             for image, output in zip(images, out, strict=True):
                 self._run(image.ctypes.data, output.ctypes.data, scratch)
+
+    def _run_one(self, pool: ThreadPoolExecutor, images: Array, out: Array) -> None:
+        """A single image, split or not, whichever was faster the last time; call 1, 2, 4, 8, ... tries the other way."""
+        self._singles += 1
+        split = (self._seconds[1] < self._seconds[0]) != (self._singles & (self._singles - 1) == 0)
+        began = time.perf_counter()
+        if split:
+            self._run_split(pool, images[0], out[0])
+        else:
+            self._run_all(images, out)
+        self._seconds[split] = time.perf_counter() - began
 
     def _run_split(self, pool: ThreadPoolExecutor, image: Array, out: Array) -> None:
         """One image by several threads at once, this one among them."""
