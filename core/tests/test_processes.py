@@ -27,9 +27,11 @@ class Noting(ToyTask):
             if len(self.losses) == self.stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)
             if len(self.losses) == self.nudge_at:
-                with torch.no_grad():
-                    next(iter(model.parameters())).add_(1e-3)
+                next(iter(model.parameters())).data.add_(1e-3)
         return loss
+
+# AdamW and high rates make any rounding large within ten updates, also with one process and another order of the images.
+SMOOTH = {"optimizer": "sgd", "lr": 2e-3, "schedule": "constant", "recalibrate_batches": 0}
 
 def draw(folder, task=None, **sections):
     config = toy_config(Path(folder), **sections)
@@ -47,10 +49,10 @@ tasks.task_class = lambda name: Noting
 folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
 plain = {"search": {"enabled": False}, "prune": {"enabled": False}}
 found = {}
-train = {"batch_size": 4, "epochs": int(sys.argv[2]), "sync_bn": True, "recalibrate_batches": 0}
+train = SMOOTH | {"batch_size": 4, "epochs": int(sys.argv[2]), "sync_bn": True}
 task, _ = draw(folder / "synced", **plain, train=train)
 found["losses"] = task.losses
-sections = {"train": {"batch_size": 4, "epochs": 2, "recalibrate_batches": 1}, "prune": {"every": 1, "end": 0.9}}
+sections = {"train": {"batch_size": 4, "epochs": 2, "recalibrate_batches": 1}, "prune": {"end": 0.5}}
 _, whole = draw(folder / "whole", **sections)
 task = Noting(None)
 task.stop_at = 8 if rank == 1 else 0
@@ -69,8 +71,8 @@ except SharedError as error:
 (folder / f"found_{rank}.json").write_text(json.dumps(found))
 """
 )
-EPOCHS = 3  # 18 updates; 9 epochs are the 54 of docs/experiments.md
-TOLERANCE = 1e-4  # of the loss: sums are taken in another order, and training amplifies that
+EPOCHS = 3  # 18 updates; 9 epochs were measured for docs/experiments.md
+TOLERANCE = 1e-4  # of the loss, about 1: sums are taken in another order, and training amplifies that
 
 
 def without_seconds(file: Path) -> list[dict]:
@@ -84,9 +86,7 @@ def test_two_processes_agree_with_one_stop_together_and_continue(tmp_path: Path)
     namespace: dict = {}
     exec(compile(_TASK, "task", "exec"), namespace)  # the same task in this one process
     off = {"search": {"enabled": False}, "prune": {"enabled": False}}
-    task, _ = namespace["draw"](
-        tmp_path / "one", **off, train={"batch_size": 8, "epochs": EPOCHS, "sync_bn": True, "recalibrate_batches": 0}
-    )
+    task, _ = namespace["draw"](tmp_path / "one", **off, train=namespace["SMOOTH"] | {"batch_size": 8, "epochs": EPOCHS})
     means = [(a + b) / 2 for a, b in zip(first["losses"], second["losses"], strict=True)]
     difference = max(abs(a - b) for a, b in zip(means, task.losses, strict=True))
     print(f"largest difference of the loss over {len(means)} updates: {difference:.2e}")
