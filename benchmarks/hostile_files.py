@@ -73,7 +73,7 @@ class Tickets:
     def read(self) -> None:
         ticket = Ticket.load(self.folder)
         ticket.build()
-        info_tables(describe(ticket), str(self.folder))
+        info_tables(describe(ticket), str(self.folder), layers=True)
 
 
 class Checkpoints:

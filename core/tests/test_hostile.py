@@ -60,7 +60,7 @@ def look(folder: Path) -> str:
     began = time.monotonic()
     try:
         ticket = Ticket.load(folder)
-        info_tables(describe(ticket), str(folder))
+        info_tables(describe(ticket), str(folder), layers=True)
         said = ""
     except UserError as error:
         said = str(error)

@@ -87,12 +87,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_dry_run(parser)
     options, overrides = split_overrides(parser, argv)
     cls = task_class(options.to)
-    config = load_config(transfer_schema(cls), chosen_recipe(options, package_of(cls)), overrides)
-    config = fit_to_body(config, body_named_by(options.ticket))
+    given = load_config(transfer_schema(cls), chosen_recipe(options, package_of(cls)), overrides)
+    config = fit_to_body(transfer_config(options.ticket, given), body_named_by(options.ticket))
     if options.dry_run:
-        show_forecast(cls(config), transfer_config(options.ticket, config))
+        show_forecast(cls(config), config)
         return
-    transfer(options.ticket, cls(config), config)
+    draw_ticket(cls(config), config)
 
 
 if __name__ == "__main__":
