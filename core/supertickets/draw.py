@@ -7,6 +7,7 @@ due. These steps are defined in `training.trainer`, `training.pruning` and `trai
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from supertickets.config.sections import Config
@@ -43,15 +44,12 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
     prune = partial(prune_weights, state, config.prune, plan=prunes, evidence=evidence)
     ticket_of = partial(Ticket.from_net, task=task, config=config, supernet_costs=state.supernet_costs)
     run.begin(state)
-    for note in state.net.notes():
-        run.say(note)
-    run.say(f"{task.name}: {epochs} epochs, prunes before {list(prunes)}, shrinks after {shrinks}; writing to {run.folder}")
+    plan = f"{task.name}: {epochs} epochs, prunes before {list(prunes)}, shrinks after {shrinks}; writing to {run.folder}"
+    run.say("\n".join([*state.net.notes(), plan]))
 
     net = None
-    if config.run.rewind_epoch == state.step == 0:
-        state.keep_early_tensors()
-    if kept_as_teacher == state.step == 0:
-        trainer.keep_teacher()
+    if state.step == 0:
+        _keep_start(trainer, as_teacher=kept_as_teacher == 0)
     state.underway.began = time.monotonic()
     with run.guarded():
         while state.logged < epochs:
@@ -74,11 +72,7 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
             if state.epoch == kept_as_teacher:
                 trainer.keep_teacher()
             if state.epoch in shrinks:
-                removed = shrink_net(state, config.search, plan=shrinks, input_shape=task.input_shape, seed=config.run.seed)
-                now.events["units_removed"] = removed
-                if removed:
-                    trainer.rewrap()
-                    let_weights_return(state, config.prune, plan=prunes)
+                now.events["units_removed"] = _shrink(trainer, shrinks=shrinks, prunes=prunes)
             trainer.compare_processes(f"epoch {state.epoch}")  # and its shrink
             record = {"epoch": state.epoch, **now.losses, **scores, **now.events, "seconds": round(now.elapsed(), 2)}
             run.finish_epoch(state, record)
@@ -90,3 +84,21 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
         ticket = ticket_of(net, mask=state.mask, metrics=scores)
         finish(run, task, ticket, net, early_tensors=state.early_tensors)
     return ticket
+
+
+def _keep_start(trainer: Trainer, *, as_teacher: bool) -> None:
+    """Keep the network from before the first update, where the run rewinds to it or learns from it."""
+    if trainer.config.run.rewind_epoch == 0:
+        trainer.state.keep_early_tensors()
+    if as_teacher:
+        trainer.keep_teacher()
+
+
+def _shrink(trainer: Trainer, *, shrinks: Sequence[int], prunes: Mapping[int, float]) -> int:
+    """Remove the units that the search no longer needs, and make the network ready for training again; return how many."""
+    state, config = trainer.state, trainer.config
+    removed = shrink_net(state, config.search, plan=shrinks, input_shape=trainer.task.input_shape, seed=config.run.seed)
+    if removed:
+        trainer.rewrap()
+        let_weights_return(state, config.prune, plan=prunes)
+    return removed

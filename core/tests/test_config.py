@@ -12,10 +12,11 @@ import pytest
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from supertickets import cli
+from supertickets.config.architecture import StageArch
 from supertickets.config.help import section_help
 from supertickets.config.reader import config_to_yaml, load_config
 from supertickets.config.section import Section
-from supertickets.config.sections import Config, PruneConfig, SearchConfig, StageArch, TrainConfig
+from supertickets.config.sections import Config, PruneConfig, SearchConfig, TrainConfig
 from supertickets.errors import UserError
 from supertickets.task import task_class
 

@@ -8,83 +8,14 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
+from supertickets.config.architecture import ArchConfig
 from supertickets.config.interval import Interval
 from supertickets.config.pattern import Pattern, read_pattern
 from supertickets.config.section import Section
 from supertickets.config.variants import DistillConfig, ImpConfig, InitConfig, PipelineConfig
 from supertickets.errors import UserError
 
-Init: TypeAlias = Literal["fan_out", "small_head", "reduced", "small_normal"]  # see `networks.supernet.initialise`
-
-
 Tracker: TypeAlias = Literal["tensorboard", "wandb", "mlflow", "trackio", "aim", "comet_ml", "clearml", "dvclive", "swanlab"]
-
-
-class StageArch(Section):
-    """One stage: a fusion followed by parallel blocks on each branch, finest branch first."""
-
-    blocks: list[int]
-    """Blocks of each branch, finest branch first."""
-    widths: list[int]
-    """Channels of each branch, finest branch first."""
-
-    @model_validator(mode="after")
-    def _branches_agree(self) -> StageArch:
-        if not self.blocks or len(self.blocks) != len(self.widths):
-            raise ValueError(f"needs as many blocks as widths, at least one (blocks {self.blocks}, widths {self.widths})")
-        if min(self.blocks) < 0 or min(self.widths) < 1:
-            raise ValueError(f"blocks must be >= 0 and widths >= 1 (blocks {self.blocks}, widths {self.widths})")
-        return self
-
-
-class ArchConfig(Section):
-    """Architecture of the full network: a preset, and what to change in it."""
-
-    preset: Literal["paper", "small", "tiny", "nano"] = "paper"
-    """Preset that all other keys of this section change; unset keys are as in the preset."""
-    body: str | None = None
-    """Network to use instead of the preset: timm:NAME or torchvision:NAME."""
-    outputs: list[int] | None = None
-    """Feature maps of the body, 0 is the finest; unset: all from stride 4 on that have several pixels."""
-    own_head: bool = False
-    """classification: use the body's own pooling and linear layer as the head, trained weights of both included."""
-    weights: Path | None = None
-    """File with weights of the body: .safetensors, or a .pth that holds tensors only."""
-    weights_by: Literal["name", "order"] = "name"
-    """How the tensors of that file are matched: by their names, or by their order where names differ."""
-    pretrained: bool = False
-    """Start the body from the weights that its library publishes, downloaded into its cache."""
-    stem: tuple[PositiveInt, PositiveInt] | None = None
-    """Channels of the two convolutions of the stem."""
-    stem_stride: Literal[1, 2, 4] | None = None
-    """How much the stem shrinks the image, along each side."""
-    stages: list[StageArch] | None = None
-    """Stages of the network, each with its blocks and widths."""
-    kernels: tuple[int, ...] | None = None
-    """Kernel sizes that each block mixes; odd numbers."""
-    expand: int | None = None
-    """Hidden channels of a block for each kernel, as a multiple of its input channels."""
-    head_expand: int | None = None
-    """The same for the blocks of the head, which read all branches at once; unset: expand."""
-    tokens: int | None = None
-    """Tokens of each block's transformer; 0 builds no transformers."""
-    bn_eps: float | None = None
-    """Epsilon of batch normalisation."""
-    bn_momentum: float | None = None
-    """Momentum of batch normalisation, in a body too."""
-    init: Init | None = None
-    """Initial weights, see `supertickets.networks.supernet.initialise`."""
-
-    @model_validator(mode="after")
-    def _keys_of_a_body_need_one(self) -> ArchConfig:
-        given = {key: getattr(self, key) for key in ("outputs", "own_head", "weights", "pretrained")}
-        if self.body is None and (alone := [key for key, value in given.items() if value not in (None, False)]):
-            raise ValueError(f"{alone[0]} needs arch.body: the network that it belongs to")
-        if self.own_head and self.outputs is not None:
-            raise ValueError("give own_head or outputs, not both")
-        if self.weights is not None and self.pretrained:
-            raise ValueError("give weights or pretrained, not both")
-        return self
 
 
 class SearchConfig(Section):

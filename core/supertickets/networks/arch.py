@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeAlias
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
+from supertickets.config.architecture import ArchConfig, Init, StageArch
 from supertickets.config.section import Section
-from supertickets.config.sections import ArchConfig, Init, StageArch
 from supertickets.errors import UserError
 
 Units: TypeAlias = dict[int, int]  # kernel size -> hidden channels (search units) left, e.g. {3: 72, 5: 70}
