@@ -84,7 +84,7 @@ def main() -> None:
             how, lost = stopped_and_continued(kind, run, Path(folder), moment, options.how)
             equal = outcome(run) == result
             most_lost = max(most_lost, lost)
-            ends[f"{how}, {'equal' if equal else 'NOT EQUAL'}"] += 1
+            ends[f"{how.partition(' (')[0]}, {'equal' if equal else 'NOT EQUAL'}"] += 1
             print(f"{number} {kind} {phase} {call}: {how}, {lost} steps lost, {'equal' if equal else 'NOT EQUAL'}", flush=True)
             shutil.rmtree(run)
     print(f"{dict(ends)}; at most {most_lost} steps lost with run.save_every {SAVE_EVERY} steps")
