@@ -3,16 +3,10 @@
     from supertickets import Ticket, draw_ticket, load_task
 
 The names are imported when they are first used: `import supertickets` alone does not import PyTorch.
-
-PyTorch's threads wait for each other at the end of each operation. By default they spin for many milliseconds before they
-sleep, and where another process has taken the core of one of them, the others spin all that time: a run becomes 3 to 4 times
-slower. `SPINS` is how often they look before they sleep. It has to be set before PyTorch is loaded, and what the environment
-says about waiting (`GOMP_SPINCOUNT`, `OMP_WAIT_POLICY`) has precedence. `benchmarks/neighbours.py` measures it.
 """
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -21,10 +15,6 @@ if TYPE_CHECKING:
     from supertickets.networks.library import use_body as use_body
     from supertickets.task import load_task as load_task
     from supertickets.ticket.ticket import Ticket as Ticket
-
-SPINS = 3000
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 _MODULES = {"Ticket": "supertickets.ticket.ticket", "draw_ticket": "supertickets.draw", "load_task": "supertickets.task"}
 _MODULES["use_body"] = "supertickets.networks.library"

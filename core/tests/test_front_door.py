@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -23,19 +22,11 @@ def test_the_front_door_gives_the_same_objects():
 
 def test_importing_the_package_does_not_import_pytorch():
     code = (
-        "import os, sys, time\n"
+        "import sys, time\n"
         "start = time.process_time(); import supertickets; used = time.process_time() - start\n"
-        "early = 'torch' in sys.modules or os.environ['GOMP_SPINCOUNT'] != str(supertickets.SPINS)\n"
+        "early = 'torch' in sys.modules\n"
         "from supertickets import Ticket\n"
         "print(early, 'torch' in sys.modules, used < 0.3)\n"
     )
-    unset = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=unset)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True", "True"]  # processor time: a busy machine does not change it
-
-
-def test_what_the_environment_says_about_waiting_has_precedence():
-    for given in ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": ""}):
-        code = "import os, supertickets; print(os.environ.get('GOMP_SPINCOUNT'))"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | given)
-        assert done.stdout.strip() == given["GOMP_SPINCOUNT"]
