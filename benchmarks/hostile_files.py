@@ -34,7 +34,8 @@ from supertickets.errors import UserError
 from supertickets.images import read_image
 from supertickets.networks.arch import resolve_arch
 from supertickets.report.tables import info_tables
-from supertickets.testing import ToyTask, mutated, toy_config
+from supertickets.testing import ToyTask, toy_config
+from supertickets.testing.hostile import mutated
 from supertickets.ticket.facts import describe
 from supertickets.ticket.limits import check_arch
 from supertickets.ticket.ticket import Ticket, _digest

@@ -16,7 +16,8 @@ from supertickets.pruning.criteria import CRITERIA, Evidence, gradients, grasp, 
 from supertickets.pruning.mask import sparsity
 from supertickets.pruning.prune import emptied, prune
 from supertickets.pruning.regrow import regrow, regrow_share
-from supertickets.testing import ToyTask, micro_net, run_on_two_processes, toy_config
+from supertickets.testing import ToyTask, micro_net, toy_config
+from supertickets.testing.processes import run_on_two_processes
 
 
 def weighing() -> nn.Module:

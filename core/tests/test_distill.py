@@ -16,7 +16,8 @@ from supertickets.config.sections import Config, DistillConfig
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
 from supertickets.losses import softened_divergence
-from supertickets.testing import ToyTask, micro_net, run_on_two_processes, toy_config
+from supertickets.testing import ToyTask, micro_net, toy_config
+from supertickets.testing.processes import run_on_two_processes
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.distill import Lesson
 
@@ -110,19 +111,19 @@ def test_a_resumed_run_has_the_same_teacher_bit_for_bit(tmp_path, teacher):
 
     class StopsLate(ToyTask):
         def evaluate(self, model, loader, accelerator):
-            if list((tmp_path / "cut").glob("checkpoints/epoch_0004*")):
+            if list((tmp_path / "cut").glob("checkpoints/epoch_0003*")):
                 raise Stop
             return super().evaluate(model, loader, accelerator)
 
     distill = {"teacher": teacher, "weight": 0.5}
-    whole, records = draw(tmp_path / "whole", distill=distill)
+    whole, records = draw(tmp_path / "whole", **SHORT, distill=distill)
     with pytest.raises(Stop):
-        draw_ticket(StopsLate(None), toy_config(tmp_path / "cut", distill=distill))
-    resumed, again = draw(tmp_path / "cut", distill=distill, run={"resume": True})
+        draw_ticket(StopsLate(None), toy_config(tmp_path / "cut", **SHORT, distill=distill))
+    resumed, again = draw(tmp_path / "cut", **SHORT, distill=distill, run={"resume": True})
     assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
     assert [r.get("distillation") for r in again] == [r.get("distillation") for r in records]
     with pytest.raises(UserError, match=r"distill\.weight \(0\.5 -> 0\.6\)"):
-        draw(tmp_path / "cut", distill=distill | {"weight": 0.6}, run={"resume": True})
+        draw(tmp_path / "cut", **SHORT, distill=distill | {"weight": 0.6}, run={"resume": True})
 
 
 def test_unfit_tickets_are_refused_in_one_line_before_anything_is_written(tmp_path, plain):

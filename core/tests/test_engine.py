@@ -37,7 +37,7 @@ from supertickets.testing import ToyTask, micro_arch, micro_net, randomise_norms
 from supertickets.ticket.ticket import Ticket
 
 CASES = int(os.environ.get("SUPERTICKETS_ENGINE_CASES", 12))  # random networks; 200 before a release
-SANITIZED = int(os.environ.get("SUPERTICKETS_ENGINE_SANITIZED", 4))  # of them under the sanitizers; 50 before a release
+SANITIZED = int(os.environ.get("SUPERTICKETS_ENGINE_SANITIZED", 2))  # of them under the sanitizers; 50 before a release
 QUICK = ("-O1",)
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 pytestmark = [

@@ -22,7 +22,8 @@ from supertickets.networks.build import build_net
 from supertickets.pruning.prune import prune
 from supertickets.report.tables import info_tables
 from supertickets.task import load_task
-from supertickets.testing import ToyTask, micro_arch, mutated, toy_config
+from supertickets.testing import ToyTask, micro_arch, toy_config
+from supertickets.testing.hostile import mutated
 from supertickets.ticket.facts import describe
 from supertickets.ticket.limits import DEPTH, check_arch
 from supertickets.ticket.ticket import Ticket, _digest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from supertickets.testing import run_on_two_processes
+from supertickets.testing.processes import run_on_two_processes
 
 _TASK = """
 import json, os, signal, sys

@@ -20,7 +20,8 @@ from supertickets.errors import UserError
 from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import Evidence
 from supertickets.pruning.mask import zero_sparsity
-from supertickets.testing import ToyTask, mask_digest, micro_net, randomise_norms, run_on_two_processes, toy_config
+from supertickets.testing import ToyTask, mask_digest, micro_net, randomise_norms, toy_config
+from supertickets.testing.processes import run_on_two_processes
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.batchnorm import recalibrate
 from supertickets.training.cpu import set_threads

@@ -18,7 +18,7 @@ from supertickets import cli
 from supertickets.errors import UserError
 from supertickets.networks.arch import resolve_arch
 from supertickets.networks.build import build_net
-from supertickets.testing import scores_on_two_processes
+from supertickets.testing.processes import scores_on_two_processes
 from supertickets.ticket.ticket import Ticket
 from supertickets_classification import ClassificationTask
 from supertickets_classification import task as task_module

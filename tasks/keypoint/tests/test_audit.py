@@ -14,7 +14,7 @@ from PIL import Image
 
 from supertickets.errors import UserError
 from supertickets.images import read_image
-from supertickets.testing import mutated
+from supertickets.testing.hostile import mutated
 from supertickets_keypoint import KeypointTask
 from supertickets_keypoint.crop import move
 

@@ -18,7 +18,7 @@ from supertickets.errors import UserError
 from supertickets.networks.arch import resolve_arch
 from supertickets.networks.build import build_net
 from supertickets.networks.supernet import Supernet
-from supertickets.testing import scores_on_two_processes
+from supertickets.testing.processes import scores_on_two_processes
 from supertickets.ticket.original import import_original
 from supertickets.ticket.ticket import Ticket
 from supertickets_keypoint import KeypointTask, evaluate, plot

@@ -17,7 +17,7 @@ from supertickets.config.reader import load_config
 from supertickets.errors import UserError
 from supertickets.networks.arch import resolve_arch
 from supertickets.networks.build import build_net
-from supertickets.testing import scores_on_two_processes
+from supertickets.testing.processes import scores_on_two_processes
 from supertickets.ticket.ticket import Ticket
 from supertickets_segmentation import SegmentationConfig, SegmentationTask
 from supertickets_segmentation.config import SegmentationData

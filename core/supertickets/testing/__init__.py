@@ -6,16 +6,12 @@ import hashlib
 import json
 import math
 import os
-import random
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator, debug_launcher
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -263,89 +259,3 @@ def data_pack(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"SUPERTICKETS_DATA holds no {name}")
     return folder
-
-
-def run_on_two_processes(script: str, folder: Path, *arguments: str) -> None:
-    """Run the text of a script on two CPU processes of one thread each; if one fails, the assertion shows what it printed."""
-    worker, start = folder / "worker.py", folder / "start.py"
-    worker.write_text(script)
-    # The group is left after the script, when none of its objects is in use any more.
-    leave = "from supertickets.processes import leave_process_group\nleave_process_group()\n"
-    start.write_text(f"import runpy\nrunpy.run_path({str(worker)!r})\n{leave}")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(start), *arguments]
-    env = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def scores_on_two_processes(build: Callable[[], tuple[Task, nn.Module, DataLoader[Batch]]], folder: Path) -> list[JsonObject]:
-    """What `evaluate` returns on each of two CPU processes; `build` makes the task, network and loader on each of them."""
-
-    def score() -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)  # forked: the state of the single parent process came along
-        accelerator, (task, net, loader) = Accelerator(cpu=True), build()
-        scores = task.evaluate(net, accelerator.prepare_data_loader(loader), accelerator)
-        (folder / f"scores_{accelerator.process_index}.json").write_text(json.dumps(scores))
-
-    debug_launcher(score, num_processes=2)
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("scores_*.json"))]
-
-
-HOSTILE: tuple[object, ...] = (
-    *(None, True, False, -1, 0, 1, 2, 3.5, -0.0, 1e308, float("nan"), float("inf"), 10**6, 10**12, 2**62, 2**63, -(10**30)),
-    *(
-        "",
-        "x",
-        "x" * 5000,
-        "\ud800",
-        "[bold]",
-        "class_1",
-        "../../x",
-        "/dev/zero",
-        "segmentation",
-        "nan",
-        "0x10",
-        "${HOME}",
-        "~",
-    ),
-    *([], {}, [[]], [None], [0], ["a", "a"], {"a": {}}, {"": 1}, [1] * 300, ["x"] * 300, {str(i): i for i in range(300)}),
-)
-
-
-def mutated(value: object, rng: random.Random) -> object:
-    """A copy of JSON-able data with one place changed: removed, doubled, replaced by something hostile, or by another place."""
-    copied = json.loads(json.dumps(value))
-    places = [
-        (holder, key) for holder in _holders(copied) for key in (holder if isinstance(holder, dict) else range(len(holder)))
-    ]
-    if not places:
-        return rng.choice(HOSTILE)
-    holder, key = rng.choice(places)
-    how = rng.randrange(6)
-    if how == 0:
-        del holder[key]
-    elif how == 1 and isinstance(holder, list):
-        holder.insert(key, holder[key])
-    elif how == 1:
-        holder[f"{key}x"] = holder[key]
-    elif how == 2:
-        other, at = rng.choice(places)
-        holder[key] = json.loads(json.dumps(other[at]))
-    elif how == 3 and type(holder[key]) in (int, float):
-        holder[key] = rng.choice((-holder[key], holder[key] + 1, holder[key] * 10, holder[key] * 10**6, str(holder[key])))
-    elif how == 4 and rng.random() < 0.1:
-        for _ in range(rng.choice((30, 300))):
-            holder[key] = [holder[key]]
-    else:
-        holder[key] = rng.choice(HOSTILE)
-    return copied
-
-
-def _holders(value: object) -> Iterator[Batch]:
-    """All mappings and lists within JSON-able data, itself included."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict | list):
-            yield one
-            waiting += one.values() if isinstance(one, dict) else one
