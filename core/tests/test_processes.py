@@ -71,7 +71,7 @@ except SharedError as error:
 (folder / f"found_{rank}.json").write_text(json.dumps(found))
 """
 )
-EPOCHS = 3  # 18 updates; 9 epochs were measured for docs/experiments.md
+EPOCHS = 3  # 18 updates; benchmarks/two_processes.py compares 50 updates of the real tasks
 TOLERANCE = 1e-4  # of the loss, about 1: sums are taken in another order, and training amplifies that
 
 
