@@ -1,6 +1,6 @@
 """How fast a training step is alone, and beside processes that keep cores busy, for several settings of OpenMP.
 
-    python benchmarks/neighbours.py [--rounds 3] [--steps 20] [--threads 2] [--busy 1] [--out benchmarks/results/neighbours.csv]
+    python benchmarks/neighbours.py [--rounds 3] [--steps 20] [--threads 2] [--busy 1] [--settings NAME ...] [--out FILE.csv]
 
 Threads of OpenMP wait for each other at the end of every operation. How long they spin before they sleep decides what
 happens where another process takes a core: a thread that has lost its core makes all others spin until it gets it back. The
@@ -34,6 +34,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 BASE = "PyTorch's default"
+PLACES = ((False, "alone"), (True, "beside busy processes"))
 
 
 def measure_step(steps: int) -> None:
@@ -81,10 +82,14 @@ def step_ms(setting: dict[str, str], *, steps: int, threads: int) -> list[float]
 
 
 def main() -> None:
+    """Measure all settings in turns and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), help="the default is always measured"
+    )
     parser.add_argument("--busy", type=int, default=1, help="processes beside it, each of which keeps a core busy")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "neighbours.csv")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
@@ -92,12 +97,15 @@ def main() -> None:
     if options.measure:
         measure_step(options.measure)
         return
-    taken: dict[tuple[str, bool], list[float]] = {(name, beside): [] for name in SETTINGS for beside in (False, True)}
-    for _ in range(options.rounds):
-        for name, setting in SETTINGS.items():
+    settings = {name: setting for name, setting in SETTINGS.items() if name == BASE or name in options.settings}
+    taken: dict[tuple[str, bool], list[float]] = {(name, beside): [] for name in settings for beside in (False, True)}
+    for i in range(options.rounds):
+        for name, setting in settings.items():
             taken[name, False] += step_ms(setting, steps=options.steps, threads=options.threads)
             with busy(options.busy):
                 taken[name, True] += step_ms(setting, steps=options.steps, threads=options.threads)
+            so_far = " and ".join(f"{statistics.median(taken[name, beside]):.0f} ms {where}" for beside, where in PLACES)
+            print(f"round {i + 1}, {name}: {so_far}", file=sys.stderr, flush=True)
     ms = {key: statistics.median(values) for key, values in taken.items()}
     base = ms[BASE, False]
     rows = [
@@ -108,7 +116,7 @@ def main() -> None:
             "speed_alone": round(base / ms[name, False], 3),
             "speed_beside": round(base / ms[name, True], 3),
         }
-        for name in SETTINGS
+        for name in settings
     ]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w", newline="") as file:
