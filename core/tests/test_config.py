@@ -382,10 +382,10 @@ def test_help_for_a_section_that_there_is_not_names_the_sections(capsys, toy_ins
 
 
 def test_paths_are_written_out_as_a_shell_would(write, monkeypatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/people/me")
     monkeypatch.setenv("SCRATCH", "/scratch")
     for given, expected in (
-        ("~/runs/x", "/home/me/runs/x"),
+        ("~/runs/x", "/people/me/runs/x"),
         ("$SCRATCH/x", "/scratch/x"),
         ("a/~/b", "a/~/b"),
         ("$5/x", "$5/x"),
