@@ -30,7 +30,7 @@ install: .venv/.installed
 	touch $@
 
 quickstart: install
-	$(LAUNCH) -m supertickets_segmentation.train --run.dir $(RUN) $(ARGS)
+	$(LAUNCH) -m supertickets_segmentation.train --run.dir $(RUN) --run.threads idle $(ARGS)
 	@echo "The ticket is in $(RUN)/ticket; its curves, pictures and log are in $(RUN)"
 
 check: install

@@ -440,6 +440,16 @@ def test_a_lone_process_of_accelerate_launch_uses_all_cores(monkeypatch, asked, 
     assert calls == ([] if expected is None else [5 if expected == "all" else expected])
 
 
+@pytest.mark.parametrize(("busy", "expected"), [([2, 3, 100, 97, 100], 2), ([100, 97, 100, 100, 2], 1)])
+def test_idle_cores_are_counted_among_those_of_the_process(monkeypatch, busy, expected):
+    calls: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(4), raising=False)
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval, percpu: busy)
+    set_threads("idle")
+    assert calls == [expected]
+
+
 @pytest.mark.parametrize("search", [{"importance": "taylor_per_mac"}, {"penalty": "proximal", "rho": 0.1}])
 def test_a_resumed_run_keeps_statistics_and_proximal_penalty_bit_for_bit(tmp_path, search):
     whole = draw_ticket(ToyTask(None), toy_config(tmp_path / "whole", search=search))

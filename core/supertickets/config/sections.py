@@ -195,8 +195,8 @@ class RunConfig(Section):
     """Also save within epochs, such as every 200 steps or 5 minutes; unset: only after each epoch."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of all random numbers."""
-    threads: PositiveInt | None = None
-    """CPU threads; unset: as PyTorch was told, but all of them for a lone process of accelerate launch."""
+    threads: PositiveInt | Literal["idle"] | None = None
+    """CPU threads; idle: as many as other programs leave cores; unset: as PyTorch was told, or all under accelerate launch."""
     keep_checkpoints: PositiveInt = 2
     """Checkpoints to keep, the newest ones; if the last one is damaged, the run continues from the one before."""
     rewind_epoch: int | None = Field(None, ge=0)

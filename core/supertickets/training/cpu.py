@@ -1,4 +1,4 @@
-"""What a run on CPUs asks of its process: to keep freed memory, and to use all cores.
+"""What a run on CPUs asks of its process: to keep freed memory, and how many cores to use.
 
 The C library returns the memory of every large activation to the system and requests it again, page by page, in each step. With
 two limits raised it keeps the memory, and a training step on Linux takes a fifth less time (measured: 1.25 s per step before,
@@ -10,13 +10,15 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from typing import Literal
 
+import psutil
 import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
-def prepare_cpu(threads: int | None) -> None:
+def prepare_cpu(threads: int | Literal["idle"] | None) -> None:
     """Keep freed memory and set the number of threads; do nothing where there is a GPU."""
     if not torch.cuda.is_available():
         keep_freed_memory()
@@ -31,13 +33,27 @@ def keep_freed_memory() -> bool:
     return bool(mallopt and mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def set_threads(threads: int | None) -> None:
-    """Compute with `threads` threads.
+def set_threads(threads: int | Literal["idle"] | None) -> None:
+    """Compute with `threads` threads, or with as many as there are idle cores.
 
     None leaves PyTorch's own number, but uses all cores where `accelerate launch` has set a single thread for a lone process.
     """
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ  # its launcher always sets it
     if threads is None and launched and os.environ.get("OMP_NUM_THREADS") == "1" and os.environ.get("WORLD_SIZE", "1") == "1":
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        threads = len(own_cores())
+    if threads == "idle":
+        threads = count_idle_cores()
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def own_cores() -> list[int]:
+    """The numbers of the cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def count_idle_cores() -> int:
+    """How many of its cores other programs leave to this process, at least one; this takes half a second."""
+    shares = psutil.cpu_percent(interval=0.5, percpu=True)  # in percent of each core
+    cores = [core for core in own_cores() if core < len(shares)]
+    return max(1, round(sum(1 - shares[core] / 100 for core in cores)))
