@@ -38,13 +38,14 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
     task.check_data()
     run = open_run(task.name, config)
     state = run.state(task)
-    check_prunes(state, config.prune, epochs=epochs)
+    check_prunes(state, config.prune, epochs=epochs, input_shape=task.input_shape)
     trainer = Trainer(task, config, state, run.accelerator, search_end=max(shrinks, default=0), keeper=run.keeper)
     evidence = Evidence(trainer.losses, mean=trainer.mean, input_shape=task.input_shape, seed=config.run.seed)
     prune = partial(prune_weights, state, config.prune, plan=prunes, evidence=evidence)
     ticket_of = partial(Ticket.from_net, task=task, config=config, supernet_costs=state.supernet_costs)
     run.begin(state)
-    plan = f"{task.name}: {epochs} epochs, prunes before {list(prunes)}, shrinks after {shrinks}; writing to {run.folder}"
+    goal = "" if config.prune.target_sparse_macs is None else f" to {config.prune.target_sparse_macs:g} of the MACs"
+    plan = f"{task.name}: {epochs} epochs, prunes before {list(prunes)}{goal}, shrinks after {shrinks}; writing to {run.folder}"
     run.say("\n".join([*state.net.notes(), plan]))
 
     net = None

@@ -33,7 +33,8 @@ SCORED = 4  # batches of validation
 class Forecast:
     """What a run would do. All times are those of the full network; a run gets faster as it loses units."""
 
-    prunes: dict[int, float]  # epoch that follows -> sparsity
+    prunes: dict[int, float]  # epoch that follows -> sparsity, or share of the MACs to take out
+    prunes_macs: bool  # the latter, with `prune.target_sparse_macs`
     shrinks: list[int]  # finished epochs
     evaluations: int
     epochs: int
@@ -61,7 +62,8 @@ class Forecast:
     def table(self) -> Table:
         """The forecast for people."""
         of = f" -> {human(self.budget['target'])} of {human(self.budget['start'])} at the end" if self.budget else ""
-        prunes = ", ".join(f"{epoch} ({sparsity:.2f})" for epoch, sparsity in self.prunes.items())
+        to = {epoch: f"{1 - s:.2f} of the MACs" if self.prunes_macs else f"{s:.2f}" for epoch, s in self.prunes.items()}
+        prunes = ", ".join(f"{epoch} ({goal})" for epoch, goal in to.items())
         rows = {
             "network": f"{human(self.params)} parameters, {human(self.macs)} MACs",
             "budget": of.removeprefix(" -> ") or "none",
@@ -96,7 +98,7 @@ def forecast_run(task: Task, config: Config) -> Forecast:
     run = open_run(task.name, config)
     try:
         state = run.state(task)
-        check_prunes(state, config.prune, epochs=epochs)
+        check_prunes(state, config.prune, epochs=epochs, input_shape=task.input_shape)
         trainer = Trainer(task, config, state, run.accelerator, search_end=max(shrinks, default=0))
         steps = trainer.steps_per_epoch
         step_s, evaluation_s = _time_steps(trainer), _time_evaluation(trainer)
@@ -105,6 +107,7 @@ def forecast_run(task: Task, config: Config) -> Forecast:
     device = run.accelerator.device
     return Forecast(
         prunes=prunes,
+        prunes_macs=config.prune.target_sparse_macs is not None,
         shrinks=shrinks,
         evaluations=len(milestones.evaluated),
         epochs=epochs,

@@ -100,7 +100,7 @@ def test_a_floor_without_room_is_refused_before_training(tmp_path, scope, regrow
     for target, works in ((largest, True), (largest + 0.001, False)):
         cfg = PruneConfig(**(prunes | {"target": target, "every": 1, "end": 0.7}))
         with nullcontext() if works else pytest.raises(UserError):
-            check_prunes(state, cfg, epochs=6)
+            check_prunes(state, cfg, epochs=6, input_shape=(3, 16, 16))
             plan = plan_prunes(6, cfg)
             for state.epoch in plan:
                 prune_weights(state, cfg, plan=plan, evidence=Evidence())

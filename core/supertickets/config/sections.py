@@ -61,7 +61,9 @@ class PruneConfig(Section):
     enabled: bool | None = None
     """Prune weights; unset: yes, unless the run starts from a ticket."""
     target: float | None = Field(0.8, ge=0, lt=1)
-    """Sparsity of all prunable weights at the end. With a pattern, which fixes it: null."""
+    """Sparsity of all prunable weights at the end. With a pattern or target_sparse_macs, which fix it: null."""
+    target_sparse_macs: float | None = Field(None, gt=0, lt=1)
+    """Sparse MACs at the end, as a share of the dense MACs that the network has then; in place of target."""
     pattern: Pattern = "none"
     """none, or n:m such as 2:4: of each m input channels of 1x1 convolutions, n keep their weight; other layers stay dense."""
     criterion: str = "lamp"
@@ -100,17 +102,28 @@ class PruneConfig(Section):
     def _parts_agree(self) -> PruneConfig:
         if self.target is not None and self.target + self.min_layer_density > 1:
             raise ValueError(f"min_layer_density {self.min_layer_density} leaves no room for the target {self.target}")
-        if self.pattern == "none" and self.target is None:
-            raise ValueError("target null needs a pattern: give a sparsity, or a pattern such as 2:4")
+        if self.pattern == "none" and self.target is None and self.target_sparse_macs is None:
+            raise ValueError("target null needs a pattern: give a sparsity, a pattern such as 2:4, or target_sparse_macs")
         if self.pattern != "none" and self.target is not None:
             raise ValueError(f"pattern {self.pattern} fixes the sparsity: set target to null (it is {self.target})")
         if self.pattern != "none" and (self.scope != "global" or self.regrow != "none" or self.min_layer_density):
             raise ValueError(f"pattern {self.pattern} needs scope global, regrow none and min_layer_density 0")
+        if self.target_sparse_macs is None:
+            return self
+        if self.target is not None:
+            raise ValueError(f"target_sparse_macs {self.target_sparse_macs} takes the place of target: set target to null")
+        if self.pattern != "none" or self.scope != "global" or self.regrow != "none":
+            raise ValueError("target_sparse_macs needs pattern none, scope global and regrow none")
         return self
 
     @property
     def last_sparsity(self) -> float:
-        """The sparsity that the last prune reaches: `target`, or that of the pattern in the layers which it covers."""
+        """What the last prune reaches: `target`, or the sparsity of the pattern in the layers which it covers.
+
+        With `target_sparse_macs`, it is the share of the MACs that meet a zero, and so is the sparsity of all prunes.
+        """
+        if self.target_sparse_macs is not None:
+            return 1 - self.target_sparse_macs
         n, m = read_pattern(self.pattern) or (1, 1)
         return 1 - n / m if self.target is None else self.target
 
@@ -239,7 +252,7 @@ class Config(Section):
         if self.imp.rounds and self.pipeline.enabled:
             raise ValueError("imp.rounds and pipeline.enabled are two ways to draw: choose one")
         if self.imp.rounds and self.prune.target is None:
-            raise ValueError("imp.rounds raises the sparsity from round to round: it needs prune.target, not prune.pattern")
+            raise ValueError("imp.rounds raises the sparsity from round to round: it needs prune.target")
         return self
 
     def resolved(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, MutableMapping
 from typing import Literal
 
@@ -57,11 +58,39 @@ def _keep_best(score: Tensor, count: int) -> Tensor:
     return kept.view(score.shape)
 
 
+def choose_by_macs(scores: Scores, share: float, positions: Mapping[str, int], *, min_layer_density: float = 0.0) -> Mask:
+    """A mask that takes out `share` of the MACs or just above it: the fewest of the lowest scores that do.
+
+    `positions` says how many times each layer's weights are used for one input. Ties go by position in the layer.
+    """
+    _check_scores(scores)
+    floors = least_kept({name: score.numel() for name, score in scores.items()}, min_layer_density)
+    order = _order(scores, floors)
+    uses = torch.cat([torch.full((score.numel(),), positions[name]) for name, score in scores.items()])
+    gone = uses[order].cumsum(0)
+    asked = math.ceil(share * int(gone[-1]) - 1e-3)  # MACs are whole numbers; what rounding adds to the share does not count
+    k = int(torch.searchsorted(gone, asked)) + 1 if asked > 0 else 0
+    if k > len(order) - sum(floors.values()):
+        also = f" and prune.min_layer_density {min_layer_density}" if min_layer_density else ""
+        raise UserError(f"prune.target_sparse_macs: the network, now smaller, has no room for layers that are not pruned{also}")
+    return _all_but(order[:k], scores)
+
+
 def _choose_globally(scores: Scores, k: int, floors: Mapping[str, int]) -> Mask:
+    return _all_but(_order(scores, floors)[:k], scores)
+
+
+def _order(scores: Scores, floors: Mapping[str, int]) -> Tensor:
+    """The places of all weights, laid end to end, in the order in which they go; those that a floor protects come last."""
     protected = {n: _keep_best(s, floors[n]) if floors[n] else torch.zeros_like(s, dtype=torch.bool) for n, s in scores.items()}
     flat = torch.cat([s.masked_fill(protected[n], torch.inf).flatten().double() for n, s in scores.items()])
-    kept = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
-    kept[flat.sort(stable=True).indices[:k]] = False
+    return flat.sort(stable=True).indices
+
+
+def _all_but(gone: Tensor, scores: Scores) -> Mask:
+    """The mask that takes out the weights at these places of all weights, laid end to end."""
+    kept = torch.ones(sum(s.numel() for s in scores.values()), dtype=torch.bool, device=gone.device)
+    kept[gone] = False
     pieces = kept.split([s.numel() for s in scores.values()])
     return {name: piece.view(s.shape) for piece, (name, s) in zip(pieces, scores.items(), strict=True)}
 
@@ -103,6 +132,7 @@ def prune(
     scope: Scope = "global",
     min_layer_density: float = 0.0,
     pattern: tuple[int, int] | None = None,
+    positions: Mapping[str, int] | None = None,
     keep_pruned: Mapping[str, Tensor] | None = None,
 ) -> Mask:
     """Choose the mask for `sparsity` from the network's weights as they are; changes nothing (see `hold`).
@@ -110,14 +140,16 @@ def prune(
     `keep_pruned` is a mask whose pruned weights must stay pruned, `evidence` is what SNIP, GraSP and SynFlow look at, and
     `rounds` is how many times the weights are scored on the way (by default as the criterion needs it). Only weights whose
     names start with `prefix` are ranked and counted. With a `pattern` (n, m), only the layers that it covers are
-    (see `choose_by_pattern`); the mask keeps all weights of the others that `keep_pruned` does not name.
+    (see `choose_by_pattern`); the mask keeps all weights of the others that `keep_pruned` does not name. With `positions`,
+    how many times each layer's weights are used for one input, `sparsity` is a share of MACs (see `choose_by_macs`).
     """
     ours = {name: weight for name, weight in prunable(net).items() if name.startswith(prefix)}
     covered = pattern_layers(net) if pattern else ours.keys()
     weights = {name: weight for name, weight in ours.items() if name in covered}
     rounds = rounds or ROUNDS.get(criterion, 1)
     gone = {name: kept.cpu() for name, kept in (keep_pruned or {}).items() if name in weights}
-    begin = sum(int((~kept).sum()) for kept in gone.values()) / sum(w.numel() for w in weights.values())
+    uses = positions or dict.fromkeys(weights, 1)
+    begin = sum(int((~kept).sum()) * uses[n] for n, kept in gone.items()) / sum(w.numel() * uses[n] for n, w in weights.items())
     work = copy.deepcopy(net) if rounds > 1 else net
     for i in range(1, rounds + 1):
         asked = _on_the_way(begin, sparsity, i / rounds)
@@ -127,6 +159,8 @@ def prune(
         if pattern:
             _check_scores(scores)
             mask = choose_by_pattern(scores, asked, pattern)
+        elif positions:
+            mask = choose_by_macs(scores, asked, positions, min_layer_density=min_layer_density)
         else:
             mask = choose_mask(scores, asked, scope=scope, min_layer_density=min_layer_density)
         if i < rounds:

@@ -29,7 +29,8 @@ def epoch_line(record: Mapping[str, Any], metric: str, epochs: int) -> str:
         texts.append(f"(layers emptied: {', '.join(emptied)}; prune.min_layer_density prevents it)")
     if "target_sparsity" in record:
         back = f", {record['revived']} back" if record["revived"] else ""
-        texts.append(f"(pruned to {record['target_sparsity']:.3f}{back})")
+        macs = f", {record['target_sparse_macs']:.3f} of the MACs" if "target_sparse_macs" in record else ""
+        texts.append(f"(pruned to {record['target_sparsity']:.3f}{macs}{back})")
     if record.get("units_removed"):
         texts.append(f"({record['units_removed']} units removed)")
     return "  ".join(texts)

@@ -13,8 +13,10 @@ from torch import nn
 from supertickets.config.pattern import read_pattern
 from supertickets.config.sections import PruneConfig
 from supertickets.errors import UserError
+from supertickets.networks.macs import count_layers, dense_macs
 from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import CRITERIA, Evidence, Scores, gradients
+from supertickets.pruning.mac_budget import positions_of, share_to_prune, sparse_share
 from supertickets.pruning.mask import Mask, apply_mask
 from supertickets.pruning.mask import sparsity as mask_sparsity
 from supertickets.pruning.pattern import pattern_layers
@@ -28,15 +30,16 @@ class Pruned(TypedDict, total=False):
     """What a prune adds to the record of its epoch."""
 
     target_sparsity: float
+    target_sparse_macs: float  # share of the dense MACs; absent where none is asked for
     revived: int  # weights that were pruned before and are not any more
     emptied: list[str]  # layers without a weight; absent where there are none
 
 
-def check_prunes(state: TrainState, cfg: PruneConfig, *, epochs: int) -> None:
+def check_prunes(state: TrainState, cfg: PruneConfig, *, epochs: int, input_shape: tuple[int, int, int]) -> None:
     """Raise `UserError` where a prune to come cannot work on the network as it is now.
 
-    `prune.min_layer_density`, rounded up in each layer, can leave too few weights to prune, and there may be no layer for a
-    pattern.
+    `prune.min_layer_density`, rounded up in each layer, can leave too few weights to prune, there may be no layer for a
+    pattern, and what is not pruned can have more MACs than `prune.target_sparse_macs` for inputs of `input_shape`.
     """
     sizes = ranked_layers(state, cfg)
     count = sum(sizes.values())
@@ -53,6 +56,8 @@ def check_prunes(state: TrainState, cfg: PruneConfig, *, epochs: int) -> None:
         return
     if cfg.pattern != "none" and not count:
         raise UserError(f"prune.pattern: {cfg.pattern} needs 1x1 convolutions with one group, and there are none to prune")
+    if cfg.target_sparse_macs is not None:
+        return _check_mac_budget(cfg.target_sparse_macs, state, cfg, sizes=sizes, input_shape=input_shape)
     if cfg.target is None or not cfg.min_layer_density or works(cfg.target):
         return
     largest = next((i / 1000 for i in range(int(cfg.target * 1000), 0, -1) if works(i / 1000)), 0.0)
@@ -61,6 +66,23 @@ def check_prunes(state: TrainState, cfg: PruneConfig, *, epochs: int) -> None:
         f"prune.min_layer_density: {cfg.min_layer_density} leaves no room for prune.target {cfg.target} in this network"
         f"{also}; the largest target that works is {largest:g}"
     )
+
+
+def _check_mac_budget(
+    budget: float, state: TrainState, cfg: PruneConfig, *, sizes: Mapping[str, int], input_shape: tuple[int, int, int]
+) -> None:
+    """Raise `UserError` where the network is over `budget`, a share of its MACs, with every weight gone that may go."""
+    layers = count_layers(state.net, input_shape)
+    positions = positions_of(sizes, layers)
+    left = sum(count * positions[name] for name, count in least_kept(sizes, cfg.min_layer_density).items())
+    ours = sum(size * positions[name] for name, size in sizes.items())
+    over = share_to_prune(budget, state.net, layers, sizes) * ours - (ours - left)
+    if over > 0:
+        also = f" and prune.min_layer_density {cfg.min_layer_density}" if cfg.min_layer_density else ""
+        raise UserError(
+            f"prune.target_sparse_macs: {budget:g} leaves no room for the layers that are not pruned{also}; "
+            f"it must be above {budget + over / dense_macs(layers):.4f} in this network"
+        )
 
 
 def _exchanged(sparsity: float, epoch: int, cfg: PruneConfig, *, last: int, count: int) -> int:
@@ -79,7 +101,7 @@ def prune_weights(state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, flo
     before, ranked = dict(state.mask), ranked_layers(state, cfg)
     grows = cfg.reactivate == "never" or state.mask_held
     if grows and not last:  # a shrink can leave the rest sparser than asked for now: no reason to give weights back
-        sparsity = max(sparsity, mask_sparsity({name: kept for name, kept in before.items() if name in ranked}))
+        sparsity = max(sparsity, _sparsity_now(state, cfg, ranked=ranked, evidence=evidence))
     exchanged = _exchanged(sparsity, state.epoch, cfg, last=max(plan), count=sum(ranked.values()))
     keep_pruned = before if grows and not exchanged else None
     asked = sparsity + exchanged / sum(ranked.values())
@@ -90,12 +112,22 @@ def prune_weights(state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, flo
         dormant = state.dormant_weights if cfg.revive_from == "dormant" else None
         hold(chosen, state.net, ema=state.ema, optimizer=state.optimizer, dormant_weights=dormant)
     state.mask = regrow(chosen, growth, exchanged) if exchanged else chosen
-    if cfg.pattern != "none":  # from here on, of all layers
-        sparsity = mask_sparsity({name: kept for name, kept in state.mask.items() if name.startswith(state.prefix)})
     events = Pruned(target_sparsity=sparsity, revived=count_revived(before, state.mask))
+    if cfg.target is None:  # of all layers
+        pruned = {name: kept for name, kept in state.mask.items() if name.startswith(state.prefix)}
+        events["target_sparsity"] = mask_sparsity(pruned)
+    if cfg.target_sparse_macs is not None:
+        events["target_sparse_macs"] = 1 - sparsity
     if gone := emptied(state.mask):
         events["emptied"] = gone
     return events
+
+
+def _sparsity_now(state: TrainState, cfg: PruneConfig, *, ranked: Mapping[str, int], evidence: Evidence) -> float:
+    """What the mask takes out, counted as the plan of the prunes counts it."""
+    if cfg.target_sparse_macs is not None:
+        return 1 - sparse_share(state.net, count_layers(state.net, evidence.input_shape))
+    return mask_sparsity({name: kept for name, kept in state.mask.items() if name in ranked})
 
 
 def ranked_layers(state: TrainState, cfg: PruneConfig) -> dict[str, int]:
@@ -108,7 +140,14 @@ def ranked_layers(state: TrainState, cfg: PruneConfig) -> dict[str, int]:
 def choose_mask(
     state: TrainState, sparsity: float, *, cfg: PruneConfig, evidence: Evidence, keep_pruned: Mask | None = None
 ) -> Mask:
-    """The mask for `sparsity` by the criterion of `cfg`, the same on all processes; what is not ranked stays as it was."""
+    """The mask for `sparsity` by the criterion of `cfg`, the same on all processes; what is not ranked stays as it was.
+
+    With `prune.target_sparse_macs`, `sparsity` is the share of the network's MACs that meet a zero.
+    """
+    positions = None
+    if cfg.target_sparse_macs is not None:
+        ranked, layers = ranked_layers(state, cfg), count_layers(state.net, evidence.input_shape)
+        positions, sparsity = positions_of(ranked, layers), share_to_prune(1 - sparsity, state.net, layers, ranked)
     mask = prune(
         state.net,
         sparsity,
@@ -119,6 +158,7 @@ def choose_mask(
         scope=cfg.scope,
         min_layer_density=cfg.min_layer_density,
         pattern=read_pattern(cfg.pattern),
+        positions=positions,
         keep_pruned=keep_pruned,
     )
     mask = broadcast(mask)  # devices may round scores differently: the first process's mask holds for all

@@ -16,6 +16,8 @@ from supertickets.search.importance import importance_named
 def sparsity_at(epoch: int, epochs: int, prune: PruneConfig) -> float:
     """The sparsity asked for at `epoch` of a run of `epochs`; with a pattern, that of the layers which it covers.
 
+    With `prune.target_sparse_macs`, all of these are shares of the MACs that meet a zero.
+
     progressive: min(target, step * floor(epoch / every)) (SuperTickets, arXiv 2207.03677).
     cubic: target * (1 - (1 - x)^3) with x from 0 at `start` to 1 at `end` (Zhu & Gupta, arXiv 1710.01878).
     one_shot: the target from `end` on. constant: from `start` on.
@@ -65,6 +67,8 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
     if not plan or plan[last_epoch] < prune.last_sparsity or last_epoch + tail > epochs:
         reached = plan.get(last_epoch, 0.0)
         asked = f"prune.target: {prune.target}" if prune.pattern == "none" else f"prune.pattern: {prune.pattern}"
+        if prune.target_sparse_macs is not None:
+            asked, reached = f"prune.target_sparse_macs: {prune.target_sparse_macs}", 1 - reached
         raise UserError(
             f"{asked} is not reached {tail} epochs before the end (train.epochs {epochs}, "
             f"prune.every {prune.every}, schedule {prune.schedule}: {reached:.3g} at epoch {last_epoch}); "
