@@ -144,7 +144,8 @@ def test_the_example_of_an_own_task_works(monkeypatch, tmp_path):
         "--prune.every",
         "1",
     ]
-    quiet = ["--run.tensorboard", "false", "--run.report", "false", "--run.examples", "1", "--prune.end", "0.5"]
+    quiet = ["--run.tensorboard", "false", "--run.report", "false", "--run.native_ms", "false", "--run.examples", "1"]
+    quiet += ["--prune.end", "0.5"]
     cli.train("denoising", [*small, *plan, *quiet, "--run.dir", str(tmp_path / "run")])
     Image.new("RGB", (16, 16), "teal").save(tmp_path / "noisy.png")
     cli.predict("denoising", [str(tmp_path / "run" / "ticket"), str(tmp_path / "noisy.png"), "--out", str(tmp_path / "out")])

@@ -22,7 +22,7 @@ from supertickets import cli
 from supertickets.config.sections import Config
 from supertickets.deploy.compact import compact_net
 from supertickets.deploy.deployed import network_for
-from supertickets.deploy.engine import compiler, load, runner
+from supertickets.deploy.engine import compiler, load, runner, timing
 from supertickets.deploy.engine.cache import compile_ticket
 from supertickets.deploy.engine.compiler import compile_c, find_compiler, native_suffix
 from supertickets.deploy.engine.files import write_c
@@ -235,6 +235,11 @@ def test_a_ticket_is_compiled_once(tmp_path, monkeypatch):
     assert len(list((tmp_path / "engine").iterdir())) == 2
 
 
+def test_its_milliseconds_are_those_of_what_export_writes(compiled, monkeypatch):
+    monkeypatch.setattr(timing, "export", lambda ticket, path, format: shutil.copyfile(compiled, path))
+    assert 0 < timing.native_ms(toy_ticket()) < 100
+
+
 def test_a_deployed_network_takes_images_of_any_size(tmp_path, monkeypatch):
     monkeypatch.setenv("SUPERTICKETS_CACHE", str(tmp_path))
     ticket = toy_ticket()
@@ -284,6 +289,7 @@ def test_a_missing_compiler_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compiler, "find_spec", lambda _: None)
     said = refused(["export", str(folder), "--format", "native", "--out", str(tmp_path / f"a{native_suffix()}")], capsys)
     assert "nowhere-cc" in said and "pip install 'supertickets[native]'" in said
+    assert timing.native_ms(toy_ticket()) is None
 
 
 def test_a_compiler_for_another_machine_is_named(monkeypatch):

@@ -41,7 +41,8 @@ def test_an_old_run_continues_from_its_checkpoint(tmp_path):
     """The checkpoint holds a mask, weights to revive and early weights; the run ends where it ended in version 0.1."""
     folder = tmp_path / "run"
     shutil.copytree(DATA / "toy_run", folder)
-    config = load_config(Config, folder / "config.yaml", ["--run.dir", str(folder), "--run.resume", "true"])
+    where = ["--run.dir", str(folder), "--run.resume", "true"]
+    config = load_config(Config, folder / "config.yaml", [*where, "--run.native_ms", "false"])
     # On CPUs without AVX-512, oneDNN writes past its memory in the backward pass of a 1x1 conv with stride 2 whose input has 2
     # to 6 channels in the channels-last layout, as this old network has.
     with torch.backends.mkldnn.flags(enabled=False):

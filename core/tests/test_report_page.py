@@ -115,11 +115,13 @@ def test_the_page_is_whole_and_safe(pages):
 
 
 def test_a_run_writes_its_report_and_goes_on_without_it(tmp_path, monkeypatch, capsys):
-    config = toy_config(tmp_path / "run", train={"epochs": 2}, run={"report": True})
+    config = toy_config(tmp_path / "run", train={"epochs": 2}, run={"report": True, "native_ms": True})
+    monkeypatch.setattr(closing, "native_ms", lambda ticket: ticket.sparsity * 10)
     draw_ticket(ToyTask(config), config)
+    assert "8.00 ms for one image of 16x16 on one thread" in capsys.readouterr().out
     path = tmp_path / "run" / "report.html"
     page = path.read_text()
-    assert "A toy ticket with 3 labels, 2 epochs" in page and "the supernet: " in page
+    assert "A toy ticket with 3 labels, 2 epochs" in page and "the supernet: " in page and "8.00 ms" in page
     path.unlink()
     monkeypatch.setitem(sys.modules, "vl_convert", None)  # not installed
     closing.write_run_report(tmp_path / "run")

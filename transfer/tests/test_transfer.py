@@ -21,7 +21,8 @@ from supertickets_transfer.transfer import main, transfer_schema
 CONFIGS = Path(__file__).parents[1] / "configs"
 TASKS = sorted(point.name for point in entry_points(group="supertickets.tasks"))
 TINY = ["--data.train_images", "8", "--data.val_images", "4", "--train.batch_size", "4", "--train.recalibrate_batches", "1"]
-TINY += ["--run.examples", "0", "--run.tensorboard", "false", "--run.report", "false", "--head.channels", "8"]
+TINY += ["--run.examples", "0", "--run.tensorboard", "false", "--run.report", "false", "--run.native_ms", "false"]
+TINY += ["--head.channels", "8"]
 
 
 @pytest.fixture(scope="module")

@@ -222,6 +222,8 @@ class RunConfig(Section):
     """Pictures of predictions drawn at the end."""
     report: bool = True
     """Write report.html at the end: figures, charts and pictures of the run on one page."""
+    native_ms: bool = True
+    """Compile the ticket at the end, where there is a C compiler, and report the milliseconds of the sparse engine."""
     tensorboard: bool = True
     """Write TensorBoard logs."""
     trackers: list[Tracker] = []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from supertickets.deploy.engine.timing import native_ms
 from supertickets.networks.macs import paper_macs
 from supertickets.task import Task
 from supertickets.terminal import console, headline, human, note, summary_table
@@ -49,9 +50,11 @@ def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early_tensor
         pictures.mkdir(exist_ok=True)
         draw_curves(run.records(), task.metric).savefig(pictures / "curves.png", dpi=120)
         examples = task.draw_examples(net, pictures, run.config.run.examples) if run.config.run.examples else []
-        console.print(summary_table(f"{task.name} ticket", summary(ticket, task.metric, folder)))
+        in_engine = native_ms(ticket) if run.config.run.native_ms else None
+        rows = summary(ticket, task.metric, folder, native_ms=in_engine)
+        console.print(summary_table(f"{task.name} ticket", rows))
         if run.config.run.report:
-            write_run_report(run.folder)
+            write_run_report(run.folder, native_ms=in_engine)
         console.print(
             f"pictures: {pictures} (curves.png and {len(examples)} examples); log: {run.metrics_file}", highlight=False
         )
@@ -61,19 +64,27 @@ def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early_tensor
     run.end()
 
 
-def write_run_report(folder: Path) -> None:
-    """Write the run's report.html, or say why there is none: the run itself is complete by now."""
+def write_run_report(folder: Path, *, native_ms: float | None = None) -> None:
+    """Write the run's report.html, or say why there is none: the run itself is complete by now.
+
+    `native_ms` are the sparse engine's milliseconds for one image, where they were measured.
+    """
     from supertickets.report.page import write_report
     from supertickets.report.runs import read_run
 
     try:
-        console.print(f"report: {write_report([read_run(folder)], folder / 'report.html')}", highlight=False)
+        run = read_run(folder)
+        run.native_ms = native_ms
+        console.print(f"report: {write_report([run], folder / 'report.html')}", highlight=False)
     except (OSError, ValueError) as error:  # a `UserError` is a `ValueError`, and so is what Vega-Lite raises
         note(f"no report was written: {error}")
 
 
-def summary(ticket: Ticket, metric: str, folder: Path) -> dict[str, str]:
-    """The rows of the closing table, each figure beside the full supernet's where that is known."""
+def summary(ticket: Ticket, metric: str, folder: Path, *, native_ms: float | None = None) -> dict[str, str]:
+    """The rows of the closing table, each figure beside the full supernet's where that is known.
+
+    `native_ms` are the sparse engine's milliseconds for one image, where they were measured.
+    """
     figures, supernet = ticket.metrics, ticket.provenance.get("supernet", {})
 
     def beside_supernet(key: str) -> str:
@@ -83,12 +94,17 @@ def summary(ticket: Ticket, metric: str, folder: Path) -> dict[str, str]:
 
     macs_paper = paper_macs(figures["macs"], figures["params"], sum(int((~kept).sum()) for kept in ticket.mask.values()))
     size_kib = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 1024
+    in_engine = {}
+    if native_ms is not None:
+        size = "x".join(map(str, ticket.load_task().input_shape[1:]))
+        in_engine = {"sparse engine": f"{native_ms:.2f} ms for one image of {size} on one thread"}
     return {
         metric: f"{figures[metric]:.4f}",
         "protocol": figures.get("protocol", ""),
         "sparsity": f"{ticket.sparsity:.4f} of the prunable weights",
         "MACs, dense": beside_supernet("macs"),
         "MACs, sparse": f"{human(figures['sparse_macs'])}  (layer by layer; macs_paper {human(macs_paper)})",
+        **in_engine,
         "parameters": beside_supernet("params"),
         "units": str(figures["units"]),
         "ticket": f"{folder}  ({size_kib:.0f} KiB)",

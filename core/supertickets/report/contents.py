@@ -68,6 +68,8 @@ def summary(runs: Runs) -> str:
         slow = run.supernet_latency_ms
         remark = f"the supernet: {slow:.1f} ms" if slow is not None else ""
         figures["one image"] = (f"{run.latency_ms:.1f} ms", remark)
+    if run.native_ms is not None:
+        figures["in the sparse engine"] = (f"{run.native_ms:.2f} ms", "one thread, compiled for the machine of the run")
     return tiles(figures)
 
 

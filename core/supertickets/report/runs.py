@@ -52,6 +52,7 @@ class RunFacts:
     pictures: list[Path] = field(default_factory=list)
     latency_ms: float | None = None  # median; None before `measure_latencies`
     supernet_latency_ms: float | None = None
+    native_ms: float | None = None  # of the ticket in the sparse engine, where that was measured
 
     @property
     def score(self) -> float | None:

@@ -191,12 +191,13 @@ def check_task(task: Task, folder: Path) -> None:
 
 def toy_config(folder: Path, **sections: dict[str, object]) -> Config:
     """Six epochs of six steps with two branches, in which units are searched and weights pruned."""
+    quiet = {"tensorboard": False, "report": False, "native_ms": False, "examples": 0}
     return Config(
         arch=ArchConfig(preset="tiny", stages=STAGES[:2], stem=(4, 4), stem_stride=2),
         search=SearchConfig(**{"rho": 1e-3, "warmup": 1, "target_macs": 0.6, "end": 0.7, **sections.get("search", {})}),
         prune=PruneConfig(**{"every": 1, "end": 0.7, **sections.get("prune", {})}),
         train=TrainConfig(**{"epochs": 6, "batch_size": 8, "lr": 2e-2, "recalibrate_batches": 2, **sections.get("train", {})}),
-        run=RunConfig(**{"dir": folder, "tensorboard": False, "report": False, "examples": 0, **sections.get("run", {})}),
+        run=RunConfig(**{**quiet, "dir": folder, **sections.get("run", {})}),
         distill=DistillConfig(**sections.get("distill", {})),
         init=InitConfig(**sections.get("init", {})),
         imp=ImpConfig(**sections.get("imp", {})),
@@ -214,7 +215,7 @@ arch:
 search: {{target_macs: 0.7, warmup: 0, start: 0, end: 0.5}}
 prune: {{target: 0.6, every: 1, start: 0, end: 0.5}}
 train: {{epochs: 2, batch_size: {batch_size}, evaluate_every: 1}}
-run: {{examples: 2, tensorboard: false, report: false}}
+run: {{examples: 2, tensorboard: false, report: false, native_ms: false}}
 {settings}
 """
 

@@ -29,7 +29,7 @@ CLASSES = json.dumps([name.replace("'", "") for name in imagenet_names()])
 SMALL = {"arch.preset": "tiny", "head.widths": "4,6,8", "head.channels": 8, "data.size_px": "32,32", "data.crop_padding": 4}
 SHORT = {"train.epochs": 5, "train.batch_size": 2, "train.lr": 0.003, "train.warmup": 0, "data.workers": 0}
 SEARCH = {"search.warmup": 1, "search.min_macs": 0, "prune.every": 1, "prune.step": 0.3}
-RUN = {"run.tensorboard": "false", "run.report": "false", "run.examples": 3}
+RUN = {"run.tensorboard": "false", "run.report": "false", "run.native_ms": "false", "run.examples": 3}
 
 
 def options(settings: dict[str, object]) -> list[str]:

@@ -39,6 +39,7 @@ SMALL = {
     "prune.step": "0.3",
     "run.tensorboard": "false",
     "run.report": "false",
+    "run.native_ms": "false",
     "run.examples": "1",
 }
 

@@ -41,6 +41,8 @@ PRUNE = [
     "false",
     "--run.report",
     "false",
+    "--run.native_ms",
+    "false",
     "--run.examples",
     "1",
 ]

@@ -1,6 +1,8 @@
 #define ALWAYS static inline __attribute__((always_inline))
 #define HIDE(pointer) __asm__("" : "+r"(pointer)) /* one base register and constant displacements, whatever the loop */
 #define UNROLL _Pragma("GCC unroll 16")
+/* Never written, but not const: gcc would look into such large tables for constants, which takes it gigabytes. */
+#define TABLE __attribute__((used)) static
 
 typedef struct { int32_t offset; float weight; } Tap;
 typedef struct { int32_t out, first, taps; float bias; } Row;

@@ -108,7 +108,7 @@ def _table(name: str, entries: Iterable[str]) -> str:
             lines.append(line)
             line = ""
         line += f"{entry},"
-    return f"static const {name}[] = {{\n" + "\n".join([*lines, line]) + "\n};"
+    return f"TABLE {name}[] = {{\n" + "\n".join([*lines, line]) + "\n};"
 
 
 def _number(value: float) -> str:

@@ -1,0 +1,33 @@
+"""How long the sparse engine takes for a ticket on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from supertickets.deploy.engine.compiler import native_suffix
+from supertickets.deploy.engine.runner import load
+from supertickets.deploy.export import export
+from supertickets.deploy.latency import latencies_ms, quartiles_ms
+from supertickets.errors import UserError
+from supertickets.ticket.ticket import Ticket
+
+
+def native_ms(ticket: Ticket) -> float | None:
+    """Milliseconds of one image of the task's size on one thread, compiled for this machine; the median of 20, in CPU time.
+
+    None where it cannot be compiled: without a C compiler, or for a network that the engine cannot run.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"ticket{native_suffix()}"
+            export(ticket, path, format="native")
+            run = load(path)
+    except (OSError, UserError):
+        return None
+    image = np.full((1, *run.input_shape), 0.5, np.float32)
+    taken = latencies_ms({"native": lambda: run(image)}, clock=time.thread_time)  # other threads of this process do not count
+    return quartiles_ms(taken["native"])[1]
