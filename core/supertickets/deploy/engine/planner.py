@@ -12,6 +12,7 @@ from supertickets.deploy.engine.maps import Map, clear_halos, clear_pads, take_m
 from supertickets.deploy.engine.program import VECTOR, Act, Floats, Ints, Op, Program, Rows
 from supertickets.errors import UserError
 from supertickets.networks.blocks import MixedBlock, mixed_blocks
+from supertickets.networks.body import BodyNet
 from supertickets.networks.fusion import Fusion
 from supertickets.networks.heads import ClassificationHead, DenseHead
 from supertickets.networks.supernet import Supernet
@@ -34,6 +35,8 @@ def plan(net: nn.Module, size: tuple[int, int]) -> Program:
 def assert_supported(net: nn.Module) -> None:
     """Raise `UserError` with the reason where the engine cannot run `net`."""
     other = "; export it as onnx, openvino or torch"
+    if isinstance(net, BodyNet):
+        raise UserError(f"arch.body: the engine runs the HR-NAS supernet alone, not {net.arch.body}{other}")
     if not isinstance(net, Supernet):
         raise UserError(f"the engine runs the project's supernets, not {type(net).__name__}{other}")
     for name, block in mixed_blocks(net).items():
