@@ -2,8 +2,7 @@
 
 The runtimes are eager PyTorch, ONNX Runtime, OpenVINO and `native`, the engine (where there is a compiler).
 
-
-    python benchmarks/latency.py TICKET [--size H W] [--threads N] [--rounds N] [--clock cpu] [--all-layouts] [--out FILE.csv]
+    python benchmarks/latency.py TICKET [--size H W] [--threads N ...] [--rounds N] [--clock C] [--all-layouts] [--out FILE.csv]
 
 The script times the supernet, the searched network, the ticket and the compacted ticket on one image in float32 on a CPU. It
 times all of them in turns in one run, so that whatever slows the machine slows all of them alike, and reports medians and
@@ -16,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import subprocess
 import tempfile
 import time
@@ -53,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the latency of a ticket's forms and where its speed-up comes from.")
     parser.add_argument("ticket", type=Path)
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="input size (default: the task's)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], metavar="N", help="one measurement for each number")
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument(
         "--clock", choices=tuple(CLOCKS), help="time of the process or of the wall (default: cpu for one thread)"
@@ -61,8 +59,6 @@ def main() -> None:
     parser.add_argument("--all-layouts", action="store_true", help="time one-conv and per-kernel blocks in every runtime")
     parser.add_argument("--out", type=Path, help="CSV file to write")
     options = parser.parse_args()
-    options.clock = options.clock or ("cpu" if options.threads == 1 else "wall")
-    torch.set_num_threads(options.threads)
     ticket = Ticket.load(options.ticket)
     size = tuple(options.size or ticket.load_task().input_shape[1:])
     networks = {
@@ -71,20 +67,25 @@ def main() -> None:
         "ticket": ticket,
         "compacted": compact(ticket),
     }
-    with tempfile.TemporaryDirectory() as folder:
-        calls = {
-            key: call
-            for name, network in networks.items()
-            for key, call in forms(name, network, size, Path(folder), options.threads, options.all_layouts).items()
-        }
-        with torch.inference_mode():
-            taken = latencies_ms(calls, rounds=options.rounds, clock=CLOCKS[options.clock])
     facts = {name: describe(network, size) for name, network in networks.items()}
-    rows = [row(key, values, facts[key[0]], options) for key, values in taken.items()]
-    how = f"{options.threads} threads, {options.rounds} rounds, {options.clock} time"
-    console.print(table(rows, f"{options.ticket}, 1x3x{size[0]}x{size[1]}, {how}"))
-    for line in shares(rows):
-        console.print(line, highlight=False)
+    rows: list[dict] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for threads in options.threads:
+            clock = options.clock or ("cpu" if threads == 1 else "wall")
+            torch.set_num_threads(threads)
+            calls = {
+                key: call
+                for name, network in networks.items()
+                for key, call in forms(name, network, size, Path(folder), threads, options.all_layouts).items()
+            }
+            with torch.inference_mode():
+                taken = latencies_ms(calls, rounds=options.rounds, clock=CLOCKS[clock])
+            found = [row(key, values, facts[key[0]], options, threads=threads, clock=clock) for key, values in taken.items()]
+            how = f"{threads} threads, {options.rounds} rounds, {clock} time"
+            console.print(table(found, f"{options.ticket}, 1x3x{size[0]}x{size[1]}, {how}"))
+            for line in shares(found):
+                console.print(line, highlight=False)
+            rows += found
     if options.out:
         write_csv(options.out, rows)
 
@@ -132,7 +133,8 @@ def forms(
     for runtime in (*DENSE, *([NATIVE] if has_native(net) else []), *(["torch"] if all_layouts else [])):
         for layout in LAYOUTS if all_layouts and runtime != NATIVE else (FORMATS[runtime].layout,):
             path = folder / f"{name}_{layout}{FORMATS[runtime].suffix}"
-            export(ticket, path, format=runtime, size=size, layout=layout)
+            if not path.exists():  # else it was written for another number of threads
+                export(ticket, path, format=runtime, size=size, layout=layout)
             calls[name, runtime, layout] = partial(open_exported(path, threads=threads), image.numpy())
     return calls
 
@@ -147,7 +149,9 @@ def has_native(net: torch.nn.Module) -> bool:
     return True
 
 
-def row(key: tuple[str, str, str], taken: list[float], facts: dict, options: argparse.Namespace) -> dict[str, object]:
+def row(
+    key: tuple[str, str, str], taken: list[float], facts: dict, options: argparse.Namespace, *, threads: int, clock: str
+) -> dict[str, object]:
     """Return one CSV row: a network in one runtime and layout, with the median and quartiles of the times `taken` in ms."""
     network, runtime, layout = key
     low, median, high = quartiles_ms(taken)
@@ -158,9 +162,9 @@ def row(key: tuple[str, str, str], taken: list[float], facts: dict, options: arg
         "network": network,
         "runtime": runtime,
         "layout": layout,
-        "threads": options.threads,
+        "threads": threads,
         "rounds": options.rounds,
-        "clock": options.clock,
+        "clock": clock,
         "macs": facts["macs"],
         "sparse_macs": facts["sparse_macs"],
         "median_ms": round(median, 3),

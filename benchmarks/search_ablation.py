@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -60,7 +60,6 @@ def drawings(options: argparse.Namespace, config: Config) -> Iterator[tuple[str,
 
 def row_of(kind: str, ticket: Ticket, folder: Path, task: Task, config: Config) -> Row:
     """Return one CSV row: the last measurements, and the time of all epochs."""
-    minutes = sum(record["seconds"] for record in read_records(folder / "metrics.jsonl")) / 60
     zeros = sum(int((~kept).sum()) for kept in ticket.mask.values())
     body = [name for name in ticket.arch.units if not name.startswith("head.")]
     return {
@@ -75,8 +74,33 @@ def row_of(kind: str, ticket: Ticket, folder: Path, task: Task, config: Config) 
         "params": ticket.metrics["params"],
         "nonzeros": int(ticket.metrics["params"]) - zeros,
         "body_units": sum(sum(ticket.arch.units[name].values()) for name in body),
-        "minutes": round(minutes, 1),
+        "minutes": minutes_of(folder),
     }
+
+
+def minutes_of(folder: Path) -> float:
+    """Return the time of all epochs of a drawing in minutes."""
+    return round(sum(record["seconds"] for record in read_records(folder / "metrics.jsonl")) / 60, 1)
+
+
+def draw_rows(
+    cls: type[Task], drawings: Iterable[tuple[str, Path, Config]], row_of: Callable[[str, Ticket, Path, Task, Config], Row]
+) -> list[Row]:
+    """Draw what is not finished yet; return one row per drawing, made by `row_of`."""
+    rows = []
+    for kind, folder, changed in drawings:
+        task = cls(changed)
+        rows.append(row_of(kind, draw_or_resume(task, changed, folder), folder, task, changed))
+    return rows
+
+
+def write_rows(rows: Sequence[Row], fields: Sequence[str], path: Path) -> None:
+    """Write a CSV file, and create its folder if necessary."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def summarise(rows: Sequence[Row]) -> list[str]:
@@ -125,15 +149,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = split_overrides(parser, argv)
     cls = task_class(options.task)
     config = load_config(cls.Config, options.config, overrides)
-    rows: list[Row] = []
-    for kind, folder, changed in drawings(options, config):
-        task = cls(changed)
-        rows.append(row_of(kind, draw_or_resume(task, changed, folder), folder, task, changed))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    rows = draw_rows(cls, drawings(options, config), row_of)
+    write_rows(rows, FIELDS, options.out)
     draw_points(rows, options.out.with_suffix(".png"))
     print("\n".join(summarise(rows)))
     print(f"written to {options.out} and {options.out.with_suffix('.png')}")
