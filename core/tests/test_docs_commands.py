@@ -25,7 +25,8 @@ COMMANDS: dict[Path, list[str]] = {page: SHOWN["shell_lines"](page) for page in 
 SMALL_NET = "--arch.preset nano --arch.stem 4,4 --arch.stages [{blocks:[1],widths:[4]}] --arch.kernels 3 --arch.expand 2"
 SHORT_RUN = (
     "--data.size_px 32,32 --train.epochs 2 --train.batch_size 2 --train.recalibrate_batches 1 --search.warmup 0 "
-    "--search.target_macs 0.98 --prune.start 0 --prune.every 1 --run.examples 1 --run.tensorboard false"
+    "--search.target_macs 0.98 --prune.start 0 --prune.every 1 --run.examples 1 --run.tensorboard false "
+    "--run.native_ms false"
 )
 FEW_SCENES = "--data.train_images 6 --data.val_images 2"
 
