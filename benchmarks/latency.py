@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from pathlib import Path
 import torch
 from rich import box
 from rich.table import Table
+from rows import commit
 
 from supertickets.arguments import friendly
 from supertickets.deploy.compact import compact
@@ -172,13 +172,6 @@ def row(
         "quartile3_ms": round(high, 3),
         "commit": commit(),
     }
-
-
-def commit() -> str:
-    """The short hash of the commit that was measured, followed by + if the working tree differs from it."""
-    where = Path(__file__).parent
-    shown = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=where, capture_output=True, text=True)
-    return shown.stdout.strip()
 
 
 def table(rows: list[dict], title: str) -> Table:

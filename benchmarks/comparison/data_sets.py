@@ -1,0 +1,87 @@
+"""The data sets of the comparison, and for each the networks that an entrant can start from, as configs of its task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from supertickets.config.reader import load_config
+from supertickets.config.sections import Config
+from supertickets.errors import one_of
+from supertickets.recipes import find_recipe
+from supertickets.task import package_of, task_class
+
+BUDGET = 0.5  # of the MACs of the network that a search or a pruner starts from
+SEARCHED = ("hrnas", "lite0")  # these networks are searched or pruned; the others are trained as they are
+NO_SUPERNET = {"preset": "paper", **dict.fromkeys(("stages", "kernels", "expand", "stem_stride"), "null")}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One table of the comparison. `minutes` is the CPU time that an entrant has for training the network it starts from."""
+
+    task: str
+    recipe: str
+    minutes: float
+    small: Sequence[str] = ("mobilenet_v3_small", "shufflenet_v2_x0_5")  # networks of torchvision
+    lite0_recipe: str | None = None  # unset: `recipe` with an EfficientNet-Lite0 in place of its supernet
+
+
+DATA_SETS = {
+    "scenes": DataSet("classification", "scenes", 5),
+    "cifar10": DataSet("classification", "cifar10", 35, lite0_recipe="cifar10_lite0"),
+    "tinyimagenet": DataSet("classification", "tinyimagenet", 11),
+    "camvid": DataSet(
+        "segmentation",
+        "camvid",
+        28,
+        small=("mobilenet_v3_small", "shufflenet_v2_x0_5", "lraspp_mobilenet_v3_large"),
+        lite0_recipe="camvid_lite0",
+    ),
+    "lspet": DataSet("keypoint", "lspet", 17, lite0_recipe="lspet_lite0"),
+}
+_QUIET = {"run.report": "false", "run.tensorboard": "false", "run.examples": "0", "train.evaluate_every": "100000"}
+_LITE0 = {
+    "body": "timm:tf_efficientnet_lite0",
+    "weights": "${SUPERTICKETS_WEIGHTS}/efficientnet_lite0.safetensors",
+    "own_head": "true",
+}
+_TAYLOR = {"importance": "taylor_per_mac", "rho": "0", "divisor": "8"}
+
+
+def starts_of(data_set: str) -> list[str]:
+    """The networks that this data set is compared with, by name."""
+    return [*SEARCHED, *DATA_SETS[data_set].small]
+
+
+def config_of(data_set: str, start: str, overrides: Sequence[str] = ()) -> Config:
+    """The config that trains the network `start` on a data set, its search at half of the MACs.
+
+    `overrides` are pairs of `--key value` on top. Raises `UserError` for an unknown data set and as `load_config` does.
+    """
+    chosen = one_of(DATA_SETS, data_set, key="data set")
+    cls = task_class(chosen.task)
+    keys = {**_QUIET, "search.target_macs": str(BUDGET)}
+    recipe = chosen.recipe
+    if start == "lite0" and chosen.lite0_recipe:
+        recipe = chosen.lite0_recipe
+    elif start == "lite0":
+        keys |= {f"arch.{key}": value for key, value in (NO_SUPERNET | _LITE0).items()}
+        keys |= {"train.lr": "1e-3"} | {f"search.{key}": value for key, value in _TAYLOR.items()}
+    elif start != "hrnas":
+        body = {"body": f"torchvision:{start}", "own_head": str(chosen.task == "classification").lower()}
+        keys |= {f"arch.{key}": value for key, value in (NO_SUPERNET | body).items()}
+    given = [word for key, value in keys.items() for word in (f"--{key}", value)]
+    return load_config(cls.Config, find_recipe(recipe, package_of(cls)), [*given, *overrides])
+
+
+def changed(config: Config, **sections: dict[str, object]) -> Config:
+    """The config with other values in some sections: `changed(config, train={"epochs": 3})`."""
+    return config.model_copy(
+        update={name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
+    )
+
+
+def as_it_is(config: Config) -> Config:
+    """The config without search and pruning."""
+    return changed(config, search={"enabled": False}, prune={"enabled": False})

@@ -1,0 +1,126 @@
+"""The entrants: how each gets its network. All use the same data, epochs and trainer; no validation image chooses anything."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from torch import nn
+from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+
+from comparison.data_sets import BUDGET, SEARCHED, as_it_is, changed
+from comparison.plain_form import plain_form
+from comparison.pruners import TorchPruner, search_by_fastnas
+from comparison.training import CPU, FixedTrainer, state_of
+from supertickets.baselines import draw_or_resume
+from supertickets.config.sections import Config
+from supertickets.task import Task
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.run import set_seed
+from supertickets.training.shrinking import shrink_net
+from supertickets.training.state import new_state, place
+from supertickets.types import Metrics
+
+DENSE_SHARE = 0.5  # of a pruner's epochs train the network that it then prunes and fine-tunes
+
+
+@dataclass
+class Drawn:
+    """What an entrant ends with: a network in eval mode, and the ticket that holds it where it is one of this project's."""
+
+    net: nn.Module
+    metrics: Metrics
+    ticket: Ticket | None = None
+
+
+Entrant = Callable[[Task, Config, Path], Drawn]  # Path: the folder that it may write to
+
+
+def draw_jointly(task: Task, config: Config, folder: Path) -> Drawn:
+    """Our own: one run that searches and prunes."""
+    ticket = draw_or_resume(task, config, folder / "run")
+    return Drawn(ticket.build(), ticket.metrics, ticket)
+
+
+def train_as_it_is(task: Task, config: Config, folder: Path, *, uniform: bool = False) -> Drawn:
+    """A network without search and pruning: all of it, or with `uniform` the same share of the units of each group.
+
+    That share meets the search's budget; units are removed before the training, from trained weights where it starts there.
+    """
+    set_seed(config.run.seed)
+    if config.arch.body == "torchvision:lraspp_mobilenet_v3_large":
+        return _train_lraspp(task, as_it_is(config))
+    search = config.search.model_copy(update={"enabled": uniform, "importance": "uniform"})
+    state = new_state(task, config.model_copy(update={"search": search}), CPU)
+    if uniform:
+        shrink_net(state, search, plan=[0], input_shape=task.input_shape, seed=config.run.seed)
+        place(state.net, config, CPU)
+    trainer = FixedTrainer(task, as_it_is(config), state)
+    net = trainer.train()
+    metrics = trainer.evaluate(net)
+    return Drawn(net, metrics, Ticket.from_net(net, task, metrics=metrics, config=config))
+
+
+class _LRASPP(nn.Module):
+    """torchvision's Lite R-ASPP (Howard et al., arXiv 1905.02244): (B, 3, H, W) -> logits (B, classes, H, W)."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.net = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.net(x)["out"]
+        return logits
+
+
+def _train_lraspp(task: Task, config: Config) -> Drawn:
+    trainer = FixedTrainer(task, config, state_of(_LRASPP(len(task.labels)), config))
+    net = trainer.train()
+    return Drawn(net, trainer.evaluate(net))
+
+
+def prune_with(library: str, task: Task, config: Config, folder: Path) -> Drawn:
+    """Train, prune with another tool and fine-tune, in as many epochs in total: `bn`, `taylor` or `fastnas`.
+
+    Both parts have the recipe's whole schedule of the learning rate. The tool gets the averaged network of the first part.
+    """
+    first = round(config.train.epochs * DENSE_SHARE)
+    dense, later = (changed(as_it_is(config), train={"epochs": n}) for n in (first, config.train.epochs - first))
+    set_seed(config.run.seed)
+    start = new_state(task, dense, CPU)
+    trainer = FixedTrainer(task, dense, state_of(plain_form(start.net), dense))
+    if library == "bn":
+        TorchPruner("bn").begin(trainer, share=None)
+    net = copy.deepcopy(trainer.train())
+    trainer._recalibrate(net)
+    if library == "fastnas":
+        net = search_by_fastnas(net, trainer, share=BUDGET)
+        tuner, step = FixedTrainer(task, later, state_of(net, later)), None
+    else:
+        pruner = TorchPruner(library)
+        tuner, step = FixedTrainer(task, later, state_of(net, later)), pruner.before_epoch
+        pruner.begin(tuner, share=BUDGET)
+    net = tuner.train(step)
+    return Drawn(net, tuner.evaluate(net))
+
+
+ENTRANTS: Mapping[str, Entrant] = MappingProxyType(
+    {
+        "supertickets": draw_jointly,
+        "torch-pruning-bn": partial(prune_with, "bn"),
+        "torch-pruning-taylor": partial(prune_with, "taylor"),
+        "fastnas": partial(prune_with, "fastnas"),
+        "uniform": partial(train_as_it_is, uniform=True),
+        "dense": train_as_it_is,
+    }
+)
+
+
+def entrants_of(start: str) -> list[str]:
+    """The entrants that start from this network: a small network is only trained as it is."""
+    return list(ENTRANTS) if start in SEARCHED else ["dense"]

@@ -1,0 +1,157 @@
+"""Compare our tickets with what people would use instead, on one data set: a row for each entrant, network and seed.
+
+    python benchmarks/peers.py DATA_SET [--entrants ...] [--starts ...] [--seeds 0 1 2] [--minutes M] [--dotted.key value ...]
+    python benchmarks/peers.py DATA_SET --time     # measure the milliseconds of all rows again, in turns
+
+A row is written when its network is trained, exported and timed; finished rows are kept, and one that was interrupted starts
+again. Every entrant has as many epochs as the network it starts from can be trained for in the data set's minutes of CPU time
+(`peers_epochs.csv`, measured once). Networks train on the split "train" and are scored once, at the end, on the split "val".
+The peers' packages: pip install torch-pruning==1.6.1 nvidia-modelopt==0.47.0 torchprofile==0.0.4
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from comparison.data_sets import DATA_SETS, changed, config_of, starts_of
+from comparison.entrants import ENTRANTS, entrants_of
+from comparison.exports import Shape, fastest_ms, write_forms
+from comparison.training import seconds_per_epoch
+from rows import Row, append_row, commit, find_row, machine, read_rows, rewrite_rows
+
+from supertickets.arguments import Parser, friendly, split_overrides
+from supertickets.config.sections import Config
+from supertickets.errors import UserError
+from supertickets.networks.build import build_net, full_arch
+from supertickets.task import Task, task_class
+
+FIELDS = (
+    *("data_set", "entrant", "start", "seed", "score", "metric", "macs", "nonzeros", "bytes", "runtime", "ms", "size"),
+    *("minutes", "epochs", "commit", "command", "machine"),
+)
+EPOCH_FIELDS = ("data_set", "start", "minutes", "seconds_per_epoch", "epochs", "commit", "machine")
+RESULTS = Path(__file__).parent / "results"
+
+
+def chosen_rows(options: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
+    """(entrant, start, seed) of every row that was asked for."""
+    for seed in options.seeds:
+        for start in options.starts or starts_of(options.data_set):
+            yield from ((entrant, start, seed) for entrant in entrants_of(start) if entrant in options.entrants)
+
+
+def task_of(data_set: str, config: Config) -> Task:
+    return task_class(DATA_SETS[data_set].task)(config)
+
+
+def plan_epochs(options: argparse.Namespace, start: str, config: Config) -> int:
+    """`--epochs`, or how often this network can pass over the training data in the minutes; measured once, then read."""
+    if options.epochs:
+        return options.epochs
+    known = {"data_set": options.data_set, "start": start, "minutes": options.minutes}
+    path = options.out.with_name(f"{options.out.stem}_epochs.csv")
+    row = find_row(read_rows(path), **known)
+    if row is None:
+        task = task_of(options.data_set, config)
+        net = build_net(full_arch(config.arch, task.input_shape), task)
+        seconds = seconds_per_epoch(task, config, net)
+        epochs = max(1, round(options.minutes * 60 / seconds))
+        row = known | {"seconds_per_epoch": f"{seconds:.2f}", "epochs": epochs, "commit": commit(), "machine": machine()}
+        append_row(path, row, EPOCH_FIELDS)
+    return int(row["epochs"])
+
+
+def measure(options: argparse.Namespace, entrant: str, start: str, seed: int, overrides: Sequence[str]) -> dict[str, object]:
+    """Train one entrant and return its row."""
+    config = config_of(options.data_set, start, [*overrides, "--run.seed", str(seed)])
+    epochs = plan_epochs(options, start, config)
+    config = changed(config, train={"epochs": epochs})
+    folder = folder_of(options, entrant, start, seed)
+    shutil.rmtree(folder, ignore_errors=True)
+    task = task_of(options.data_set, config)
+    began = time.process_time()
+    drawn = ENTRANTS[entrant](task, config, folder)
+    minutes = (time.process_time() - began) / 60
+    costs = write_forms(drawn, task.input_shape, folder)
+    runtime, ms = fastest_ms({"": folder}, {"": task.input_shape}, rounds=options.rounds)[""]
+    words = ["python benchmarks/peers.py", options.data_set, "--entrants", entrant, "--starts", start, "--seeds", str(seed)]
+    words += ["--epochs", str(options.epochs)] if options.epochs else ["--minutes", f"{options.minutes:g}"]
+    return {
+        **{"data_set": options.data_set, "entrant": entrant, "start": start, "seed": seed},
+        "score": round(float(drawn.metrics[task.metric]), 4),
+        "metric": task.metric,
+        **costs,
+        "runtime": runtime,
+        "ms": round(ms, 3),
+        "size": "x".join(map(str, task.input_shape[1:])),
+        "minutes": round(minutes, 2),
+        "epochs": epochs,
+        "commit": commit(),
+        "command": " ".join([*words, *overrides]),
+        "machine": machine(),
+    }
+
+
+def folder_of(options: argparse.Namespace, entrant: str, start: str, seed: object) -> Path:
+    """The folder with the exported files of one row."""
+    return options.runs / options.data_set / f"{entrant}_{start}_{seed}"
+
+
+def time_again(options: argparse.Namespace) -> None:
+    """Measure the milliseconds of all rows of the data set whose files are there, in turns."""
+    rows = read_rows(options.out)
+    named: dict[str, Row] = {
+        f"{row['entrant']}, {row['start']}, {row['seed']}": row for row in rows if row["data_set"] == options.data_set
+    }
+    folders = {name: folder_of(options, row["entrant"], row["start"], row["seed"]) for name, row in named.items()}
+    folders = {name: folder for name, folder in folders.items() if (folder / "network.onnx").exists()}
+    if not folders:
+        raise UserError(f"{options.runs / options.data_set}: holds no exported network of a row in {options.out}")
+    shapes: dict[str, Shape] = {}
+    for name in folders:
+        height, width = map(int, named[name]["size"].split("x"))
+        shapes[name] = (3, height, width)
+    for name, (runtime, ms) in fastest_ms(folders, shapes, rounds=options.rounds).items():
+        named[name].update(runtime=runtime, ms=f"{ms:.3f}")
+        print(f"{name:<48} {runtime:>7} {ms:9.3f} ms")
+    rewrite_rows(options.out, rows, FIELDS)
+
+
+@friendly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the rows that are not finished yet."""
+    parser = Parser("peers.py", description="Compare tickets with other tools and networks on one data set.")
+    parser.add_argument("data_set", choices=list(DATA_SETS))
+    parser.add_argument("--entrants", nargs="+", choices=list(ENTRANTS), default=list(ENTRANTS))
+    parser.add_argument("--starts", nargs="+", help="networks to start from (default: all of the data set)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--minutes", type=float, help="CPU minutes of training (default: the data set's)")
+    parser.add_argument("--epochs", type=int, help="epochs of all rows, instead of minutes")
+    parser.add_argument("--rounds", type=int, default=50, help="how often each exported file is timed")
+    parser.add_argument("--time", action="store_true", help="only measure the milliseconds of all rows again, in turns")
+    parser.add_argument("--runs", type=Path, default=Path("runs/peers"))
+    parser.add_argument("--out", type=Path, default=RESULTS / "peers.csv")
+    options, overrides = split_overrides(parser, argv)
+    options.minutes = options.minutes or float(DATA_SETS[options.data_set].minutes)
+    if wrong := set(options.starts or []) - set(starts_of(options.data_set)):
+        known = ", ".join(starts_of(options.data_set))
+        raise UserError(f"--starts: {sorted(wrong)[0]} is not compared on {options.data_set}; choose from {known}")
+    torch.set_num_threads(1)
+    if options.time:
+        time_again(options)
+        return
+    for entrant, start, seed in chosen_rows(options):
+        if find_row(read_rows(options.out), data_set=options.data_set, entrant=entrant, start=start, seed=seed):
+            continue
+        row = measure(options, entrant, start, seed, overrides)
+        append_row(options.out, row, FIELDS)
+        print("{entrant}, {start}, seed {seed}: {metric} {score}, {macs} MACs, {nonzeros} nonzeros, {ms} ms".format(**row))
+
+
+if __name__ == "__main__":
+    main()

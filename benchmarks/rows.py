@@ -1,0 +1,71 @@
+"""Rows of figures: what each one notes about its measurement, and CSV files that grow by one row at a time."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from supertickets.errors import UserError
+
+Row = dict[str, str]
+
+
+def commit() -> str:
+    """The short hash of the commit that was measured, followed by + if the working tree differs from it."""
+    where = Path(__file__).parent
+    shown = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=where, capture_output=True, text=True)
+    return shown.stdout.strip()
+
+
+def machine() -> str:
+    """The processor and how many of its cores this process may use."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    name = found[1] if found else platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a CSV file as text by column; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def append_row(path: Path, row: Mapping[str, object], fields: Sequence[str]) -> None:
+    """Add one row to a CSV file with these columns; `UserError` where the file has others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    if not new:
+        with path.open(newline="", encoding="utf-8") as file:
+            columns = next(csv.reader(file), [])
+        if columns != list(fields):
+            raise UserError(f"{path}: has the columns {', '.join(columns)}, not {', '.join(fields)}; move it away")
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def rewrite_rows(path: Path, rows: Sequence[Mapping[str, object]], fields: Sequence[str]) -> None:
+    """Replace a CSV file by these rows, at once."""
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    for row in rows:
+        append_row(part, row, fields)
+    os.replace(part, path)
+
+
+def find_row(rows: Sequence[Row], **known: object) -> Row | None:
+    """The row with these values, None where there is none."""
+    return next((row for row in rows if all(row[key] == str(value) for key, value in known.items())), None)
