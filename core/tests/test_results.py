@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,11 +14,19 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def results(monkeypatch) -> ModuleType:
+def scripts(monkeypatch) -> Callable[[str], ModuleType]:
+    """Imports a script of the benchmarks; all of them are forgotten afterwards."""
     monkeypatch.syspath_prepend(BENCHMARKS)
-    yield importlib.import_module("results")
-    for name in [name for name in sys.modules if name.split(".")[0] in ("results", "rows", "comparison")]:
-        del sys.modules[name]
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def results(scripts) -> ModuleType:
+    return scripts("results")
 
 
 def write_rows(path: Path, *entrants: tuple[str, list[float], float, float]) -> None:
@@ -63,3 +72,26 @@ def test_the_page_begins_with_what_tickets_are_not_ahead_of(results, tmp_path, m
 def test_without_rows_there_is_no_page(results, tmp_path):
     with pytest.raises(results.UserError, match="holds neither peers.csv nor claims.csv"):
         results.write_page(tmp_path, tmp_path / "results.md")
+
+
+def test_a_claim_is_judged_by_the_interval_of_paired_differences(scripts):
+    claims = scripts("claims")
+    claim, lenient = claims.Claim("a is better", "a", "b"), claims.Claim("a is no worse", "a", "b", margin=0.1)
+
+    def rows(*differences: float) -> list[dict[str, str]]:
+        runs = [("a", 0.1 * seed + d, seed) for seed, d in enumerate(differences)]
+        runs += [("b", 0.1 * seed, seed) for seed in range(4)]  # seeds without a partner do not count
+        return [{"data_set": "pets", "arm": arm, "seed": str(seed), "score": str(score)} for arm, score, seed in runs]
+
+    assert claims.judge(claim, rows(), "pets") is None
+    assert claims.judge(claim, rows(0.5), "pets")["verdict"] == "not decided"
+    found = claims.judge(claim, rows(0.1, 0.2, 0.3), "pets")
+    half = 4.303 * 0.1 / 3**0.5
+    assert (found["mean"], found["seeds"]) == ("+0.2000", "0 1 2") and float(found["low"]) == pytest.approx(
+        0.2 - half, abs=1e-4
+    )
+    assert found["verdict"] == "not decided"
+    assert claims.judge(claim, rows(0.19, 0.2, 0.21), "pets")["verdict"] == "holds"
+    assert claims.judge(claim, rows(-0.19, -0.2, -0.21), "pets")["verdict"] == "does not hold"
+    assert claims.judge(claim, rows(-0.04, -0.05, -0.06), "pets")["verdict"] == "does not hold"
+    assert claims.judge(lenient, rows(-0.04, -0.05, -0.06), "pets")["verdict"] == "holds"

@@ -1,0 +1,158 @@
+"""The arms of the experiments behind the paper's claims: how each draws or trains its network for one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from comparison.data_sets import changed
+from transfer_matrix import CONTROLS, move
+
+from supertickets.baselines import draw_or_resume, search_then_prune
+from supertickets.config.reader import load_config
+from supertickets.config.sections import Config
+from supertickets.pruning.prune import choose_mask
+from supertickets.task import Task, task_class
+from supertickets.ticket.ticket import Ticket
+from supertickets.training.run import read_records
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all arms share: the task and config of the drawings, the target of the transfers, and the folder of all runs."""
+
+    task: type[Task]
+    config: Config
+    runs: Path
+    target: str = "keypoint"  # a task's name; its data are the embedded scenes
+    target_epochs: int = 4
+    target_settings: tuple[str, ...] = ()  # pairs of `--key value`
+
+    def of(self, seed: int) -> tuple[Task, Config]:
+        config = changed(self.config, run={"seed": seed})
+        return self.task(config), config
+
+    def folder(self, arm: str, seed: int) -> Path:
+        return self.runs / f"{arm.replace(' ', '_')}_{seed}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an arm reached for one seed. `revived`: pruned weights that came back; `minutes` are those of its epochs."""
+
+    score: float
+    metric: str
+    macs: float = 0
+    sparsity: float = 0
+    revived: int = 0
+    epochs: int = 0
+    minutes: float = 0
+
+
+Arm = Callable[[Bench, int], Measured]
+
+
+def _measured(ticket: Ticket, task: Task, *folders: Path) -> Measured:
+    records = [record for folder in folders for log in folder.rglob("metrics.jsonl") for record in read_records(log)]
+    return Measured(
+        round(float(ticket.metrics[task.metric]), 4),
+        task.metric,
+        macs=ticket.metrics["macs"],
+        sparsity=round(ticket.sparsity, 4),
+        revived=sum(record.get("revived", 0) for record in records),
+        epochs=len(records),
+        minutes=round(sum(record["seconds"] for record in records) / 60, 2),
+    )
+
+
+def draw(arm: str, bench: Bench, seed: int, **sections: dict[str, object]) -> Measured:
+    """One joint drawing with these changes of the config."""
+    (task, config), folder = bench.of(seed), bench.folder(arm, seed)
+    return _measured(draw_or_resume(task, config, folder, **sections), task, folder)
+
+
+def draw_in_half(bench: Bench, seed: int) -> Measured:
+    """One joint drawing in half of the epochs."""
+    return draw("half", bench, seed, train={"epochs": max(1, bench.config.train.epochs // 2)})
+
+
+def draw_by_pipeline(bench: Bench, seed: int, *, arm: str = "pipeline", **prune: object) -> Measured:
+    """Search, prune in one shot and retrain, in as many epochs as a joint drawing; all pipelines of a seed share the search."""
+    (task, config), folder, searched = bench.of(seed), bench.folder(arm, seed), bench.folder("search", seed)
+    config = changed(
+        config, run={"dir": folder}, pipeline={"enabled": True, "retrain": 0.5}, prune={"schedule": "one_shot", **prune}
+    )
+    return _measured(search_then_prune(task, config, searched=searched), task, folder, searched)
+
+
+def retrain(bench: Bench, seed: int) -> Measured:
+    """The joint ticket, trained for as many epochs again, with its weights and mask."""
+    draw("joint", bench, seed)
+    return draw("retrained", bench, seed, init={"ticket": bench.folder("joint", seed) / "ticket"})
+
+
+def transfer(control: str, bench: Bench, seed: int) -> Measured:
+    """The body of a ticket on the target. `control`: one of transfer_matrix's, `random ERK`, `dense body` or `drawn there`."""
+    settings = [*bench.target_settings, "--train.epochs", str(bench.target_epochs)]
+    folder = bench.folder(f"to {bench.target} {control}", seed)
+    if control == "drawn there":
+        cls = task_class(bench.target)
+        config = load_config(cls.Config, None, [*settings, "--run.seed", str(seed)])
+        task = cls(config)
+        return _measured(draw_or_resume(task, config, folder), task, folder)
+    source, how = bench.folder("joint", seed) / "ticket", control
+    if control == "dense body":
+        draw("dense", bench, seed, search={"enabled": False}, prune={"enabled": False})
+        source, how = bench.folder("dense", seed) / "ticket", "transferred"
+    else:
+        draw("joint", bench, seed)
+    if control == "random ERK":
+        source, how = _with_random_mask(source, bench.folder("random ERK", seed), seed), "fresh"
+    move(source, bench.target, how, seed, folder, settings)
+    ticket = Ticket.load(folder / "ticket")
+    return _measured(ticket, ticket.load_task(), folder)
+
+
+def _with_random_mask(source: Path, folder: Path, seed: int) -> Path:
+    """The ticket with as many zeros at random places, spread over the layers by the Erdos-Renyi kernel rule."""
+    if not (folder / "ticket.json").exists():
+        ticket = Ticket.load(source)
+        generator = torch.Generator().manual_seed(seed)
+        scores = {name: torch.rand(old.shape, generator=generator) for name, old in ticket.mask.items()}
+        kept, weights = (sum(int(count(m)) for m in ticket.mask.values()) for count in (torch.count_nonzero, torch.numel))
+        mask = choose_mask(scores, 1 - kept / weights, scope="erk")
+        replace(ticket, mask=mask).with_tensors(ticket.tensors).save(folder)
+    return folder
+
+
+TRANSFERS = (*CONTROLS, "random ERK", "dense body", "drawn there")
+EVERY = 2  # epochs between two prunes where reactivation is tested: a shrink comes between them
+
+
+def arm_named(name: str) -> Arm:
+    """The arm of this name; `joint S` and `pipeline S CRITERION` have the sparsity S, `to TASK CONTROL` is a transfer."""
+    kind, *rest = name.split()
+    if kind in ("joint", "pipeline") and rest:
+        prune = {"target": float(rest[0]), **({"criterion": rest[1]} if rest[1:] else {})}
+        return partial(draw, name, prune=prune) if kind == "joint" else partial(draw_by_pipeline, arm=name, **prune)
+    if kind == "to":
+        return partial(transfer, " ".join(rest[1:]))
+    return ARMS[name]
+
+
+def _reactivating(when: str) -> dict[str, dict[str, object]]:
+    return {"prune": {"every": EVERY, "reactivate": when, "revive_from": "dormant"}}
+
+
+ARMS: dict[str, Arm] = {
+    "joint": partial(draw, "joint"),
+    "half": draw_in_half,
+    "pipeline": draw_by_pipeline,
+    "one shot": partial(draw, "one shot", prune={"schedule": "one_shot"}),
+    "reactivated": partial(draw, "reactivated", **_reactivating("after_shrink")),
+    "never reactivated": partial(draw, "never reactivated", **_reactivating("never")),
+    "retrained": retrain,
+}
