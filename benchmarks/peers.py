@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from comparison.data_sets import DATA_SETS, changed, config_of, starts_of
-from comparison.entrants import ENTRANTS, entrants_of
+from comparison.entrants import ENTRANTS, entrants_of, network_of
 from comparison.exports import Shape, fastest_ms, write_forms
 from comparison.training import seconds_per_epoch
 from rows import Row, append_row, commit, find_row, machine, read_rows, rewrite_rows
@@ -27,7 +27,6 @@ from rows import Row, append_row, commit, find_row, machine, read_rows, rewrite_
 from supertickets.arguments import Parser, friendly, split_overrides
 from supertickets.config.sections import Config
 from supertickets.errors import UserError
-from supertickets.networks.build import build_net, full_arch
 from supertickets.task import Task, task_class
 
 FIELDS = (
@@ -58,8 +57,7 @@ def plan_epochs(options: argparse.Namespace, start: str, config: Config) -> int:
     row = find_row(read_rows(path), **known)
     if row is None:
         task = task_of(options.data_set, config)
-        net = build_net(full_arch(config.arch, task.input_shape), task)
-        seconds = seconds_per_epoch(task, config, net)
+        seconds = seconds_per_epoch(task, config, network_of(start, task, config))
         epochs = max(1, round(options.minutes * 60 / seconds))
         row = known | {"seconds_per_epoch": f"{seconds:.2f}", "epochs": epochs, "commit": commit(), "machine": machine()}
         append_row(path, row, EPOCH_FIELDS)
@@ -75,7 +73,7 @@ def measure(options: argparse.Namespace, entrant: str, start: str, seed: int, ov
     shutil.rmtree(folder, ignore_errors=True)
     task = task_of(options.data_set, config)
     began = time.process_time()
-    drawn = ENTRANTS[entrant](task, config, folder)
+    drawn = entrants_of(start)[entrant](task, config, folder)
     minutes = (time.process_time() - began) / 60
     costs = write_forms(drawn, task.input_shape, folder)
     runtime, ms = fastest_ms({"": folder}, {"": task.input_shape}, rounds=options.rounds)[""]

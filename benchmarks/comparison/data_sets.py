@@ -12,6 +12,7 @@ from supertickets.recipes import find_recipe
 from supertickets.task import package_of, task_class
 
 BUDGET = 0.5  # of the MACs of the network that a search or a pruner starts from
+LRASPP = "lraspp_"  # what the name of torchvision's whole segmentation network has before its body's
 SEARCHED = ("hrnas", "lite0")  # these networks are searched or pruned; the others are trained as they are
 NO_SUPERNET = {"preset": "paper", **dict.fromkeys(("stages", "kernels", "expand", "stem_stride"), "null")}
 
@@ -69,7 +70,7 @@ def config_of(data_set: str, start: str, overrides: Sequence[str] = ()) -> Confi
         keys |= {f"arch.{key}": value for key, value in (NO_SUPERNET | _LITE0).items()}
         keys |= {"train.lr": "1e-3"} | {f"search.{key}": value for key, value in _TAYLOR.items()}
     elif start != "hrnas":
-        body = {"body": f"torchvision:{start}", "own_head": str(chosen.task == "classification").lower()}
+        body = {"body": f"torchvision:{start.removeprefix(LRASPP)}", "own_head": str(chosen.task == "classification").lower()}
         keys |= {f"arch.{key}": value for key, value in (NO_SUPERNET | body).items()}
     given = [word for key, value in keys.items() for word in (f"--{key}", value)]
     return load_config(cls.Config, find_recipe(recipe, package_of(cls)), [*given, *overrides])

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-from comparison.data_sets import BUDGET, SEARCHED, as_it_is, changed
+from comparison.data_sets import BUDGET, LRASPP, SEARCHED, as_it_is, changed
 from comparison.plain_form import plain_form
 from comparison.pruners import TorchPruner, search_by_fastnas
 from comparison.training import CPU, FixedTrainer, state_of
 from supertickets.baselines import draw_or_resume
 from supertickets.config.sections import Config
+from supertickets.networks.build import build_net, full_arch
 from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import set_seed
@@ -53,8 +54,6 @@ def train_as_it_is(task: Task, config: Config, folder: Path, *, uniform: bool = 
     That share meets the search's budget; units are removed before the training, from trained weights where it starts there.
     """
     set_seed(config.run.seed)
-    if config.arch.body == "torchvision:lraspp_mobilenet_v3_large":
-        return _train_lraspp(task, as_it_is(config))
     search = config.search.model_copy(update={"enabled": uniform, "importance": "uniform"})
     state = new_state(task, config.model_copy(update={"search": search}), CPU)
     if uniform:
@@ -66,7 +65,7 @@ def train_as_it_is(task: Task, config: Config, folder: Path, *, uniform: bool = 
     return Drawn(net, metrics, Ticket.from_net(net, task, metrics=metrics, config=config))
 
 
-class _LRASPP(nn.Module):
+class LiteASPP(nn.Module):
     """torchvision's Lite R-ASPP (Howard et al., arXiv 1905.02244): (B, 3, H, W) -> logits (B, classes, H, W)."""
 
     def __init__(self, classes: int) -> None:
@@ -78,8 +77,12 @@ class _LRASPP(nn.Module):
         return logits
 
 
-def _train_lraspp(task: Task, config: Config) -> Drawn:
-    trainer = FixedTrainer(task, config, state_of(_LRASPP(len(task.labels)), config))
+def train_small(start: str, task: Task, config: Config, folder: Path) -> Drawn:
+    """A small network from scratch: Lite R-ASPP, or a body of torchvision with one of our heads or its own classifier."""
+    if not start.startswith(LRASPP):
+        return train_as_it_is(task, config, folder)
+    set_seed(config.run.seed)
+    trainer = FixedTrainer(task, as_it_is(config), state_of(LiteASPP(len(task.labels)), config))
     net = trainer.train()
     return Drawn(net, trainer.evaluate(net))
 
@@ -121,6 +124,13 @@ ENTRANTS: Mapping[str, Entrant] = MappingProxyType(
 )
 
 
-def entrants_of(start: str) -> list[str]:
-    """The entrants that start from this network: a small network is only trained as it is."""
-    return list(ENTRANTS) if start in SEARCHED else ["dense"]
+def entrants_of(start: str) -> dict[str, Entrant]:
+    """The entrants that start from this network, by name: a small network is only trained as it is."""
+    return dict(ENTRANTS) if start in SEARCHED else {"dense": partial(train_small, start)}
+
+
+def network_of(start: str, task: Task, config: Config) -> nn.Module:
+    """The network that an entrant starts from, with random weights."""
+    if start.startswith(LRASPP):
+        return LiteASPP(len(task.labels))
+    return build_net(full_arch(config.arch, task.input_shape), task)
