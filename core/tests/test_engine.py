@@ -240,6 +240,8 @@ def test_a_ticket_is_compiled_once(tmp_path, monkeypatch):
 def test_its_milliseconds_are_those_of_what_export_writes(compiled, monkeypatch):
     monkeypatch.setattr(timing, "export", lambda ticket, path, format: shutil.copyfile(compiled, path))
     assert 0 < timing.native_ms(toy_ticket()) < 100
+    monkeypatch.setattr(timing, "LARGEST", 100)
+    assert timing.native_ms(toy_ticket()) is None
 
 
 def test_a_deployed_network_takes_images_of_any_size(tmp_path, monkeypatch):

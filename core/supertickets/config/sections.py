@@ -223,7 +223,7 @@ class RunConfig(Section):
     report: bool = True
     """Write report.html at the end: figures, charts and pictures of the run on one page."""
     native_ms: bool = True
-    """Compile the ticket at the end, where there is a C compiler, and report the milliseconds of the sparse engine."""
+    """Compile tickets of up to a million weights at the end, if there is a C compiler, and report the sparse engine's time."""
     tensorboard: bool = True
     """Write TensorBoard logs."""
     trackers: list[Tracker] = []

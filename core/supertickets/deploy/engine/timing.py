@@ -16,11 +16,16 @@ from supertickets.errors import UserError
 from supertickets.ticket.ticket import Ticket
 
 
+LARGEST = 1_000_000  # weights that are not zero: 0.55 M compile in 6 s, and a run should not wait for minutes at its end
+
+
 def native_ms(ticket: Ticket) -> float | None:
     """Milliseconds of one image of the task's size on one thread, compiled for this machine; the median of 20, in CPU time.
 
-    None where it cannot be compiled: without a C compiler, or for a network that the engine cannot run.
+    None where it is not compiled: without a C compiler, for a network that the engine cannot run, and above `LARGEST` weights.
     """
+    if sum(int(tensor.count_nonzero()) for tensor in ticket.tensors.values()) > LARGEST:
+        return None
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"ticket{native_suffix()}"
