@@ -15,7 +15,6 @@ from supertickets.deploy.latency import latencies_ms, quartiles_ms
 from supertickets.errors import UserError
 from supertickets.ticket.ticket import Ticket
 
-
 LARGEST = 1_000_000  # weights that are not zero: 0.55 M compile in 6 s, and a run should not wait for minutes at its end
 
 
