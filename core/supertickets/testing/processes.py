@@ -21,7 +21,7 @@ from supertickets.processes import leave_process_group
 from supertickets.task import Task
 from supertickets.types import Batch, JsonObject
 
-TIME_LIMIT_S = 300
+TIME_LIMIT_S = 500
 
 
 def run_on_two_processes(script: str, folder: Path, *arguments: str) -> None:
