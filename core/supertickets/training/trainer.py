@@ -27,6 +27,7 @@ from supertickets.training.ema import averaged, load_ema
 from supertickets.training.feed import Feed, prepared
 from supertickets.training.keeper import Keeper
 from supertickets.training.optim import match_layout
+from supertickets.training.recompute import recompute_blocks
 from supertickets.training.start import is_frozen
 from supertickets.training.state import TrainState, images_per_update, place
 from supertickets.training.sync_bn import synchronise_norms
@@ -70,6 +71,8 @@ class Trainer:
         for name, param in state.net.named_parameters():
             param.requires_grad_(not is_frozen(name, config.init))
         self.optimizer = accelerator.prepare_optimizer(state.optimizer)
+        if config.train.checkpointing:
+            recompute_blocks(state.net)
         self.model: nn.Module = state.net
         self._wrap()
         if accelerator.scaler is not None and state.scaler:
