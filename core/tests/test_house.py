@@ -80,3 +80,16 @@ def test_a_circle_is_found_inside_functions_and_not_under_type_checking(tmp_path
     assert first_circle(import_graph(known)) == []
     (tmp_path / "b.py").write_text("import a\n")
     assert first_circle(import_graph(known)) == ["a", "b", "a"]
+
+
+def test_what_a_unit_is_stands_in_networks_alone():
+    """Search, pruning, training and tickets speak of unit groups, never of the parts of a block."""
+    rooms = [ROOT / "core" / "supertickets" / room for room in ("search", "pruning", "training", "ticket", "units")]
+    named = [
+        f"{path.name}: {word}"
+        for room in rooms
+        for path in room.rglob("*.py")
+        for word in ("MixedBlock", "depthwise_bn", "token_bn")
+        if word in path.read_text(encoding="utf-8")
+    ]
+    assert not named

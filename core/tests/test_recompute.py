@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
+from supertickets.networks.blocks import outer_blocks
 from supertickets.networks.library import build_maps
 from supertickets.testing import ToyTask, micro_net, toy_config
-from supertickets.training.recompute import blocks_of, recompute_blocks
+from supertickets.training.recompute import recompute_blocks
 
 
 def train_twice(net: nn.Module, x: Tensor, *, frozen: bool) -> tuple[dict[str, Tensor], int]:
@@ -72,6 +73,6 @@ def test_a_drawing_with_checkpointing_is_the_same(tmp_path):
 
 def test_a_network_without_blocks_is_refused():
     net = build_maps("torchvision:mobilenet_v3_small", [0, 1])
-    assert not blocks_of(net)
+    assert not outer_blocks(net)
     with pytest.raises(UserError, match=r"train\.checkpointing: this body has no blocks"):
         recompute_blocks(net)

@@ -121,3 +121,16 @@ class MixedBlock(nn.Module):
 def mixed_blocks(net: nn.Module) -> dict[str, MixedBlock]:
     """All blocks of a network by their module path, in module order."""
     return {path: module for path, module in net.named_modules() if isinstance(module, MixedBlock)}
+
+
+def outer_blocks(net: nn.Module) -> list[nn.Module]:
+    """The blocks of a supernet; of a library's network, the outermost parts of a sequence that have at least two convs."""
+    found: dict[str, nn.Module] = {}
+    for path, module in net.named_modules():
+        parent = net.get_submodule(path.rpartition(".")[0])
+        listed = isinstance(parent, nn.Sequential | nn.ModuleList) and not isinstance(module, nn.Sequential | nn.ModuleList)
+        convs = sum(isinstance(part, nn.Conv2d) for part in module.modules())
+        inside = any(path.startswith(f"{other}.") for other in found)
+        if not inside and (isinstance(module, MixedBlock) or (listed and convs > 1)):
+            found[path] = module
+    return list(found.values())

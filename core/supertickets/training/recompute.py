@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from supertickets.errors import UserError
-from supertickets.networks.blocks import MixedBlock
+from supertickets.networks.blocks import outer_blocks
 
 
 def recompute_blocks(net: nn.Module) -> None:
     """Let the blocks of `net` recompute their activations in training. Raises `UserError` for a network without blocks."""
-    blocks = blocks_of(net)
+    blocks = outer_blocks(net)
     if not blocks:
         raise UserError(
             "train.checkpointing: this body has no blocks to recompute; choose one of timm whose blocks are modules, "
@@ -29,19 +29,6 @@ def recompute_blocks(net: nn.Module) -> None:
         )
     for block in blocks:
         block.forward = MethodType(_forward, block)
-
-
-def blocks_of(net: nn.Module) -> list[nn.Module]:
-    """The blocks of a supernet; of a library's network, the outermost parts of a sequence that have at least two convs."""
-    found: dict[str, nn.Module] = {}
-    for path, module in net.named_modules():
-        parent = net.get_submodule(path.rpartition(".")[0])
-        listed = isinstance(parent, nn.Sequential | nn.ModuleList) and not isinstance(module, nn.Sequential | nn.ModuleList)
-        convs = sum(isinstance(part, nn.Conv2d) for part in module.modules())
-        inside = any(path.startswith(f"{other}.") for other in found)
-        if not inside and (isinstance(module, MixedBlock) or (listed and convs > 1)):
-            found[path] = module
-    return list(found.values())
 
 
 def _forward(block: nn.Module, *inputs: Tensor) -> Any:
