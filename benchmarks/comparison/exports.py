@@ -10,13 +10,12 @@ from statistics import median
 
 import numpy as np
 import torch
+from latency import has_native
 from safetensors.torch import save_file
 
 from comparison.entrants import Drawn
 from comparison.pruners import macs_of
 from supertickets.deploy.compact import compact
-from supertickets.deploy.engine.compiler import find_compiler
-from supertickets.deploy.engine.planner import assert_supported
 from supertickets.deploy.export import FORMATS, TOLERANCE, export, open_exported
 from supertickets.deploy.latency import latencies_ms
 from supertickets.deploy.plain import fold
@@ -40,7 +39,7 @@ def write_forms(drawn: Drawn, shape: Shape, folder: Path) -> dict[str, object]:
         ticket.save(folder / "compacted")
         net, weights = ticket.build(), folder / "compacted" / "ticket.safetensors"
         export(ticket, folder / "network.onnx", format="onnx")
-        if ticket.mask and _engine_runs(net):
+        if ticket.mask and has_native(net):
             export(ticket, (folder / "network").with_suffix(FORMATS["native"].suffix), format="native")
     nonzeros = sum(int(torch.count_nonzero(parameter)) for parameter in net.parameters())
     return {"macs": macs_of(net, shape), "nonzeros": nonzeros, "bytes": weights.stat().st_size}
@@ -54,15 +53,6 @@ def _write_onnx(net: torch.nn.Module, shape: Shape, path: Path) -> None:
         difference = float(np.abs(open_exported(path)(image.numpy()) - net(image).numpy()).max())
     if not difference <= TOLERANCE:
         raise UserError(f"{path}: its outputs differ from the network's by {difference:.1e}; {TOLERANCE:.0e} is allowed")
-
-
-def _engine_runs(net: torch.nn.Module) -> bool:
-    try:
-        find_compiler()
-        assert_supported(net)
-    except UserError:
-        return False
-    return True
 
 
 def fastest_ms(folders: Mapping[str, Path], shapes: Mapping[str, Shape], *, rounds: int) -> dict[str, tuple[str, float]]:

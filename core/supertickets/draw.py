@@ -44,9 +44,8 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
     prune = partial(prune_weights, state, config.prune, plan=prunes, evidence=evidence)
     ticket_of = partial(Ticket.from_net, task=task, config=config, supernet_costs=state.supernet_costs)
     run.begin(state)
-    goal = "" if config.prune.target_sparse_macs is None else f" to {config.prune.target_sparse_macs:g} of the MACs"
-    plan = f"{task.name}: {epochs} epochs, prunes before {list(prunes)}{goal}, shrinks after {shrinks}; writing to {run.folder}"
-    run.say("\n".join([*state.net.notes(), plan]))
+    plan = _describe_plan(config, prunes=prunes, shrinks=shrinks)
+    run.say("\n".join([*state.net.notes(), f"{task.name}: {plan}; writing to {run.folder}"]))
 
     net = None
     if state.step == 0:
@@ -85,6 +84,13 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
         ticket = ticket_of(net, mask=state.mask, metrics=scores)
         finish(run, task, ticket, net, early_tensors=state.early_tensors)
     return ticket
+
+
+def _describe_plan(config: Config, *, prunes: Mapping[int, float], shrinks: Sequence[int]) -> str:
+    """One line about the epochs, prunes and shrinks to come."""
+    budget = config.prune.target_sparse_macs
+    goal = "" if budget is None else f" to {budget:g} of the MACs"
+    return f"{config.train.epochs} epochs, prunes before {list(prunes)}{goal}, shrinks after {list(shrinks)}"
 
 
 def _keep_start(trainer: Trainer, *, as_teacher: bool) -> None:
