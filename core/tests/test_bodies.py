@@ -24,9 +24,11 @@ from supertickets.networks.tracing import trace
 from supertickets.networks.weights import load_body
 from supertickets.pruning.mask import apply_mask, mask_gradients
 from supertickets.pruning.prune import prune
+from supertickets.report.tables import info_tables
 from supertickets.search.penalty import build_penalty
 from supertickets.search.shrink import shrink
 from supertickets.testing import ToyTask, randomise_norms, toy_config
+from supertickets.ticket.facts import describe
 from supertickets.ticket.ticket import Ticket, _digest
 from supertickets.training.batchnorm import recalibrate
 from supertickets.training.optim import build_optimizer, set_lr
@@ -281,6 +283,8 @@ def test_a_ticket_names_a_body_of_the_list_and_computes_what_it_did(tmp_path, to
     shrink(net, halve(net))
     folder = Ticket.from_net(net, task, metrics={}).save(tmp_path / "ticket")
     about = json.loads((folder / "ticket.json").read_text())
+    (table,) = info_tables(describe(Ticket.load(folder)), "ticket", layers=False)
+    assert "units" in table.columns[0].cells and not {"blocks", "tokens"} & set(table.columns[0].cells)
 
     def said(**changes: object) -> str:
         changed = copy.deepcopy(about)

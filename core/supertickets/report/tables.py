@@ -20,9 +20,7 @@ def info_tables(facts: Facts, title: str, *, layers: bool) -> list[Table]:
             "MACs, dense": f"{human(facts['macs'])} at {height}x{width}",
             "MACs, sparse": f"{human(facts['sparse_macs'])} (macs_paper {human(facts['macs_paper'])})",
             "sparsity": f"{facts['sparsity']:.4f} of {facts['prunable']} prunable weights",
-            "units per kernel": ", ".join(_units(k, n) for k, n in facts["units_per_kernel"].items()) or "none",
-            "tokens": str(facts["tokens"]),
-            "blocks": f"{facts['blocks']['all']}, {facts['blocks']['emptied']} emptied",
+            **_unit_rows(facts),
             **({"network": "\n".join(facts["notes"])} if facts["notes"] else {}),
             "metrics": "\n".join(f"{k}: {v:.4f}" if isinstance(v, float) else f"{k}: {v}" for k, v in metrics.items()),
             "provenance": ", ".join(f"{k} {facts['provenance'].get(k)}" for k in ("version", "torch", "seed")),
@@ -36,6 +34,15 @@ def info_tables(facts: Facts, title: str, *, layers: bool) -> list[Table]:
     for name, layer in facts["layers"].items():
         rows.add_row(name, str(layer["weights"]), f"{layer['sparsity']:.3f}", human(layer["macs"]), human(layer["sparse_macs"]))
     return [summary, rows]
+
+
+def _unit_rows(facts: Facts) -> dict[str, str]:
+    """The search units that are left; those of a body of a library stand in no blocks of ours."""
+    units = ", ".join(_units(k, n) for k, n in facts["units_per_kernel"].items()) or "none"
+    if not facts["blocks"]["all"]:
+        return {"units": units}
+    blocks = f"{facts['blocks']['all']}, {facts['blocks']['emptied']} emptied"
+    return {"units per kernel": units, "tokens": str(facts["tokens"]), "blocks": blocks}
 
 
 def _units(kind: str, count: int) -> str:
