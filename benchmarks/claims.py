@@ -18,7 +18,7 @@ from statistics import mean, stdev
 
 import torch
 from arms import TRANSFERS, Bench, arm_named
-from rows import Row, append_row, commit, find_row, machine, read_rows, rewrite_rows
+from rows import Row, append_row, commit, find_row, machine, read_rows, write_rows
 
 from supertickets.arguments import Parser, friendly, split_overrides
 from supertickets.config.reader import load_config
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     verdicts = [verdict for claim in claims if (verdict := judge(claim, rows, options.data_set))]
     ours = {(verdict["data_set"], verdict["claim"]) for verdict in verdicts}
     others = [row for row in read_rows(options.out) if (row["data_set"], row["claim"]) not in ours]
-    rewrite_rows(options.out, [*others, *verdicts], FIELDS)
+    write_rows(options.out, [*others, *verdicts], FIELDS)
     for row in verdicts:
         print("{verdict:14} {mean} ({low} to {high})  {claim}".format(**row))
 

@@ -10,7 +10,6 @@ for one image in eager mode, in float32 on a CPU, with both networks timed in tu
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from supertickets.deploy.samples import sample_inputs
 from supertickets.networks.blocks import mixed_blocks
 from supertickets.terminal import console
 from supertickets.ticket.ticket import Ticket
+from supertickets.training.cpu import own_cores
 
 COSTS = ("units", "macs", "sparse_macs", "params", "file_bytes", "latency_ms")
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what compaction removes from tickets.")
     parser.add_argument("tickets", nargs="+", type=Path)
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="input size (default: the task's)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=len(own_cores()))
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--out", type=Path, help="CSV file to write")
     options = parser.parse_args()

@@ -9,7 +9,6 @@ packages are installed already. Run it on a machine that does nothing else.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import runpy
 import subprocess
@@ -18,6 +17,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from rows import write_rows
 
 from supertickets.arguments import friendly
 from supertickets.testing.own_data import write_own_data
@@ -61,10 +62,7 @@ def main() -> None:
         print(f"{task}: {sum(float(str(row['seconds'])) for row in mine) / 60:.1f} minutes in all", flush=True)
         rows += mine
     if options.out:
-        with options.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(options.out, rows, FIELDS)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ third call then collects all rows.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from rows import write_rows
 
 from supertickets.arguments import Parser, friendly, split_overrides
 from supertickets.baselines import draw_or_resume, search_then_prune
@@ -113,11 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ticket = draw_or_resume(task, changed, folder)
         known = {"method": method, "criterion": criterion, "sparsity": sparsity, "seed": config.run.seed}
         rows.append(row_of(ticket, folders, task, **known))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(options.out, rows, FIELDS)
     draw_bars(rows, options.out.with_suffix(".png"))
     print(options.out.read_text() + f"written to {options.out} and {options.out.with_suffix('.png')}")
 

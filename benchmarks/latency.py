@@ -14,7 +14,6 @@ One thread is measured in CPU time of the process, to which other processes add 
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from pathlib import Path
 import torch
 from rich import box
 from rich.table import Table
-from rows import commit
+from rows import commit, write_rows
 
 from supertickets.arguments import friendly
 from supertickets.deploy.compact import compact
@@ -213,12 +212,8 @@ def shares(rows: list[dict]) -> list[str]:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write rows with the same keys to a CSV file, and create its folder if necessary."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    """Write rows with the same keys to a CSV file, and say where it is."""
+    write_rows(path, rows, list(rows[0]))
     console.print(f"written to {path}", highlight=False)
 
 

@@ -11,7 +11,6 @@ figures are medians. Run it on a machine that does nothing else.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import statistics
@@ -21,6 +20,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from rows import write_rows
+
+from supertickets.training.cpu import own_cores
 
 SETTINGS: dict[str, dict[str, str]] = {
     "PyTorch's default": {"GOMP_SPINCOUNT": "300000"},
@@ -86,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=len(own_cores()))
     parser.add_argument(
         "--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), help="the default is always measured"
     )
@@ -118,11 +121,7 @@ def main() -> None:
         }
         for name in settings
     ]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(options.out, rows, list(rows[0]))
     for row in rows:
         print("{setting:<26} {alone_ms:>8} ms {beside_ms:>8} ms   {speed_alone:.2f} {speed_beside:.2f}".format(**row))
 

@@ -22,7 +22,7 @@ from comparison.data_sets import DATA_SETS, changed, config_of, starts_of
 from comparison.entrants import ENTRANTS, entrants_of, network_of
 from comparison.exports import Shape, fastest_ms, write_forms
 from comparison.training import seconds_per_epoch
-from rows import Row, append_row, commit, find_row, machine, read_rows, rewrite_rows
+from rows import Row, append_row, commit, find_row, machine, read_rows, write_rows
 
 from supertickets.arguments import Parser, friendly, split_overrides
 from supertickets.config.sections import Config
@@ -117,7 +117,7 @@ def time_again(options: argparse.Namespace) -> None:
     for name, (runtime, ms) in fastest_ms(folders, shapes, rounds=options.rounds).items():
         named[name].update(runtime=runtime, ms=f"{ms:.3f}")
         print(f"{name:<48} {runtime:>7} {ms:9.3f} ms")
-    rewrite_rows(options.out, rows, FIELDS)
+    write_rows(options.out, rows, FIELDS)
 
 
 @friendly

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from supertickets.errors import UserError
+from supertickets.training.cpu import own_cores
 
 Row = dict[str, str]
 
@@ -29,8 +30,7 @@ def machine() -> str:
     except OSError:
         found = None
     name = found[1] if found else platform.processor() or platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
+    return f"{name}, {len(own_cores())} cores"
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -57,12 +57,14 @@ def append_row(path: Path, row: Mapping[str, object], fields: Sequence[str]) -> 
         writer.writerow(row)
 
 
-def rewrite_rows(path: Path, rows: Sequence[Mapping[str, object]], fields: Sequence[str]) -> None:
-    """Replace a CSV file by these rows, at once."""
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]], fields: Sequence[str]) -> None:
+    """Write a CSV file of these rows at once, in place of one that is there; its folder is created if necessary."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    part.unlink(missing_ok=True)
-    for row in rows:
-        append_row(part, row, fields)
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     os.replace(part, path)
 
 

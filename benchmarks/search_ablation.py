@@ -10,10 +10,11 @@ stopped continues where it was, and two calls with different --seeds can share t
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+
+from rows import write_rows
 
 from supertickets.arguments import Parser, friendly, split_overrides
 from supertickets.baselines import draw_or_resume
@@ -94,15 +95,6 @@ def draw_rows(
     return rows
 
 
-def write_rows(rows: Sequence[Row], fields: Sequence[str], path: Path) -> None:
-    """Write a CSV file, and create its folder if necessary."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fields, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def summarise(rows: Sequence[Row]) -> list[str]:
     """One line per kind and importance: the mean, the spread and the number of seeds."""
     groups: dict[tuple[object, ...], list[float]] = {}
@@ -150,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cls = task_class(options.task)
     config = load_config(cls.Config, options.config, overrides)
     rows = draw_rows(cls, drawings(options, config), row_of)
-    write_rows(rows, FIELDS, options.out)
+    write_rows(options.out, rows, FIELDS)
     draw_points(rows, options.out.with_suffix(".png"))
     print("\n".join(summarise(rows)))
     print(f"written to {options.out} and {options.out.with_suffix('.png')}")

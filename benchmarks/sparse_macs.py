@@ -15,7 +15,8 @@ from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
-from search_ablation import Row, draw_rows, minutes_of, write_rows
+from rows import write_rows
+from search_ablation import Row, draw_rows, minutes_of
 
 from supertickets.arguments import Parser, friendly, split_overrides
 from supertickets.config.reader import load_config
@@ -127,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = split_overrides(parser, argv)
     cls, out = task_class(options.task), options.out or Path(f"benchmarks/results/sparse_macs_{options.task}.csv")
     rows = draw_rows(cls, drawings(options, load_config(cls.Config, options.config, overrides)), row_of)
-    write_rows(rows, FIELDS, out)
+    write_rows(out, rows, FIELDS)
     draw_trade(rows, out.with_suffix(".png"))
     print("\n".join(summarise(rows)))
     print(f"written to {out} and {out.with_suffix('.png')}")

@@ -12,7 +12,6 @@ step.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import resource
 import statistics
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import torch
 from comparison.plain_form import plain_form
-from rows import commit, machine
+from rows import commit, machine, write_rows
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -127,9 +126,7 @@ def rows_of(options: argparse.Namespace, command: str) -> list[dict[str, object]
     memory: dict[str, list[int]] = {variant: [] for variant in VARIANTS}
     for _ in range(options.rounds):
         for variant in VARIANTS:
-            done = subprocess.run(
-                [*command.split(), "--variant", variant], env=None, capture_output=True, text=True, cwd=Path.cwd()
-            )
+            done = subprocess.run([*command.split(), "--variant", variant], capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(done.stderr)
             found = json.loads(done.stdout.splitlines()[-1])
@@ -176,11 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     own = f"--size {height} {width} --batch {options.batch} --steps {options.steps} --threads {options.threads}"
     command = f"{sys.executable} benchmarks/training_step.py {own} --device {options.device} --precision {options.precision}"
     rows = rows_of(options, command)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(options.out, rows, FIELDS)
     for row in rows:
         print("{variant:<11} {step_s:>8} s {memory_mib:>8} MiB   x{speed_up} speed, x{memory_share} memory".format(**row))
 

@@ -13,12 +13,13 @@ target. Finished runs below --runs are read instead of run again.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+from rows import write_rows
 
 from supertickets.arguments import Parser, friendly, split_overrides
 from supertickets.baselines import draw_or_resume
@@ -122,11 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if target != name:
                 cell = move(source, target, control, seed, options.runs / f"{name}_to_{target}_{control}_{seed}", short)
                 rows.append({"source": name, "target": target, "control": control, "seed": seed, **cell})
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(options.out, rows, FIELDS)
     draw_heat_map(rows, options.out.with_suffix(".png"))
     print(f"{summary(rows)}\nwritten to {options.out} and {options.out.with_suffix('.png')}")
 
