@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from supertickets import cli
-from supertickets.config.sections import ArchConfig, Config
+from supertickets.config.sections import Config
 from supertickets.deploy.compact import compact_net
 from supertickets.deploy.deployed import network_for
 from supertickets.deploy.engine import compiler, load, runner, timing
@@ -30,9 +30,7 @@ from supertickets.deploy.export import export
 from supertickets.deploy.plain import fold
 from supertickets.errors import UserError
 from supertickets.networks.blocks import mixed_blocks
-from supertickets.networks.build import build_net, full_arch
 from supertickets.networks.heads import ClassificationHead, DenseHead
-from supertickets.networks.library import use_body
 from supertickets.networks.supernet import Supernet, prunable
 from supertickets.search.shrink import shrink
 from supertickets.testing import ToyTask, micro_arch, micro_net, randomise_norms
@@ -274,29 +272,6 @@ def test_token_mixers_are_refused_before_anything_is_written(format, name, tmp_p
     assert "token mixers" in said and "onnx" in said and not (tmp_path / "deep").exists()
     with pytest.raises(UserError, match="token mixers"):
         network_for(toy_ticket(tokens=2), "native")
-
-
-class PlainBody(nn.Sequential):
-    """A body of one conv."""
-
-    def __init__(self) -> None:
-        super().__init__(nn.Conv2d(3, 4, 3, stride=4, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        return [super().forward(x)]
-
-
-def test_other_networks_are_named():
-    with pytest.raises(UserError, match="not Linear"):
-        write_c(nn.Linear(2, 2), (4, 4), Path("never.c"), {})
-    net = micro_net()
-    net.head = nn.Softmax()
-    with pytest.raises(UserError, match="has no Softmax"):
-        write_c(net, (4, 4), Path("never.c"), {})
-    arch = full_arch(ArchConfig(body=use_body(PlainBody)), (3, 16, 16))
-    with pytest.raises(UserError, match=r"arch\.body: the engine runs the HR-NAS supernet alone, not python:.*PlainBody; "):
-        write_c(build_net(arch, ToyTask(None)), (16, 16), Path("never.c"), {})
-    assert not Path("never.c").exists()
 
 
 def test_a_missing_compiler_is_one_line(tmp_path, monkeypatch, capsys):

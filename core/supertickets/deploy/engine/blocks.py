@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from torch import Tensor, nn
 
-from supertickets.deploy.engine.maps import Map, clear_halos, clear_pads, plane_sizes, split_map, take_map
+from supertickets.deploy.engine.maps import Map, clear_halos, clear_pads, mask_bits, plane_sizes, split_map, take_map
 from supertickets.deploy.engine.program import VECTOR, Act, Floats, Ints, Program, Rows
 from supertickets.networks.blocks import MixedBlock
 
@@ -53,10 +53,7 @@ class Scratch:
         """Where the mask of a map of (h, w), before a split, begins: ones in the image, zeros between and behind its rows."""
         key = (h, w, m.pitch, m.phases)
         if key not in self.masks:
-            y, x = np.divmod(np.arange(m.positions), m.pitch)
-            ends = [(-(-(h - f // 2) // 2), -(-(w - f % 2) // 2)) for f in range(4)] if m.phases == 4 else [(h, w)]
-            inside = np.concatenate([(y < rows) & (x < columns) for rows, columns in ends])
-            self.masks[key] = program.ints(-inside.astype(np.int64))
+            self.masks[key] = program.ints(mask_bits(h, w, m.pitch, m.positions, split=m.phases == 4))
         return self.masks[key]
 
 
@@ -134,7 +131,7 @@ def _plan_units(
     rows = Rows(planes_of(e), array(block.expand.bias)[units])
     rows.add_matrix(array(block.expand.weight)[units, :, 0, 0], planes_of(source))
     program.rows(rows, e.positions, Act.RELU, phases=(e.phases, e.phase), mask=scratch.mask(program, e, x.h, x.w))
-    program.planes(_depthwise_rows(block, units, e, hidden), e.positions)
+    program.planes(_depthwise_rows(block, units, e, hidden), e.positions, Act.RELU)
     return hidden
 
 

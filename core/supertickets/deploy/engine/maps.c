@@ -99,6 +99,30 @@ static float FN(mean)(const float *in, int h, int w, int pitch) {
   return total / ((float)h * (float)w);
 }
 
+/* The largest value of each window, or the mean of its values in the map (kind 1) or of all its places (kind 2).
+ * size: h, w, pitch, h2, w2, pitch2, kernel, stride, pad, kind. */
+static void FN(pool)(const float *in, float *out, const int32_t *size) {
+  int h = size[0], w = size[1], pitch = size[2], kernel = size[6], stride = size[7], pad = size[8], kind = size[9];
+  for (int y = 0; y < size[3]; y++)
+    for (int x = 0; x < size[4]; x++) {
+      int top = y * stride - pad, left = x * stride - pad, bottom = top + kernel, right = left + kernel;
+      int places = ((bottom < h + pad ? bottom : h + pad) - top) * ((right < w + pad ? right : w + pad) - left);
+      if (top < 0) top = 0;
+      if (left < 0) left = 0;
+      if (bottom > h) bottom = h;
+      if (right > w) right = w;
+      float most = in[top * pitch + left], sum = 0;
+      for (int i = top; i < bottom; i++)
+        for (int j = left; j < right; j++) {
+          float value = in[i * pitch + j];
+          sum += value;
+          most = value > most ? value : most;
+        }
+      if (kind == 1) places = (bottom - top) * (right - left);
+      out[y * size[5] + x] = kind ? sum / (float)places : most;
+    }
+}
+
 static float FN(dot)(const float *a, const float *b, int n) {
   vec even = {0}, odd = {0};
   int i = 0;

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from supertickets.deploy.engine.program import PAGE, VECTOR, Op, Program, rounded
+import numpy as np
+
+from supertickets.deploy.engine.program import PAGE, VECTOR, Ints, Op, Program, rounded
 
 
 @dataclass(frozen=True)
@@ -75,3 +77,11 @@ def split_map(program: Program, x: Map | None, channels: int, h: int, w: int, pa
     source = (-1, h * w, w) if x is None else (x.start, x.plane, x.pitch)
     program.op(Op.SPLIT, source[0], source[1], m.start, m.plane, channels, h, w, source[2], m.h, m.w, m.pitch, m.phase, cleared)
     return m
+
+
+def mask_bits(h: int, w: int, pitch: int, positions: int, *, split: bool) -> Ints:
+    """For each flat position of a map of (h, w), or of each of its four phases: all bits in the image, none elsewhere."""
+    y, x = np.divmod(np.arange(positions), pitch)
+    ends = [(-(-(h - f // 2) // 2), -(-(w - f % 2) // 2)) for f in range(4)] if split else [(h, w)]
+    inside = np.concatenate([(y < rows) & (x < columns) for rows, columns in ends])
+    return -inside.astype(np.int64)

@@ -1,4 +1,5 @@
-"""From a network of the project to the engine's program: stem, stages with their fusions, head."""
+"""From a network to the engine's program. Of the project's supernets stem, stages and heads are known, so that a block's units
+run in groups whose planes stay in the cache; other networks are planned from their exported graph (`traced`)."""
 
 from __future__ import annotations
 
@@ -9,10 +10,11 @@ from torch import nn
 
 from supertickets.deploy.engine.blocks import Scratch, array, plan_block, plan_conv, plan_stem_conv, planes_of
 from supertickets.deploy.engine.maps import Map, clear_halos, clear_pads, take_map
-from supertickets.deploy.engine.program import VECTOR, Act, Floats, Ints, Op, Program, Rows
+from supertickets.deploy.engine.program import Act, Op, Program, Rows
+from supertickets.deploy.engine.resizing import bilinear, resize, resize_bilinear
+from supertickets.deploy.engine.traced import OTHER, plan_traced
 from supertickets.errors import UserError
 from supertickets.networks.blocks import MixedBlock, mixed_blocks
-from supertickets.networks.body import BodyNet
 from supertickets.networks.fusion import Fusion
 from supertickets.networks.heads import ClassificationHead, DenseHead
 from supertickets.networks.supernet import Supernet
@@ -24,7 +26,8 @@ def plan(net: nn.Module, size: tuple[int, int]) -> Program:
     Raises `UserError` naming what the engine cannot run.
     """
     assert_supported(net)
-    assert isinstance(net, Supernet)
+    if not (isinstance(net, Supernet) and isinstance(net.head, DenseHead | ClassificationHead)):
+        return plan_traced(net, size)
     first = _Planner(net, size, Scratch())
     first.run()
     second = _Planner(net, size, Scratch(first.scratch.units, first.scratch.floats))
@@ -33,17 +36,10 @@ def plan(net: nn.Module, size: tuple[int, int]) -> Program:
 
 
 def assert_supported(net: nn.Module) -> None:
-    """Raise `UserError` with the reason where the engine cannot run `net`."""
-    other = "; export it as onnx, openvino or torch"
-    if isinstance(net, BodyNet):
-        raise UserError(f"arch.body: the engine runs the HR-NAS supernet alone, not {net.arch.body}{other}")
-    if not isinstance(net, Supernet):
-        raise UserError(f"the engine runs the project's supernets, not {type(net).__name__}{other}")
+    """Raise `UserError` with the reason where it is known without planning that the engine cannot run `net`."""
     for name, block in mixed_blocks(net).items():
         if block.mixer is not None:
-            raise UserError(f"{name}: the engine has no token mixers (arch.tokens){other}")
-    if not isinstance(net.head, DenseHead | ClassificationHead):
-        raise UserError(f"head: the engine has no {type(net.head).__name__}{other}")
+            raise UserError(f"{name}: the engine has no token mixers (arch.tokens); {OTHER}")
 
 
 class _Planner:
@@ -145,20 +141,7 @@ class _Planner:
             self.program.op(Op.UP2, x.start, x.plane, out.start, out.plane, x.channels, x.h, x.w, x.pitch, out.pitch)
             return
         (rows, up), (columns, across) = (bilinear(2 * a, b) for a, b in ((x.h, out.h), (x.w, out.w)))
-        self.resize(x, out, (rows // 2, up), (columns // 2, across), 0)
-
-    def resize_bilinear(self, x: Map, out: Map) -> None:
-        times = out.h // x.h
-        exact = times in (2, 4) and (out.h, out.w) == (times * x.h, times * x.w)
-        self.resize(x, out, bilinear(x.h, out.h), bilinear(x.w, out.w), times if exact else 0)
-
-    def resize(self, x: Map, out: Map, rows: tuple[Ints, Floats], columns: tuple[Ints, Floats], times: int) -> None:
-        p = self.program
-        space = p.arena.take(x.w + 4 * VECTOR + x.h * (out.w + 4 * VECTOR))  # a line, then all rows at their new width
-        tables = (p.ints(rows[0].ravel()), p.floats(rows[1]), p.ints(columns[0].ravel()), p.floats(columns[1]))
-        numbers = (x.start, x.plane, out.start, out.plane, x.channels, x.h, x.w, x.pitch, out.h, out.w, out.pitch)
-        p.op(Op.RESIZE, *numbers, space, times, *tables)
-        p.arena.give(space)
+        resize(self.program, x, out, (rows // 2, up), (columns // 2, across))
 
     def dense_head(self, head: DenseHead, features: list[Map]) -> None:
         """Everything at the finest size side by side, a block, a 1x1 conv."""
@@ -169,7 +152,7 @@ class _Planner:
         p.rows(rows, together.positions, Act.NONE)
         at = first.channels
         for m in features[1:]:
-            self.resize_bilinear(m, _channels(together, at, m.channels))
+            resize_bilinear(p, m, _channels(together, at, m.channels))
             at += m.channels
         hidden = self.map(head.block.out_channels, first.h, first.w)
         self.block(together, head.block, hidden)
@@ -196,7 +179,7 @@ class _Planner:
         wide = self.map(conv.out_channels, total.h, total.w)
         plan_conv(p, total, conv, wide, Act.RELU)
         pooled = p.arena.take(wide.channels)
-        p.op(Op.MEAN, wide.start, wide.plane, pooled, wide.channels, wide.h, wide.w, wide.pitch)
+        p.op(Op.MEAN, wide.start, wide.plane, pooled, 1, wide.channels, wide.h, wide.w, wide.pitch)
         weight, bias = array(head.classifier.weight), array(head.classifier.bias)
         p.op(Op.LINEAR, pooled, p.floats(weight.ravel()), p.floats(bias), weight.shape[1], weight.shape[0])
         p.output_shape = (weight.shape[0],)
@@ -205,11 +188,3 @@ class _Planner:
 def _channels(m: Map, first: int, count: int) -> Map:
     """A part of a map's channels."""
     return replace(m, start=m.start + first * m.plane, channels=count)
-
-
-def bilinear(n_in: int, n_out: int) -> tuple[Ints, Floats]:
-    """The two sources of each output line, (n_out, 2), and the second one's weight: half-pixel centres, edges repeated."""
-    place = np.float32(n_in) / np.float32(n_out) * (np.arange(n_out, dtype=np.float32) + 0.5) - 0.5
-    place = np.clip(place, 0, None)
-    low = np.minimum(place.astype(np.int64), n_in - 1)
-    return np.stack([low, np.minimum(low + 1, n_in - 1)], axis=1), (place - low).astype(np.float32)

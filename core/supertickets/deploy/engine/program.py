@@ -36,14 +36,21 @@ class Op(IntEnum):
     MEAN = 8
     LINEAR = 9
     OUTPUT = 10
+    MULTIPLY = 11
+    POOL = 12
 
 
 class Act(IntFlag):
-    """How a row begins and ends: `ADD` to what stands in the output; `RELU` behind the sum."""
+    """How a row begins and ends: `ADD` to what stands in the output; one of the others behind the sum."""
 
     NONE = 0
     ADD = 1
     RELU = 2
+    RELU6 = 4
+    HARD_SWISH = 8
+    HARD_SIGMOID = 16
+    SWISH = 32  # SiLU
+    SIGMOID = 64
 
 
 def rounded(n: int, multiple: int = VECTOR) -> int:
@@ -110,6 +117,7 @@ class Program:
     def __init__(self) -> None:
         self.arena = Arena()
         self.ops: list[tuple[int, ...]] = []
+        self.acts = Act.NONE  # all that occur
         self._rows: list[tuple[Ints, Ints, Floats]] = []  # (out, taps of each, bias)
         self._taps: list[tuple[Ints, Floats]] = []
         self._rows_so_far = 0
@@ -129,11 +137,12 @@ class Program:
         """
         self._rows_op(Op.ROWS, rows, act, (positions, act, *phases, mask))
 
-    def planes(self, rows: Rows, positions: int) -> None:
-        """Run one row after the other with ReLU, each over its whole plane, which is read many times (depthwise)."""
-        self._rows_op(Op.PLANES, rows, Act.RELU, (positions,))
+    def planes(self, rows: Rows, positions: int, act: Act) -> None:
+        """Run one row after the other, each over its whole plane, which is read many times (depthwise)."""
+        self._rows_op(Op.PLANES, rows, act, (positions, act))
 
     def _rows_op(self, kind: Op, rows: Rows, act: Act, numbers: tuple[int, ...]) -> None:
+        self.acts |= act
         none = np.zeros(0, np.int64)
         row, offset, weight = (np.concatenate(part) for part in zip((none, none, none.astype("f4")), *rows.taps, strict=True))
         row = row.astype(np.int64)

@@ -21,6 +21,45 @@ ALWAYS vec FN(relu)(vec v) { return (vec)((FN(lanes))v & (v > (vec){0})); }
 ALWAYS vec FN(fma)(vec a, vec b, vec c) { return a * b + c; }
 #endif
 
+ALWAYS vec FN(least)(vec a, vec b) {
+#if VL == 16
+  return (vec)_mm512_min_ps((__m512)a, (__m512)b);
+#elif VL == 8
+  return (vec)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__ARM_NEON)
+  return (vec)vminq_f32((float32x4_t)a, (float32x4_t)b);
+#else
+  FN(lanes) first = a < b;
+  return (vec)(((FN(lanes))a & first) | ((FN(lanes))b & ~first));
+#endif
+}
+
+ALWAYS vec FN(relu6)(vec v) { return FN(least)(FN(relu)(v), FN(splat)(6)); }
+
+/* 1 / (1 + e^-v): 2^n e^r with a whole n and |r| <= ln 2 / 2; e^r by its series, to 5e-9 of it. */
+ALWAYS vec FN(sigmoid)(vec v) {
+  vec x = FN(splat)(80) - FN(least)(FN(relu)(FN(splat)(80) + v), FN(splat)(160)); /* -v, within +-80 */
+  vec turned = FN(fma)(x, FN(splat)(1.44269504f), FN(splat)(12582912)), n = turned - 12582912;
+  vec r = FN(fma)(n, FN(splat)(2.12194440e-4f), FN(fma)(n, FN(splat)(-0.693359375f), x));
+  vec e = FN(splat)(1.f / 5040);
+  e = FN(fma)(e, r, FN(splat)(1.f / 720));
+  e = FN(fma)(e, r, FN(splat)(1.f / 120)), e = FN(fma)(e, r, FN(splat)(1.f / 24)), e = FN(fma)(e, r, FN(splat)(1.f / 6));
+  e = FN(fma)(e, r, FN(splat)(0.5f)), e = FN(fma)(e, r, FN(splat)(1)), e = FN(fma)(e, r, FN(splat)(1));
+  e = (vec)((FN(lanes))e + (((FN(lanes))turned - 0x4b400000) << 23));
+  return 1 / (1 + e);
+}
+
+/* What comes behind a sum. ACTS, the ones that occur, is a constant: of the others there is no code. */
+ALWAYS vec FN(act)(vec v, int act) {
+  if (ACTS & act & RELU) v = FN(relu)(v);
+  if (ACTS & act & RELU6) v = FN(relu6)(v);
+  if (ACTS & act & HARD_SWISH) v = v * FN(relu6)(v + 3) * (1.f / 6);
+  if (ACTS & act & HARD_SIGMOID) v = FN(relu6)(v + 3) * (1.f / 6);
+  if (ACTS & act & SWISH) v = v * FN(sigmoid)(v);
+  if (ACTS & act & SIGMOID) v = FN(sigmoid)(v);
+  return v;
+}
+
 /* One row over `count` vectors; count is a constant wherever this is inlined, so that all sums stay in registers.
  * Where there is a `mask`, only its bits are kept. */
 ALWAYS void FN(row)(float *out, const float *in, const Row *row, int act, const int32_t *mask, const int count) {
@@ -39,9 +78,7 @@ ALWAYS void FN(row)(float *out, const float *in, const Row *row, int act, const 
     vec w = FN(splat)(tap[i].weight);
     UNROLL for (int v = 0; v < count; v++) sum[v] = FN(fma)(w, FN(load)(x + v * VL), sum[v]);
   }
-  if (act & RELU) {
-    UNROLL for (int v = 0; v < count; v++) sum[v] = FN(relu)(sum[v]);
-  }
+  UNROLL for (int v = 0; v < count; v++) sum[v] = FN(act)(sum[v], act);
   if (mask) {
     HIDE(mask);
     UNROLL for (int v = 0; v < count; v++) sum[v] = (vec)((FN(lanes))sum[v] & (FN(lanes))FN(load)((const float *)mask + v * VL));
@@ -76,8 +113,8 @@ static void FN(run_rows)(float *arena, const Row *row, int rows, int vectors, in
   }
 }
 
-/* One row over a whole plane, with ReLU. `taps` is a constant wherever this is inlined: weights and places stay in registers. */
-ALWAYS void FN(plane)(float *arena, const Row *row, int vectors, const int taps) {
+/* One row over a whole plane. `taps` is a constant wherever this is inlined: weights and places stay in registers. */
+ALWAYS void FN(plane)(float *arena, const Row *row, int vectors, int act, const int taps) {
   const float *x[12];
   vec w[12], bias = FN(splat)(row->bias);
   float *out = arena + row->out;
@@ -88,28 +125,28 @@ ALWAYS void FN(plane)(float *arena, const Row *row, int vectors, const int taps)
     vec sum[4] = {bias, bias, bias, bias};
     UNROLL for (int i = 0; i < taps; i++)
       UNROLL for (int j = 0; j < 4; j++) sum[j] = FN(fma)(w[i], FN(load)(x[i] + (v + j) * VL), sum[j]);
-    UNROLL for (int j = 0; j < 4; j++) FN(store)(out + (v + j) * VL, FN(relu)(sum[j]));
+    UNROLL for (int j = 0; j < 4; j++) FN(store)(out + (v + j) * VL, FN(act)(sum[j], act));
   }
   for (; v < vectors; v++) {
     vec sum = bias;
     UNROLL for (int i = 0; i < taps; i++) sum = FN(fma)(w[i], FN(load)(x[i] + v * VL), sum);
-    FN(store)(out + v * VL, FN(relu)(sum));
+    FN(store)(out + v * VL, FN(act)(sum, act));
   }
 }
 
 #define PLANES_OF(COUNT)                                    \
   case COUNT:                                               \
-    do FN(plane)(arena, row, vectors, COUNT), row += parts; \
+    do FN(plane)(arena, row, vectors, act, COUNT), row += parts; \
     while (row < end && row->taps == COUNT);                \
     break;
 
-/* Rows with ReLU one after the other, each over its whole plane; of `parts`, part p runs the rows p, p + parts, ... */
-static void FN(run_planes)(float *arena, const Row *row, int rows, int vectors, int part, int parts) {
+/* Rows one after the other, each over its whole plane; of `parts`, part p runs the rows p, p + parts, ... */
+static void FN(run_planes)(float *arena, const Row *row, int rows, int vectors, int act, int part, int parts) {
   const Row *end = row + rows;
   row += part;
   while (row < end) switch (row->taps) {
       PLANES_OF(1) PLANES_OF(2) PLANES_OF(3) PLANES_OF(4) PLANES_OF(5) PLANES_OF(6)
       PLANES_OF(7) PLANES_OF(8) PLANES_OF(9) PLANES_OF(10) PLANES_OF(11) PLANES_OF(12)
-      default: FN(run_rows)(arena, row, 1, vectors, RELU, 0, 0, 1), row += parts;
+      default: FN(run_rows)(arena, row, 1, vectors, act, 0, 0, 1), row += parts;
     }
 }

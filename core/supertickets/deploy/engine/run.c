@@ -28,8 +28,8 @@ static void FN(run_op)(const Op *op, const float *image, float *output, float *a
         FN(run_rows)(arena + (int64_t)f * a[5], ROW_TABLE + a[0], a[1], a[2] / VL, a[3], a[6] < 0 ? 0 : INTS + a[6] + f * a[2],
                      part, parts);
       break;
-    case PLANES: /* first row, rows, positions */
-      FN(run_planes)(arena, ROW_TABLE + a[0], a[1], a[2] / VL, part, parts);
+    case PLANES: /* first row, rows, positions, act */
+      FN(run_planes)(arena, ROW_TABLE + a[0], a[1], a[2] / VL, a[3], part, parts);
       break;
     case PADS: /* start, planes, plane, h, w, pitch, positions */
       for (int c = part; c < a[1]; c += parts) FN(pads)(arena + a[0] + (int64_t)c * a[2], a[3], a[4], a[5], a[6]);
@@ -55,12 +55,28 @@ static void FN(run_op)(const Op *op, const float *image, float *output, float *a
       for (int c = 0; part == 0 && c < a[4]; c++)
         FN(resize)(arena + a[0] + (int64_t)c * a[1], arena + a[2] + (int64_t)c * a[3], a + 5, arena + a[11]);
       break;
-    case MEAN: /* in, plane, out, channels, h, w, pitch */
-      for (int c = part; c < a[3]; c += parts) arena[a[2] + c] = FN(mean)(arena + a[0] + (int64_t)c * a[1], a[4], a[5], a[6]);
+    case MEAN: /* in, plane, out, how far apart (1, or room for vectors, which are filled), channels, h, w, pitch */
+      for (int c = part; c < a[4]; c += parts) {
+        float mean = FN(mean)(arena + a[0] + (int64_t)c * a[1], a[5], a[6], a[7]), *out = arena + a[2] + (int64_t)c * a[3];
+        *out = mean;
+        if (a[3] > 1)
+          for (int i = 0; i < 16; i += VL) FN(store)(out + i, FN(splat)(mean));
+      }
       break;
     case LINEAR: /* in, weights, biases, inputs, outputs */
       for (int o = part; o < a[4]; o += parts)
         output[o] = FLOATS[a[2] + o] + FN(dot)(arena + a[0], FLOATS + a[1] + (int64_t)o * a[3], a[3]);
+      break;
+    case MULTIPLY: /* in, plane, factors, how far apart, out, plane, channels, positions */
+      for (int c = part; c < a[6]; c += parts) {
+        const float *in = arena + a[0] + (int64_t)c * a[1];
+        float *out = arena + a[4] + (int64_t)c * a[5];
+        vec factor = FN(splat)(arena[a[2] + (int64_t)c * a[3]]);
+        for (int p = 0; p < a[7]; p += VL) FN(store)(out + p, factor * FN(load)(in + p));
+      }
+      break;
+    case POOL: /* in, plane, out, plane, channels, h, w, pitch, h2, w2, pitch2, kernel, stride, pad, kind */
+      for (int c = part; c < a[4]; c += parts) FN(pool)(arena + a[0] + (int64_t)c * a[1], arena + a[2] + (int64_t)c * a[3], a + 5);
       break;
     case OUTPUT: /* in, plane, channels, h, w, pitch */
       for (int c = part; c < a[2]; c += parts)

@@ -57,7 +57,8 @@ def _tables(program: Program) -> list[str]:
     taps = (f"{{{o},{_number(w)}}}" for o, w in zip(offsets.tolist(), weights.tolist(), strict=True))
     return [
         f"enum {{ {', '.join(f'{op.name} = {op.value}' for op in Op)} }};",
-        f"enum {{ {', '.join(f'{act.name} = {act.value}' for act in Act if act.value)}, OP_COUNT = {len(ops)} }};",
+        f"enum {{ {', '.join(f'{act.name} = {act.value}' for act in Act if act.value)} }};",
+        f"enum {{ ACTS = {int(program.acts)}, OP_COUNT = {len(ops)} }};",
         _table("Op OPS", ops),
         _table("Row ROW_TABLE", (f"{{{o},{f},{n},{_number(b)}}}" for o, f, n, b in rows)),
         _table("Tap TAPS", taps),

@@ -1,0 +1,172 @@
+"""What the planner of traced networks works with: feature maps in the arena, and sums of them that are not yet computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supertickets.deploy.engine.maps import Map, clear_halos, mask_bits, plane_sizes
+from supertickets.deploy.engine.program import VECTOR, Ints, Program, rounded
+
+Doubles = NDArray[np.float64]
+
+
+class Memory:
+    """A part of the arena; it is given back when its last user lets it go."""
+
+    def __init__(self, give: Callable[[], None]) -> None:
+        self.users = 0
+        self._give = give
+
+    def hold(self) -> None:
+        """One more user."""
+        self.users += 1
+
+    def drop(self) -> None:
+        """One user fewer."""
+        self.users -= 1
+        if not self.users:
+            self._give()
+
+
+@dataclass(eq=False)
+class Value:
+    """A feature map whose channels lie anywhere: `planes` says where each one begins, in the shape of the tensor's channels.
+
+    `zeros`: whether zeros surround each plane, as far as taps reach. `phase`: for a map that is split for stride 2, how far
+    apart its four phases lie; `h` and `w` are then those of one phase. `flat`: the tensor has no height and width.
+    """
+
+    planes: Ints
+    h: int
+    w: int
+    pitch: int
+    memory: tuple[Memory, ...]
+    zeros: bool = False
+    phase: int = 0
+    flat: bool = False
+    split: Value | None = None  # the same map, split
+    users: int = 0
+
+    @property
+    def positions(self) -> int:
+        """Flat positions of a plane (or phase), whole vectors."""
+        return rounded(self.h * self.pitch)
+
+    def hold(self) -> Value:
+        """One more user of its memory; gives the value itself."""
+        self.users += 1
+        for memory in self.memory:
+            memory.hold()
+        return self
+
+    def drop(self) -> None:
+        """One user fewer."""
+        self.users -= 1
+        for memory in self.memory:
+            memory.drop()
+        if self.split is not None and not self.users:
+            self.split.drop()
+            self.split = None
+
+    def runs(self) -> Iterator[tuple[int, Map]]:
+        """The channels as few maps of evenly spaced planes, each with the number of its first channel."""
+        planes, first = self.planes.ravel(), 0
+        while first < len(planes):
+            steps = np.diff(planes[first:])
+            step = int(steps[0]) if len(steps) and steps[0] > 0 else 0
+            same = np.flatnonzero(steps != step)
+            count = int(same[0]) + 1 if len(same) else len(planes) - first
+            count = count if step else 1
+            start = int(planes[first])
+            yield first, Map(start, start, count, self.h, self.w, self.pitch, step)
+            first += count
+
+
+@dataclass(frozen=True)
+class Term:
+    """Taps of a sum: row i takes `weight` times channel `channel` of `source`, `shift` floats away; all (taps,)."""
+
+    row: Ints
+    source: Value
+    channel: Ints
+    shift: Ints
+    weight: Doubles
+    pointwise: bool  # of a map that is not split, with no shift
+
+
+@dataclass(eq=False)
+class Sum:
+    """Channels (C, h, w) to be: `bias` and taps. It holds the memory of its sources until it is computed."""
+
+    bias: Doubles
+    terms: list[Term]
+    h: int
+    w: int
+    alone: bool  # a channel of a source is read for one channel of the sum, as in a depthwise conv
+    flat: bool = False
+
+    def scaled(self, scale: Doubles, shift: Doubles) -> Sum:
+        """scale * sum + shift, for each channel (C,) or all."""
+        scale = np.broadcast_to(scale, self.bias.shape)
+        terms = [Term(t.row, t.source, t.channel, t.shift, t.weight * scale[t.row], t.pointwise) for t in self.terms]
+        return Sum(self.bias * scale + shift, terms, self.h, self.w, self.alone, self.flat)
+
+    def plus(self, other: Sum) -> Sum:
+        """Both together."""
+        terms = [*self.terms, *other.terms]
+        return Sum(self.bias + other.bias, terms, self.h, self.w, self.alone and other.alone, self.flat)
+
+    def drop(self) -> None:
+        """The sources' memory is no longer needed."""
+        for term in self.terms:
+            term.source.drop()
+
+
+@dataclass
+class Room:
+    """Where values get their memory.
+
+    Planes with zeros around them belong to their layout (size, split) for the whole program, so that the zeros are written once
+    for each image; other memory is used by one layout after the other.
+    """
+
+    program: Program
+    pad: int  # columns of zeros between rows
+    _free: dict[tuple[int, int, bool], list[int]] = field(default_factory=dict)  # planes by layout
+    _masks: dict[tuple[int, ...], int] = field(default_factory=dict)
+
+    def plain(self, shape: Sequence[int], h: int, w: int) -> Value:
+        """A map with anything between its rows; `shape` is that of its channels."""
+        pitch, _, _, plane = plane_sizes(h, w, self.pad, halo=False, split=False)
+        count = int(np.prod(shape))
+        at = self.program.arena.take(count * plane + 4 * VECTOR)
+        memory = Memory(lambda: self.program.arena.give(at))
+        return Value((at + np.arange(count) * plane).reshape(shape), h, w, pitch, (memory,))
+
+    def padded(self, count: int, h: int, w: int, *, split: bool = False) -> Value:
+        """A map of `count` channels with zeros around each; with `split` four phases of (h, w)."""
+        layout = (h, w, split)
+        free = self._free.setdefault(layout, [])
+        pitch, halo, phase, plane = plane_sizes(h, w, self.pad, halo=True, split=split)
+        if (missing := count - len(free)) > 0:
+            at = self.program.arena.take(missing * plane + 4 * VECTOR)
+            clear_halos(self.program, Map(at + halo, at, missing, h, w, pitch, plane, halo, 4 if split else 1, phase))
+            free += (at + halo + np.arange(missing) * plane).tolist()
+        free.sort()
+        planes = free[:count]
+        del free[:count]
+        return Value(
+            np.array(planes, np.int64), h, w, pitch, (Memory(lambda: free.extend(planes)),), True, phase if split else 0
+        )
+
+    def mask(self, value: Value, h: int, w: int) -> int:
+        """Where the mask of a map of (h, w) begins that `value` holds, maybe split: ones in the image, zeros elsewhere."""
+        key = (h, w, value.pitch, value.phase)
+        if key not in self._masks:
+            bits = mask_bits(h, w, value.pitch, value.positions, split=value.phase > 0)
+            self._masks[key] = self.program.ints(bits)
+        return self._masks[key]
