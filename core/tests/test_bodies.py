@@ -28,6 +28,7 @@ from supertickets.report.tables import info_tables
 from supertickets.search.penalty import build_penalty
 from supertickets.search.shrink import shrink
 from supertickets.testing import ToyTask, randomise_norms, toy_config
+from supertickets.testing.processes import run_on_two_processes
 from supertickets.ticket.facts import describe
 from supertickets.ticket.ticket import Ticket, _digest
 from supertickets.training.batchnorm import recalibrate
@@ -214,6 +215,29 @@ def test_a_run_meets_its_budget_and_a_resumed_one_ends_bit_for_bit_the_same(tmp_
     assert torch.equal(moved.state_dict()[name], whole.tensors[name]) and moved(x).shape == (2, 3, 4, 4)
     with pytest.raises(UserError, match="supertickets.use_body"):
         build_net(whole.arch.model_copy(update={"body": "python:elsewhere.body"}), ToyTask(config))
+
+
+_WORKER = """
+import hashlib, json, sys
+from pathlib import Path
+import torch
+from accelerate import PartialState
+import supertickets.task as tasks
+sys.path.insert(0, sys.argv[2])
+from test_bodies import ToyTask, run
+torch.set_num_threads(1)
+tasks.task_class = lambda name: ToyTask
+ticket = run(Path(sys.argv[1]), train={"batch_size": 4, "epochs": 5, "body_lr": 0.3, "freeze_body": 1})
+digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in ticket.tensors.values())).hexdigest()
+found = [PartialState().num_processes, ticket.metrics["macs"], ticket.sparsity, digest]
+Path(sys.argv[1], f"rank{PartialState().process_index}.json").write_text(json.dumps(found))
+"""
+
+
+def test_two_processes_draw_one_ticket_of_a_body(tmp_path):
+    run_on_two_processes(_WORKER, tmp_path, str(tmp_path / "run"), str(Path(__file__).parent))
+    first, second = (json.loads((tmp_path / "run" / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert first == second and first[0] == 2 and abs(first[2] - 0.8) < 2e-3
 
 
 def test_what_no_weight_reads_is_compacted_away(tmp_path, toy_installed):
