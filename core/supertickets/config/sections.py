@@ -186,7 +186,7 @@ class TrainConfig(Section):
     channels_last: bool = True
     """Use the channels-last memory layout."""
     checkpointing: bool = False
-    """Compute the activations of blocks again in the backward pass instead of keeping them: less memory, the same results."""
+    """Compute the activations of blocks again in the backward pass instead of keeping them: less memory, more time."""
     ema_decay: float = Field(0.9999, ge=0, lt=1)
     """Decay of the moving average of the weights, for a batch of 4096; see `supertickets.training.ema`."""
     recalibrate_batches: int = Field(10, ge=0)

@@ -130,7 +130,8 @@ def outer_blocks(net: nn.Module) -> list[nn.Module]:
         parent = net.get_submodule(path.rpartition(".")[0])
         listed = isinstance(parent, nn.Sequential | nn.ModuleList) and not isinstance(module, nn.Sequential | nn.ModuleList)
         convs = sum(isinstance(part, nn.Conv2d) for part in module.modules())
+        several = listed and convs > 1 and not any(isinstance(part, MixedBlock) for part in module.modules())
         inside = any(path.startswith(f"{other}.") for other in found)
-        if not inside and (isinstance(module, MixedBlock) or (listed and convs > 1)):
+        if not inside and (isinstance(module, MixedBlock) or several):
             found[path] = module
     return list(found.values())
