@@ -34,6 +34,7 @@ from supertickets.networks.heads import ClassificationHead, DenseHead
 from supertickets.networks.supernet import Supernet, prunable
 from supertickets.search.shrink import shrink
 from supertickets.testing import ToyTask, micro_arch, micro_net, randomise_norms
+from supertickets.testing.programs import run_as_program
 from supertickets.ticket.ticket import Ticket
 
 CASES = int(os.environ.get("SUPERTICKETS_ENGINE_CASES", 12))  # random networks; 200 before a release
@@ -44,30 +45,6 @@ pytestmark = [
     pytest.mark.usefixtures("toy_installed"),
     pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler"),
 ]
-# Reads an image, runs the ticket on scratch memory full of NaNs that ends where it should, writes the output.
-HARNESS = r"""
-#include "ticket.h"
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-int main(int argc, char **argv) {
-  int64_t s[8];
-  if (argc < 3 || ticket_sizes(s)) return 3;
-  size_t n_in = (size_t)(s[0] * s[1] * s[2]), n_out = (size_t)(s[3] * s[4] * s[5]);
-  float *in = malloc(n_in * 4), *out = malloc(n_out * 4);
-  char *scratch = malloc((size_t)s[6]);
-  memset(scratch, 255, (size_t)s[6]);
-  FILE *f = fopen(argv[1], "rb");
-  if (!f || fread(in, 4, n_in, f) != n_in) return 4;
-  fclose(f);
-  if (ticket_run(in, out, scratch)) return 5;
-  f = fopen(argv[2], "wb");
-  fwrite(out, 4, n_out, f);
-  fclose(f);
-  free(in), free(out), free(scratch);
-  return 0;
-}
-"""
 
 
 def random_net(seed: int) -> tuple[Supernet, tuple[int, int]]:
@@ -146,22 +123,6 @@ def test_any_network_gives_what_eager_gives(case, tmp_path, monkeypatch):
     assert out.shape == want.shape
     assert np.abs(out - want).max() <= 1e-4
     assert np.array_equal(load(tmp_path / "ticket.so", threads=2 + case % 2)(x), out)  # one image by several threads
-
-
-def run_as_program(
-    net: Supernet, size: tuple[int, int], folder: Path, command: list[str], before: tuple[str, ...] = ()
-) -> float:
-    """Largest difference from eager of the C file built with its own `main` by `command`."""
-    write_c(fold(net), size, folder / "ticket.c", {})
-    (folder / "main.c").write_text(HARNESS)
-    x = images_of(size)
-    x.tofile(folder / "in")
-    files = [str(folder / "ticket.c"), str(folder / "main.c"), "-o", str(folder / "program")]
-    subprocess.run([*command, "-std=c11", *files], check=True, capture_output=True)
-    done = subprocess.run([*before, str(folder / "program"), str(folder / "in"), str(folder / "out")], capture_output=True)
-    assert done.returncode == 0 and not done.stderr, done.stderr.decode()[:2000]
-    want = eager(net, x)
-    return float(np.abs(np.fromfile(folder / "out", np.float32) - want.ravel()).max())
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from supertickets.errors import UserError
 from supertickets.networks.build import build_net, full_arch
 from supertickets.search.shrink import shrink
 from supertickets.testing import ToyTask, micro_net, randomise_norms, toy_config
+from supertickets.testing.programs import run_as_program
 from supertickets.training.batchnorm import recalibrate
 from supertickets.units.groups import unit_groups
 
@@ -173,6 +174,15 @@ def difference(net: nn.Module, size: tuple[int, int], folder: Path, *, threads: 
 def test_any_graph_gives_what_eager_gives(case, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "SHARE", 1)
     assert difference(*branchy(case), tmp_path, threads=2 + case % 2) <= 1e-4
+
+
+@needs_compiler
+@pytest.mark.parametrize("case", [1, 2])
+def test_the_code_for_other_processors_agrees(case, tmp_path):
+    """Compiled without what is special to x86-64, and under the sanitizers."""
+    net, size = branchy(case)
+    command = ["cc", "-O1", "-DTICKET_X86=0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    assert run_as_program(net, size, tmp_path, command) <= 1e-4 * float(net(torch.zeros(1, 3, *size)).abs().max() + 1)
 
 
 @needs_compiler

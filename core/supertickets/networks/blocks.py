@@ -7,11 +7,13 @@ convs act on slices: the same function, faster.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import gcd
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from supertickets.networks.arch import Arch, Units
 from supertickets.networks.transformer import TokenMixer
@@ -31,6 +33,14 @@ def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 _UNIT_PARTS = ("expand", "expand_bn", "depthwise", "depthwise_bn", "project", "project_bn")  # gone where no unit is left
+
+
+@runtime_checkable
+class InParts(Protocol):
+    """A module that can run part by part."""
+
+    def forward_in_parts(self, x: Tensor, run: Callable[..., Tensor]) -> Tensor:
+        """`forward` up to rounding; `run(function, *inputs)` runs each part."""
 
 
 class MixedBlock(nn.Module):
@@ -82,6 +92,31 @@ class MixedBlock(nn.Module):
         hidden = torch.relu_(self.depthwise_bn(torch.cat(mixed, dim=1)))  # (B, sum of units, H/s, W/s)
         return self.project_bn(self.project(hidden)) + shortcut
 
+    def forward_in_parts(self, x: Tensor, run: Callable[..., Tensor]) -> Tensor:
+        """`forward`, one kernel size after the other as HR-NAS does: equal up to rounding, with fewer hidden values at once.
+
+        `run(function, *inputs)` runs each part, and may keep or drop what it computes.
+        """
+        shortcut = self.shortcut(x)  # (B, C_out, H/s, W/s)
+        if self.mixer is not None:
+            shortcut = shortcut + run(self.mixer, x, shortcut.shape[-2:])
+        if not self.units:
+            return shortcut
+        parts, start = [], 0
+        for kernel, count in self.units.items():
+            parts.append(run(self._one_kernel, x, str(kernel), slice(start, start + count)))
+            start += count
+        for norm in (self.expand_bn, self.depthwise_bn):
+            if norm.training and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)
+        return self.project_bn(sum(parts[1:], parts[0])) + shortcut
+
+    def _one_kernel(self, x: Tensor, kernel: str, units: slice) -> Tensor:
+        """What the units of one kernel size add to the projection: (B, C_in, H, W) -> (B, C_out, H/s, W/s)."""
+        hidden = torch.relu_(_norm_part(self.expand_bn, F.conv2d(x, self.expand.weight[units]), units))
+        hidden = torch.relu_(_norm_part(self.depthwise_bn, self.depthwise[kernel](hidden), units))
+        return F.conv2d(hidden, self.project.weight[:, units])
+
     def unit_groups(self) -> list[UnitGroup]:
         """The block's hidden channels, one group per kernel: a row of the expansion, a depthwise kernel, a projection column.
 
@@ -116,6 +151,13 @@ class MixedBlock(nn.Module):
         if like is not None:
             self.to(like)
         self.train(self.training).load_state_dict(dict(tensors))
+
+
+def _norm_part(norm: nn.BatchNorm2d, x: Tensor, channels: slice) -> Tensor:
+    """BN of a part of its channels."""
+    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
+    statistics = (norm.running_mean[channels], norm.running_var[channels])
+    return F.batch_norm(x, *statistics, norm.weight[channels], norm.bias[channels], norm.training, norm.momentum, norm.eps)
 
 
 def mixed_blocks(net: nn.Module) -> dict[str, MixedBlock]:

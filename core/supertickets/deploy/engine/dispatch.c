@@ -1,4 +1,4 @@
-#if defined(__x86_64__)
+#if TICKET_X86
 /* 0: neither; 3: AVX2 and FMA; 4: AVX-512 too (F, DQ, CD, BW, VL), each with the system's leave to use its registers. */
 static int x86_level(void) {
 #ifdef TICKET_X86_FOUND /* for tests */
@@ -20,7 +20,7 @@ static int x86_level(void) {
 
 /* The code's width on this processor: 4, 3 (x86-64), 1 (others); 0: it lacks the instructions. */
 static int level(void) {
-#if defined(__x86_64__)
+#if TICKET_X86
   int found = x86_level();
 #if TICKET_X86 == 4
   return found >= 4 ? 4 : 0;
@@ -42,7 +42,7 @@ TICKET_API int TICKET_FUNCTION(sizes)(int64_t sizes[8]) {
 TICKET_API int TICKET_FUNCTION(run_part)(const float *image, float *output, void *scratch, int part, int parts, void (*wait)(void)) {
   char *memory = (char *)(((uintptr_t)scratch + 63) / 64 * 64);
   switch (level()) {
-#if defined(__x86_64__)
+#if TICKET_X86
 #if TICKET_X86 != 3
     case 4: run_v4(image, output, memory, part, parts, wait); return 0;
 #endif

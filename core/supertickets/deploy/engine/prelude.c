@@ -32,12 +32,15 @@ typedef struct { int32_t kind, a[18]; } Op;
 #define LOW FOR_WIDTH(LOW, VL)
 #define HIGH FOR_WIDTH(HIGH, VL)
 
-/* For x86-64 the code stands here for two kinds of processor, chosen when it runs; -DTICKET_X86=3 or 4 keeps one of them. */
-#if defined(__x86_64__)
-#include <immintrin.h>
-#ifndef TICKET_X86
+/* For x86-64 the code stands here for two kinds of processor, chosen when it runs; -DTICKET_X86=3 or 4 keeps one of them, and
+ * 0 leaves what to use to the compiler's own options. */
+#if defined(__x86_64__) && !defined(TICKET_X86)
 #define TICKET_X86 34
+#elif !defined(__x86_64__)
+#define TICKET_X86 0
 #endif
+#if TICKET_X86
+#include <immintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
 #endif

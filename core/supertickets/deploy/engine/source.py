@@ -41,9 +41,9 @@ def source(program: Program, size: tuple[int, int], facts: Mapping[str, str]) ->
 def _version() -> str:
     """What says in the compiled file that it is one of ours, and for which processors; it is read before the file is opened."""
     names = [
-        ("defined(__x86_64__) && TICKET_X86 == 3", "x86-64-v3"),
-        ("defined(__x86_64__) && TICKET_X86 == 4", "x86-64-v4"),
-        ("defined(__x86_64__)", "x86-64-v3 x86-64-v4"),
+        ("TICKET_X86 == 3", "x86-64-v3"),
+        ("TICKET_X86 == 4", "x86-64-v4"),
+        ("TICKET_X86", "x86-64-v3 x86-64-v4"),
         ("defined(__aarch64__)", "arm64"),
         ("defined(__wasm__)", "wasm"),
     ]
@@ -91,9 +91,7 @@ def _for_x86(code: str) -> str:
         )
 
     wide = one(4, 16, 16, "avx2,fma,avx512f,avx512dq,avx512cd,avx512bw,avx512vl")
-    return "\n".join(
-        ["#if defined(__x86_64__)", wide, one(3, 8, 12, "avx2,fma"), "#else", _with(code, "plain", 4, 16), "#endif"]
-    )
+    return "\n".join(["#if TICKET_X86", wide, one(3, 8, 12, "avx2,fma"), "#else", _with(code, "plain", 4, 16), "#endif"])
 
 
 def _with(code: str, name: str, width: int, most: int) -> str:
