@@ -215,6 +215,29 @@ def test_a_residual_sum_costs_one_tap_and_parallel_branches_are_one_conv():
     assert len(taps[0]) - 1 == 4 * 3 + 4 * 4 * 9  # stem, then all three branches
 
 
+class Corners(nn.Module):
+    """Channels side by side that only a conv of stride 2 reads, a map added to itself, memory of split maps used again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.wide = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 2, 1), nn.Conv2d(4, 12, 1)
+        self.deep, self.down = nn.Conv2d(12, 12, 3, 2, 1, groups=12), nn.Conv2d(6, 12, 3, 2, 1)
+        self.last = nn.Conv2d(4, 12, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x).relu()
+        wide = self.deep(self.wide(a).relu())  # of a split map without zeros around it
+        beside = self.down(torch.cat([self.a(x) * 2, self.b(x)], 1))
+        return wide + (beside + beside).relu() + self.last(F.silu(a + a))
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [(16, 34), (15, 33), (7, 2)])
+def test_corners(size, tmp_path):
+    torch.manual_seed(0)
+    assert difference(Corners().eval(), size, tmp_path) <= 1e-5
+
+
 class Odd(nn.Module):
     """One operation behind a conv."""
 

@@ -74,8 +74,8 @@ class SumPlanner:
         if value.zeros:
             return value.hold()
         if value is self.image:
-            out = self.room.padded(3, value.h, value.w).hold()
-            ((_, run),) = out.runs()  # nothing was planned yet that could have scattered them
+            out = self.room.padded(3, value.h, value.w, together=True).hold()
+            ((_, run),) = out.runs()
             self.program.op(Op.COPY, run.start, run.plane, 3, run.h, run.w, run.pitch)
             self.clear(out)
             return out
@@ -86,8 +86,7 @@ class SumPlanner:
         if value.split is not None and (value.split.zeros or not cleared):
             return value.split
         h, w = -(-value.h // 2), -(-value.w // 2)
-        out = self.room.padded(value.planes.size, h, w, split=True).hold()
-        out.zeros = cleared
+        out = self.room.padded(value.planes.size, h, w, split=True, zeros=cleared, together=value is self.image).hold()
         to = (h, w, out.pitch, out.phase, cleared)
         if value is self.image:
             ((_, run),) = out.runs()

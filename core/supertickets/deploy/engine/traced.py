@@ -63,17 +63,16 @@ class _Planner:
         for node in self.nodes:
             self.node = node
             if node.op == "placeholder":
-                spec = self.inputs[self.node.name]
-                user = spec.kind == InputKind.USER_INPUT
-                self.found[self.node] = self.image if user else self.constants[str(spec.target)]
-            elif self.node.op == "output":
-                (result,) = self.node.args[0]
+                spec = self.inputs[node.name]
+                self.found[node] = self.image if spec.kind == InputKind.USER_INPUT else self.constants[str(spec.target)]
+            elif node.op == "output":
+                (result,) = node.args[0]
                 self.output(self.read(result))
             else:
-                self.found[self.node] = self.apply()
-                for argument in {*self.node.all_input_nodes, self.node}:
-                    if self.last.get(argument, self.node) is self.node:
-                        self.forget(argument)
+                self.found[node] = self.apply()
+                for one in {*node.all_input_nodes, node}:
+                    if self.last.get(one, node) is node:
+                        self.forget(one)
 
     def apply(self) -> Found:
         """What the operation of the node at hand gives."""
@@ -189,6 +188,8 @@ class _Planner:
             return self.take(x).scaled(np.array(1.0), np.array(float(y) * alpha))  # type: ignore[arg-type]
         if self.is_constant(x) or self.is_constant(y):
             raise self.refusal("sum with a parameter")
+        if x is y:
+            return self.take(x).scaled(np.array(1.0 + alpha), np.array(0.0))
         first, second = self.take(x), self.take(y)
         if (first.h, first.w, len(first.bias)) != (second.h, second.w, len(second.bias)):
             raise self.refusal("sum of maps of two sizes")
@@ -304,7 +305,7 @@ class _Planner:
         return self.image if self.found[x] is self.image else self.read(x)
 
     def cat(self, parts: Sequence[fx.Node], dim: int = 0) -> Value:
-        wanted = self.wanted(self.node) - {"plain"}
+        wanted = self.wanted(self.node) & {"zeros"} | {"plain"}
         for part in parts:
             if isinstance(found := self.found[part], Sum):
                 self.found[part] = self.sums.compute(found, Act.NONE, wanted)

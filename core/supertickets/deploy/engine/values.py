@@ -136,7 +136,7 @@ class Room:
 
     program: Program
     pad: int  # columns of zeros between rows
-    _free: dict[tuple[int, int, bool], list[int]] = field(default_factory=dict)  # planes by layout
+    _free: dict[tuple[int, int, bool, bool], list[int]] = field(default_factory=dict)  # planes by layout
     _masks: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     def plain(self, shape: Sequence[int], h: int, w: int) -> Value:
@@ -147,21 +147,24 @@ class Room:
         memory = Memory(lambda: self.program.arena.give(at))
         return Value((at + np.arange(count) * plane).reshape(shape), h, w, pitch, (memory,))
 
-    def padded(self, count: int, h: int, w: int, *, split: bool = False) -> Value:
-        """A map of `count` channels with zeros around each; with `split` four phases of (h, w)."""
-        layout = (h, w, split)
+    def padded(self, count: int, h: int, w: int, *, split: bool = False, zeros: bool = True, together: bool = False) -> Value:
+        """A map of `count` channels with zeros around each; with `split` four phases of (h, w).
+
+        Without `zeros` there is room for them, and anything may be there. `together`: evenly spaced.
+        """
+        layout = (h, w, split, zeros)
         free = self._free.setdefault(layout, [])
         pitch, halo, phase, plane = plane_sizes(h, w, self.pad, halo=True, split=split)
-        if (missing := count - len(free)) > 0:
+        known = [] if together else sorted(free)[:count]
+        planes = list(known)
+        if (missing := count - len(known)) > 0:
             at = self.program.arena.take(missing * plane + 4 * VECTOR)
-            clear_halos(self.program, Map(at + halo, at, missing, h, w, pitch, plane, halo, 4 if split else 1, phase))
-            free += (at + halo + np.arange(missing) * plane).tolist()
-        free.sort()
-        planes = free[:count]
-        del free[:count]
-        return Value(
-            np.array(planes, np.int64), h, w, pitch, (Memory(lambda: free.extend(planes)),), True, phase if split else 0
-        )
+            if zeros:
+                clear_halos(self.program, Map(at + halo, at, missing, h, w, pitch, plane, halo, 4 if split else 1, phase))
+            planes += (at + halo + np.arange(missing) * plane).tolist()
+        free[:] = [plane for plane in free if plane not in set(known)]
+        memory = Memory(lambda: free.extend(planes))
+        return Value(np.array(planes, np.int64), h, w, pitch, (memory,), zeros=zeros, phase=phase if split else 0)
 
     def mask(self, value: Value, h: int, w: int) -> int:
         """Where the mask of a map of (h, w) begins that `value` holds, maybe split: ones in the image, zeros elsewhere."""
