@@ -9,10 +9,11 @@ import numpy as np
 from torch import nn
 
 from supertickets.deploy.engine.blocks import Scratch, array, plan_block, plan_conv, plan_stem_conv, planes_of
+from supertickets.deploy.engine.graph import OTHER
 from supertickets.deploy.engine.maps import Map, clear_halos, clear_pads, take_map
 from supertickets.deploy.engine.program import Act, Op, Program, Rows
 from supertickets.deploy.engine.resizing import bilinear, resize, resize_bilinear
-from supertickets.deploy.engine.traced import OTHER, plan_traced
+from supertickets.deploy.engine.traced import plan_traced
 from supertickets.errors import UserError
 from supertickets.networks.blocks import MixedBlock, mixed_blocks
 from supertickets.networks.fusion import Fusion
