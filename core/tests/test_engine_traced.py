@@ -26,7 +26,7 @@ from supertickets.testing.programs import run_as_program
 from supertickets.training.batchnorm import recalibrate
 from supertickets.units.groups import unit_groups
 
-CASES = int(os.environ.get("SUPERTICKETS_ENGINE_CASES", 8))  # random networks; 200 before a release
+CASES = int(os.environ.get("SUPERTICKETS_ENGINE_CASES", 4))  # random networks; 200 before a release
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 ACTS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.Sigmoid, nn.Identity)
 
@@ -177,7 +177,7 @@ def test_any_graph_gives_what_eager_gives(case, tmp_path, monkeypatch):
 
 
 @needs_compiler
-@pytest.mark.parametrize("case", [1, 2])
+@pytest.mark.parametrize("case", [1])
 def test_the_code_for_other_processors_agrees(case, tmp_path):
     """Compiled without what is special to x86-64, and under the sanitizers."""
     net, size = branchy(case)
@@ -187,7 +187,7 @@ def test_the_code_for_other_processors_agrees(case, tmp_path):
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("body", ["timm:tf_efficientnet_lite0", "timm:mobilenetv3_small_050"])
+@pytest.mark.parametrize("body", ["timm:mobilenetv3_small_050"])
 def test_a_shrunk_body_runs(body, tmp_path):
     task = ToyTask(toy_config(tmp_path).model_copy(update={"arch": ArchConfig(body=body)}))
     net = build_net(full_arch(ArchConfig(body=body), (3, 64, 64)), task).eval()
