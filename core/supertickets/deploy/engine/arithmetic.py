@@ -9,7 +9,7 @@ import numpy as np
 from torch import fx
 
 from supertickets.deploy.engine.graph import GraphPlanner, conv_of
-from supertickets.deploy.engine.program import Act, Op
+from supertickets.deploy.engine.program import VECTOR, Act, Op
 from supertickets.deploy.engine.values import Sum, Term, Value
 
 
@@ -92,12 +92,11 @@ def mul(p: GraphPlanner, x: object, y: object) -> Value | Sum:
     if (factors.h, factors.w) != (1, 1) or value.planes.shape != factors.planes.shape:
         raise p.refusal("product of two maps")
     out = p.room.plain(value.planes.shape, value.h, value.w).hold()
+    to = out.whole()
     for first, part in value.runs():
-        some = replace(factors, planes=factors.planes[first : first + part.channels])
+        some = replace(factors, planes=factors.planes.ravel()[first : first + part.channels])
         for at, by in some.runs():
-            to = int(out.planes[first + at])
-            plane = int(out.planes[1] - out.planes[0]) if len(out.planes) > 1 else 0
-            numbers = (by.start, by.plane, to, plane, by.channels, out.positions)
+            numbers = (by.start, by.plane, to.start + (first + at) * to.plane, to.plane, by.channels, out.positions)
             p.program.op(Op.MULTIPLY, part.start + at * part.plane, part.plane, *numbers)
     return out
 
@@ -120,9 +119,9 @@ def mean(p: GraphPlanner, x: fx.Node, dims: Sequence[int] = (-1, -2), keepdim: b
     if value.flat or value.planes.ndim != 1 or sorted(d % 4 for d in dims) != [2, 3]:
         raise p.refusal(f"mean over {list(dims)}")
     out = p.room.plain(value.planes.shape, 1, 1).hold()
-    step = int(out.planes[1] - out.planes[0]) if len(out.planes) > 1 else 16
+    to = out.whole()
     for first, part in value.runs():
-        numbers = (int(out.planes[first]), step, part.channels, part.h, part.w, part.pitch)
+        numbers = (to.start + first * to.plane, to.plane or VECTOR, part.channels, part.h, part.w, part.pitch)
         p.program.op(Op.MEAN, part.start, part.plane, *numbers)
     out.flat = not keepdim
     return out

@@ -51,10 +51,10 @@ def pool(p: GraphPlanner, x: fx.Node, kernel: Sequence[int], stride: Sequence[in
     if any(len(sizes) > 1 for sizes in window):
         raise p.refusal("pooling in windows that are no squares")
     out = p.room.plain(value.planes.shape, *p.shape()[-2:]).hold()
-    plane = int(out.planes[1] - out.planes[0]) if len(out.planes) > 1 else 0
+    to, window_sizes = out.whole(), [size for sizes in window for size in sizes]  # kernel, stride, padding
     for first, part in value.runs():
-        sizes = (part.h, part.w, part.pitch, out.h, out.w, out.pitch, *(size.pop() for size in map(set, window)))
-        numbers = (part.start, part.plane, int(out.planes[first]), plane, part.channels)
+        sizes = (part.h, part.w, part.pitch, out.h, out.w, out.pitch, *window_sizes)
+        numbers = (part.start, part.plane, to.start + first * to.plane, to.plane, part.channels)
         p.program.op(Op.POOL, *numbers, *sizes, kind)
     return out
 
@@ -66,7 +66,7 @@ def upsample(p: GraphPlanner, x: fx.Node, size: object, *rest: object) -> Value:
     if align or (scales and [round(value.h * scales[0], 6), round(value.w * scales[1], 6)] != [h, w]):  # type: ignore[index]
         raise p.refusal("resizing with align_corners, or by a factor that was rounded")
     out = p.room.plain(value.planes.shape, h, w).hold()
-    ((_, whole),) = out.runs()
+    whole = out.whole()
     for first, part in value.runs():
         to = replace(whole, start=whole.start + first * whole.plane, channels=part.channels)
         if "bilinear" in name_of(p.node):

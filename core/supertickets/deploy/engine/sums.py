@@ -75,7 +75,7 @@ class SumPlanner:
             return value.hold()
         if value is self.image:
             out = self.room.padded(3, value.h, value.w, together=True).hold()
-            ((_, run),) = out.runs()
+            run = out.whole()
             self.program.op(Op.COPY, run.start, run.plane, 3, run.h, run.w, run.pitch)
             self.clear(out)
             return out
@@ -89,7 +89,7 @@ class SumPlanner:
         out = self.room.padded(value.planes.size, h, w, split=True, zeros=cleared, together=value is self.image).hold()
         to = (h, w, out.pitch, out.phase, cleared)
         if value is self.image:
-            ((_, run),) = out.runs()
+            run = out.whole()
             self.program.op(Op.SPLIT, -1, value.h * value.w, run.start, run.plane, 3, value.h, value.w, value.w, *to)
         else:
             for first, run in out.runs():

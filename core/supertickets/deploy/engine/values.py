@@ -85,6 +85,11 @@ class Value:
             yield first, Map(start, start, count, self.h, self.w, self.pitch, step)
             first += count
 
+    def whole(self) -> Map:
+        """All channels as one map; they must be evenly spaced, as `Room` gives them."""
+        ((_, run),) = self.runs()
+        return run
+
 
 @dataclass(frozen=True)
 class Term:
