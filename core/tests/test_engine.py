@@ -22,7 +22,7 @@ from supertickets import cli
 from supertickets.config.sections import Config
 from supertickets.deploy.compact import compact_net
 from supertickets.deploy.deployed import network_for
-from supertickets.deploy.engine import compiler, load, runner, timing
+from supertickets.deploy.engine import compiler, load, planner, runner, timing
 from supertickets.deploy.engine.cache import compile_ticket
 from supertickets.deploy.engine.compiler import compile_c, find_compiler, native_suffix
 from supertickets.deploy.engine.files import write_c
@@ -233,6 +233,13 @@ def test_token_mixers_are_refused_before_anything_is_written(format, name, tmp_p
     assert "token mixers" in said and "onnx" in said and not (tmp_path / "deep").exists()
     with pytest.raises(UserError, match="token mixers"):
         network_for(toy_ticket(tokens=2), "native")
+
+
+def test_networks_with_too_many_weights_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(planner, "LARGEST", 100)
+    with pytest.raises(UserError, match="weights that are not zero, and the engine takes 100; export it as onnx"):
+        export(toy_ticket(), tmp_path / "ticket.c", format="c")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_missing_compiler_is_one_line(tmp_path, monkeypatch, capsys):

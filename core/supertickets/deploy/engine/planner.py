@@ -20,6 +20,8 @@ from supertickets.networks.fusion import Fusion
 from supertickets.networks.heads import ClassificationHead, DenseHead
 from supertickets.networks.supernet import Supernet
 
+LARGEST = 4_000_000  # weights that are not zero: gcc needs 0.5 GB and about half a minute for each million of them
+
 
 def plan(net: nn.Module, size: tuple[int, int]) -> Program:
     """The program of `net`, folded in the layout one-conv, for one image (3, *size) float32.
@@ -41,6 +43,9 @@ def assert_supported(net: nn.Module) -> None:
     for name, block in mixed_blocks(net).items():
         if block.mixer is not None:
             raise UserError(f"{name}: the engine has no token mixers (arch.tokens); {OTHER}")
+    weights = sum(int(parameter.count_nonzero()) for parameter in net.parameters())
+    if weights > LARGEST:
+        raise UserError(f"the network has {weights:,} weights that are not zero, and the engine takes {LARGEST:,}; {OTHER}")
 
 
 class _Planner:
