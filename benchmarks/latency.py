@@ -8,7 +8,8 @@ The script times the supernet, the searched network, the ticket and the compacte
 times all of them in turns in one run, so that whatever slows the machine slows all of them alike, and reports medians and
 quartiles.
 The searched network is the ticket's architecture with all its weights: it differs from the ticket only in the zeros.
-One thread is measured in CPU time of the process, to which other processes add nothing; more threads in wall time.
+One thread is measured in CPU time of the process, to which other processes add nothing; more threads in wall time, with a pause
+before each call, because the threads of the dense runtimes go on spinning for a while.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from supertickets.ticket.facts import describe
 from supertickets.ticket.ticket import Ticket
 
 EAGER, NATIVE, DENSE = "eager", "native", ("onnx", "openvino")
+PAUSE = 0.01  # seconds in which the threads that PyTorch, ONNX Runtime and OpenVINO leave spinning come to rest
 CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 
 
@@ -78,7 +80,7 @@ def main() -> None:
                 for key, call in forms(name, network, size, Path(folder), threads, options.all_layouts).items()
             }
             with torch.inference_mode():
-                taken = latencies_ms(calls, rounds=options.rounds, clock=CLOCKS[clock])
+                taken = latencies_ms(calls, rounds=options.rounds, pause=PAUSE * (threads > 1), clock=CLOCKS[clock])
             found = [row(key, values, facts[key[0]], options, threads=threads, clock=clock) for key, values in taken.items()]
             how = f"{threads} threads, {options.rounds} rounds, {clock} time"
             console.print(table(found, f"{options.ticket}, 1x3x{size[0]}x{size[1]}, {how}"))

@@ -164,6 +164,22 @@ def test_batches_and_threads_give_what_single_images_give(compiled, share, monke
     assert one(x[:0]).shape == (0, *single.shape[1:])
 
 
+def test_one_slow_call_does_not_change_the_way_and_a_busy_machine_does():
+    faster = runner.Faster()
+
+    def ways(calls: int, whole: float, split: float) -> list[bool]:
+        taken = []
+        for _ in range(calls):
+            taken.append(faster.choose())
+            faster.record(taken[-1], split if taken[-1] else whole)
+        return taken
+
+    assert sum(ways(31, whole=2, split=1)) >= 26  # all but a few trials
+    faster.record(True, 5)
+    assert all(ways(20, whole=2, split=1)[1:])  # call 32 tries the other way
+    assert not any(ways(40, whole=2, split=9)[20:]) and sum(ways(300, whole=2, split=1)) >= 200
+
+
 def test_images_of_another_size_are_refused(compiled):
     with pytest.raises(UserError, match=r"images of shape \(1, 3, 8, 8\) given; it runs \(B, 3, 23, 30\)"):
         load(compiled)(images_of((8, 8)))

@@ -14,17 +14,22 @@ def latencies_ms(
     *,
     rounds: int = 20,
     warmup: int = 3,
+    pause: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Latencies:
     """Milliseconds of each call in `rounds` rounds; every round runs each call once, in a rotating order.
 
-    `warmup` rounds are run first and not counted. `clock` gives seconds. With `time.process_time`, what other processes
-    take of a busy machine does not count, but the time of all threads does.
+    `warmup` rounds are run first and not counted. With `pause`, that many seconds and an untimed call come before each timed
+    call: threads that other calls left spinning come to rest, and the call's own threads are awake. `clock` gives seconds.
+    With `time.process_time`, what other processes take of a busy machine does not count, but the time of all threads does.
     """
     names = list(calls)
     taken: Latencies = {name: [] for name in names}
     for i in range(-warmup, rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
+            if pause:
+                time.sleep(pause)
+                calls[name]()
             began = clock()
             calls[name]()
             if i >= 0:

@@ -1,6 +1,7 @@
 #define ALWAYS static inline __attribute__((always_inline))
 #define HIDE(pointer) __asm__("" : "+r"(pointer)) /* one base register and constant displacements, whatever the loop */
 #define UNROLL _Pragma("GCC unroll 16")
+#define CACHED 8192 /* floats that surely stay in the first-level cache */
 /* Never written, but not const: gcc would look into such large tables for constants, which takes it gigabytes. */
 #define TABLE __attribute__((used)) static
 

@@ -104,49 +104,53 @@ static __attribute__((noinline)) void FN(tile)(float *at, const Row *row, int ro
   }
 }
 
-/* Rows over `vectors` vectors in tiles of about one size, of which each of `parts` runs as many; `mask` is as long, or 0. */
+/* Rows over `vectors` vectors in tiles of about one size, of which each of `parts` runs as many; `mask` is as long, or 0. What the
+ * last row reads of a tile, the row with the most taps, should stay in the first-level cache until the next row reads it. */
 static void FN(run_rows)(float *arena, const Row *row, int rows, int vectors, int act, const int32_t *mask, int part, int parts) {
-  int tiles = (vectors + MOST * parts - 1) / (MOST * parts) * parts, count = vectors / tiles, larger = vectors % tiles;
+  int most = rows == 1 ? MOST : CACHED / (VL * (row[rows - 1].taps + 1));
+  most = most < 4 ? 4 : most > MOST ? MOST : most;
+  int tiles = (vectors + most * parts - 1) / (most * parts) * parts, count = vectors / tiles, larger = vectors % tiles;
   for (int t = tiles / parts * part; t < tiles / parts * (part + 1); t++) {
     int here = count + (t < larger), before = (t * count + (t < larger ? t : larger)) * VL;
     if (here) FN(tile)(arena + before, row, rows, act, mask ? mask + before : 0, here);
   }
 }
 
-/* One row over a whole plane. `taps` is a constant wherever this is inlined: weights and places stay in registers. */
-ALWAYS void FN(plane)(float *arena, const Row *row, int vectors, int act, const int taps) {
+/* One row over the vectors `v` to `end` of its plane. `taps` is a constant wherever this is inlined: weights and places stay in
+ * registers. */
+ALWAYS void FN(plane)(float *arena, const Row *row, int v, int end, int act, const int taps) {
   const float *x[12];
   vec w[12], bias = FN(splat)(row->bias);
   float *out = arena + row->out;
   const Tap *tap = TAPS + row->first;
   UNROLL for (int i = 0; i < taps; i++) x[i] = arena + tap[i].offset, w[i] = FN(splat)(tap[i].weight);
-  int v = 0;
-  for (; v + 4 <= vectors; v += 4) {
+  for (; v + 4 <= end; v += 4) {
     vec sum[4] = {bias, bias, bias, bias};
     UNROLL for (int i = 0; i < taps; i++)
       UNROLL for (int j = 0; j < 4; j++) sum[j] = FN(fma)(w[i], FN(load)(x[i] + (v + j) * VL), sum[j]);
     UNROLL for (int j = 0; j < 4; j++) FN(store)(out + (v + j) * VL, FN(act)(sum[j], act));
   }
-  for (; v < vectors; v++) {
+  for (; v < end; v++) {
     vec sum = bias;
     UNROLL for (int i = 0; i < taps; i++) sum = FN(fma)(w[i], FN(load)(x[i] + v * VL), sum);
     FN(store)(out + v * VL, FN(act)(sum, act));
   }
 }
 
-#define PLANES_OF(COUNT)                                    \
-  case COUNT:                                               \
-    do FN(plane)(arena, row, vectors, act, COUNT), row += parts; \
-    while (row < end && row->taps == COUNT);                \
+#define PLANES_OF(COUNT)                                       \
+  case COUNT:                                                  \
+    do FN(plane)(arena, row++, first, end, act, COUNT);        \
+    while (row < last && row->taps == COUNT);                  \
     break;
 
-/* Rows one after the other, each over its whole plane; of `parts`, part p runs the rows p, p + parts, ... */
+/* Rows one after the other, each over its whole plane; of `parts`, each runs the positions that it runs in `run_rows`, more or less,
+ * so that most of what it reads is in its own processor's cache. */
 static void FN(run_planes)(float *arena, const Row *row, int rows, int vectors, int act, int part, int parts) {
-  const Row *end = row + rows;
-  row += part;
-  while (row < end) switch (row->taps) {
+  const Row *last = row + rows;
+  int first = vectors * part / parts, end = vectors * (part + 1) / parts;
+  while (row < last && first < end) switch (row->taps) {
       PLANES_OF(1) PLANES_OF(2) PLANES_OF(3) PLANES_OF(4) PLANES_OF(5) PLANES_OF(6)
       PLANES_OF(7) PLANES_OF(8) PLANES_OF(9) PLANES_OF(10) PLANES_OF(11) PLANES_OF(12)
-      default: FN(run_rows)(arena, row, 1, vectors, act, 0, 0, 1), row += parts;
+      default: FN(run_rows)(arena + first * VL, row++, 1, end - first, act, 0, 0, 1);
     }
 }

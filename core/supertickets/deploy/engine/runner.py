@@ -42,6 +42,27 @@ def load(path: str | Path, *, threads: int = 1) -> Engine:
     return Engine(Path(path), threads=threads)
 
 
+class Faster:
+    """Which of two ways is faster: the one with the shorter best time.
+
+    Calls 1, 2, 4, 8, ... and each hundredth try the other way. A best time grows by a tenth with each slower call, so that one
+    slow call decides nothing and a machine that has become busy is noticed.
+    """
+
+    def __init__(self) -> None:
+        self._calls, self._best = 0, [math.inf, math.inf]  # seconds of either way
+
+    def choose(self) -> bool:
+        """The way to take now."""
+        self._calls += 1
+        other = self._calls & (self._calls - 1) == 0 or self._calls % 100 == 0
+        return (self._best[True] < self._best[False]) != other
+
+    def record(self, way: bool, seconds: float) -> None:
+        """What a call took this way."""
+        self._best[way] = min(seconds, 1.1 * self._best[way])
+
+
 class Engine:
     """A compiled ticket: (B, 3, H, W) float32 -> (B, classes) or (B, channels, H', W') float32.
 
@@ -74,7 +95,7 @@ class Engine:
         self._run_part = library.ticket_run_part
         self._run_part.argtypes = (*[ctypes.c_void_p] * 3, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
         self._parts = min(threads, int(sizes[7]) // SHARE)  # of one image
-        self._singles, self._seconds = 0, [math.inf, math.inf]  # calls with a single image; the last one's time whole and split
+        self._faster = Faster()  # False: a single image is run by one thread, True: it is split
         self._spare: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
@@ -108,15 +129,14 @@ class Engine:
                 self._run(image.ctypes.data, output.ctypes.data, scratch)
 
     def _run_one(self, pool: ThreadPoolExecutor, images: Array, out: Array) -> None:
-        """A single image, split or not, whichever was faster the last time; call 1, 2, 4, 8, ... tries the other way."""
-        self._singles += 1
-        split = (self._seconds[1] < self._seconds[0]) != (self._singles & (self._singles - 1) == 0)
+        """A single image, split or not, whichever is faster."""
+        split = self._faster.choose()
         began = time.perf_counter()
         if split:
             self._run_split(pool, images[0], out[0])
         else:
             self._run_all(images, out)
-        self._seconds[split] = time.perf_counter() - began
+        self._faster.record(split, time.perf_counter() - began)
 
     def _run_split(self, pool: ThreadPoolExecutor, image: Array, out: Array) -> None:
         """One image by several threads at once, this one among them."""
