@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,7 @@ from supertickets.deploy.engine import compiler, load, planner, runner, timing
 from supertickets.deploy.engine.cache import compile_ticket
 from supertickets.deploy.engine.compiler import compile_c, find_compiler, native_suffix
 from supertickets.deploy.engine.files import write_c
+from supertickets.deploy.engine.scheduling import keep_off_this_processor
 from supertickets.deploy.export import export
 from supertickets.deploy.plain import fold
 from supertickets.errors import UserError
@@ -162,6 +164,16 @@ def test_batches_and_threads_give_what_single_images_give(compiled, share, monke
     assert isinstance(as_torch, torch.Tensor) and np.array_equal(as_torch.numpy(), single)
     assert all(np.array_equal(three(x[:1]), single[:1]) for _ in range(4))  # split and whole
     assert one(x[:0]).shape == (0, *single.shape[1:])
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux lets a process choose")
+def test_helpers_are_kept_off_the_callers_processor():
+    mine = os.sched_getaffinity(0)
+    with ThreadPoolExecutor(1) as pool:
+        number = pool.submit(threading.get_native_id).result()
+        keep_off_this_processor([number])
+        allowed = os.sched_getaffinity(number)
+    assert allowed <= mine and len(allowed) == max(1, len(mine) - 1) and os.sched_getaffinity(0) == mine
 
 
 def test_one_slow_call_does_not_change_the_way_and_a_busy_machine_does():

@@ -13,7 +13,7 @@ import platform
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from supertickets.deploy.engine.scheduling import YIELD, keep_off_this_processor
 from supertickets.deploy.engine.source import INTERFACE
 from supertickets.errors import UserError
 
@@ -98,7 +99,8 @@ class Engine:
         self._faster = Faster()  # False: a single image is run by one thread, True: it is split
         self._spare: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._helpers: list[int] = []  # native numbers of the pool's threads
+        self._pool = ThreadPoolExecutor(threads - 1, initializer=self._enlist) if threads > 1 else None
 
     def __call__(self, images: Images) -> Images:
         """Outputs of images (B, *input_shape), as NumPy or torch as given. Raises `UserError` for another shape."""
@@ -119,8 +121,7 @@ class Engine:
         else:
             parts = min(self.threads, len(images))
             slices = zip(np.array_split(images, parts), np.array_split(out, parts), strict=True)
-            for done in [self._pool.submit(self._run_all, *part) for part in slices]:
-                done.result()
+            self._run_together(self._pool, self._run_all, list(slices))
         return out
 
     def _run_all(self, images: Array, out: Array) -> None:
@@ -142,11 +143,19 @@ class Engine:
         """One image by several threads at once, this one among them."""
         with self._scratch() as scratch:
             parts = [(image.ctypes.data, out.ctypes.data, scratch, part, self._parts, YIELD) for part in range(self._parts)]
-            with self._lock:  # a call's parts stand together in the queue, so that no two calls wait for each other
-                others = [pool.submit(self._run_part, *part) for part in parts[1:]]
-            self._run_part(*parts[0])
-            for done in others:
-                done.result()
+            self._run_together(pool, self._run_part, parts)
+
+    def _enlist(self) -> None:
+        self._helpers.append(threading.get_native_id())
+
+    def _run_together(self, pool: ThreadPoolExecutor, run: Callable[..., object], parts: Sequence[tuple[object, ...]]) -> None:
+        """`run` with each of `parts` at once, the first one in this thread."""
+        with self._lock:  # a call's parts stand together in the queue, so that no two calls wait for each other
+            keep_off_this_processor(self._helpers)
+            others = [pool.submit(run, *part) for part in parts[1:]]
+        run(*parts[0])
+        for done in others:
+            done.result()
 
     @contextmanager
     def _scratch(self) -> Iterator[int]:
@@ -158,19 +167,6 @@ class Engine:
         yield memory.ctypes.data
         with self._lock:
             self._spare.append(memory)
-
-
-def _yield_function() -> int | None:
-    """The address of the system's function that lets other threads run, or None."""
-    windows = platform.system() == "Windows"
-    try:
-        function = getattr(ctypes.CDLL("kernel32" if windows else None), "SwitchToThread" if windows else "sched_yield")
-    except (AttributeError, OSError):
-        return None
-    return ctypes.cast(function, ctypes.c_void_p).value
-
-
-YIELD = _yield_function()
 
 
 def check_file(path: Path) -> str:

@@ -1,0 +1,39 @@
+"""Where the system runs the threads that share one image, and how they let others run."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+
+def _system_function(linux: str, windows: str = "") -> Any:
+    """A function of the system, called with Python's lock held; None where there is none."""
+    here = platform.system() == "Windows"
+    try:
+        return getattr(ctypes.PyDLL("kernel32" if here else None), windows if here else linux)
+    except (AttributeError, OSError):
+        return None
+
+
+_YIELD = _system_function("sched_yield", "SwitchToThread")
+YIELD = ctypes.cast(_YIELD, ctypes.c_void_p).value if _YIELD else None  # the address of what lets other threads run
+_PROCESSOR = _system_function("sched_getcpu") if hasattr(os, "sched_setaffinity") else None  # the one that runs this thread
+
+
+def keep_off_this_processor(threads: Iterable[int]) -> None:
+    """Let these threads (their native numbers) run on every processor that this thread may use but the one it runs on.
+
+    Linux may wake a thread on the processor of the one that called it, and keep both there although others are idle.
+    """
+    here = _PROCESSOR() if _PROCESSOR else -1
+    if here < 0:
+        return
+    others = os.sched_getaffinity(0) - {here}
+    if others:
+        with suppress(OSError):  # a sandbox may forbid it
+            for thread in threads:
+                os.sched_setaffinity(thread, others)
