@@ -3,10 +3,12 @@
 The runtimes are eager PyTorch, ONNX Runtime, OpenVINO and `native`, the engine (where there is a compiler).
 
     python benchmarks/latency.py TICKET [--size H W] [--threads N ...] [--rounds N] [--clock C] [--all-layouts] [--out FILE.csv]
+    python benchmarks/latency.py TICKET --compacted --targets x86-64-v3 x86-64-v4 [...]
 
 The script times the supernet, the searched network, the ticket and the compacted ticket on one image in float32 on a CPU. It
 times all of them in turns in one run, so that whatever slows the machine slows all of them alike, and reports medians and
 quartiles.
+With `--compacted` it is the compacted ticket alone, which takes less time; `--targets` compiles the engine for each of them.
 The searched network is the ticket's architecture with all its weights: it differs from the ticket only in the zeros.
 One thread is measured in CPU time of the process, to which other processes add nothing; more threads in wall time, with a pause
 before each call, because the threads of the dense runtimes go on spinning for a while.
@@ -29,7 +31,7 @@ from rows import commit, write_rows
 
 from supertickets.arguments import friendly
 from supertickets.deploy.compact import compact
-from supertickets.deploy.engine.compiler import find_compiler
+from supertickets.deploy.engine.compiler import TARGET_NAMES, find_compiler, target_suffix
 from supertickets.deploy.engine.planner import assert_supported
 from supertickets.deploy.export import FORMATS, export, open_exported
 from supertickets.deploy.latency import latencies_ms, quartiles_ms
@@ -58,16 +60,17 @@ def main() -> None:
         "--clock", choices=tuple(CLOCKS), help="time of the process or of the wall (default: cpu for one thread)"
     )
     parser.add_argument("--all-layouts", action="store_true", help="time one-conv and per-kernel blocks in every runtime")
+    parser.add_argument("--compacted", action="store_true", help="time the compacted ticket alone")
+    parser.add_argument(
+        "--targets", nargs="+", choices=TARGET_NAMES, default=["native"], help="what the engine is compiled for"
+    )
     parser.add_argument("--out", type=Path, help="CSV file to write")
     options = parser.parse_args()
     ticket = Ticket.load(options.ticket)
     size = tuple(options.size or ticket.load_task().input_shape[1:])
-    networks = {
-        "supernet": supernet_of(ticket, size),
-        "searched": searched(ticket),
-        "ticket": ticket,
-        "compacted": compact(ticket),
-    }
+    networks = {"compacted": compact(ticket)}
+    if not options.compacted:
+        networks = {"supernet": supernet_of(ticket, size), "searched": searched(ticket), "ticket": ticket, **networks}
     facts = {name: describe(network, size) for name, network in networks.items()}
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +80,7 @@ def main() -> None:
             calls = {
                 key: call
                 for name, network in networks.items()
-                for key, call in forms(name, network, size, Path(folder), threads, options.all_layouts).items()
+                for key, call in forms(name, network, size, Path(folder), threads, options).items()
             }
             with torch.inference_mode():
                 taken = latencies_ms(calls, rounds=options.rounds, pause=PAUSE * (threads > 1), clock=CLOCKS[clock])
@@ -119,7 +122,7 @@ def searched(ticket: Ticket) -> Ticket:
 
 
 def forms(
-    name: str, ticket: Ticket, size: tuple[int, int], folder: Path, threads: int, all_layouts: bool
+    name: str, ticket: Ticket, size: tuple[int, int], folder: Path, threads: int, options: argparse.Namespace
 ) -> dict[tuple[str, str, str], Callable[[], object]]:
     """Map (network, runtime, layout) to a call that runs the network on one image."""
     image = sample_inputs(ticket, size)[1][:1]
@@ -127,16 +130,22 @@ def forms(
     calls: dict[tuple[str, str, str], Callable[[], object]] = {
         (name, EAGER, "as trained"): partial(net, image.contiguous(memory_format=torch.channels_last))
     }
-    if all_layouts:
+    if options.all_layouts:
         for layout in LAYOUTS:
             plain = fold(net, layout)
             calls[name, EAGER, f"{layout} folded"] = partial(plain, image.contiguous(memory_format=torch.channels_last))
-    for runtime in (*DENSE, *([NATIVE] if has_native(net) else []), *(["torch"] if all_layouts else [])):
-        for layout in LAYOUTS if all_layouts and runtime != NATIVE else (FORMATS[runtime].layout,):
+    for runtime in (*DENSE, *(["torch"] if options.all_layouts else [])):
+        for layout in LAYOUTS if options.all_layouts else (FORMATS[runtime].layout,):
             path = folder / f"{name}_{layout}{FORMATS[runtime].suffix}"
             if not path.exists():  # else it was written for another number of threads
                 export(ticket, path, format=runtime, size=size, layout=layout)
             calls[name, runtime, layout] = partial(open_exported(path, threads=threads), image.numpy())
+    for target in options.targets if has_native(net) else []:
+        path = folder / f"{name}_{target}{target_suffix(target)}"
+        if not path.exists():
+            export(ticket, path, format=NATIVE, size=size, target=target)
+        runtime = NATIVE if target == "native" else f"{NATIVE} {target}"
+        calls[name, runtime, FORMATS[NATIVE].layout] = partial(open_exported(path, threads=threads), image.numpy())
     return calls
 
 
@@ -191,9 +200,10 @@ def shares(rows: list[dict]) -> list[str]:
     ms = {}
     for r in rows:
         ms.setdefault((r["network"], r["runtime"]), r["median_ms"])
+    runtimes = [runtime for network, runtime in ms if network == "compacted"]
+    whole = [runtime for runtime in runtimes if ("supernet", runtime) in ms]  # those that run all networks
     lines = []
-    runtimes = [runtime for runtime in (*DENSE, NATIVE) if ("compacted", runtime) in ms]
-    for runtime in (EAGER, *runtimes):
+    for runtime in whole:
         steps = [
             ("search", "supernet", "searched"),
             ("pruning (unstructured zeros)", "searched", "ticket"),
@@ -201,15 +211,14 @@ def shares(rows: list[dict]) -> list[str]:
         ]
         factors = [f"{step} x{ms[old, runtime] / ms[new, runtime]:.2f}" for step, old, new in steps]
         lines.append(f"{runtime}: {', '.join(factors)}; in all x{ms['supernet', runtime] / ms['compacted', runtime]:.2f}")
-    for runtime in runtimes:
+    for runtime in (runtime for runtime in whole if runtime != EAGER):
         gains = ", ".join(f"{n} x{ms[n, EAGER] / ms[n, runtime]:.2f}" for n in ("supernet", "ticket", "compacted"))
-        whole = ms["supernet", EAGER] / ms["compacted", runtime]
-        lines.append(f"{runtime} instead of eager: {gains}; from the eager supernet to the compacted ticket x{whole:.2f}")
-    if NATIVE in runtimes:
-        gains = ", ".join(
-            f"{n} x{min(ms[n, r] for r in DENSE) / ms[n, NATIVE]:.2f}" for n in ("searched", "ticket", "compacted")
-        )
-        lines.append(f"native instead of the better of {' and '.join(DENSE)}: {gains}")
+        total = ms["supernet", EAGER] / ms["compacted", runtime]
+        lines.append(f"{runtime} instead of eager: {gains}; from the eager supernet to the compacted ticket x{total:.2f}")
+    for runtime in (runtime for runtime in runtimes if runtime.startswith(NATIVE)):
+        there = [name for name in ("searched", "ticket", "compacted") if (name, runtime) in ms]
+        gains = ", ".join(f"{n} x{min(ms[n, dense] for dense in DENSE) / ms[n, runtime]:.2f}" for n in there)
+        lines.append(f"{runtime} instead of the better of {' and '.join(DENSE)}: {gains}")
     return lines
 
 
