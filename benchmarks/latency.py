@@ -35,7 +35,7 @@ from supertickets.deploy.engine.compiler import TARGET_NAMES, find_compiler, tar
 from supertickets.deploy.engine.planner import assert_supported
 from supertickets.deploy.export import FORMATS, export, open_exported
 from supertickets.deploy.latency import latencies_ms, quartiles_ms
-from supertickets.deploy.plain import LAYOUTS, fold
+from supertickets.deploy.plain import LAYOUTS, Layout, fold
 from supertickets.deploy.samples import sample_inputs
 from supertickets.errors import UserError
 from supertickets.networks.build import build_net
@@ -134,18 +134,19 @@ def forms(
         for layout in LAYOUTS:
             plain = fold(net, layout)
             calls[name, EAGER, f"{layout} folded"] = partial(plain, image.contiguous(memory_format=torch.channels_last))
-    for runtime in (*DENSE, *(["torch"] if options.all_layouts else [])):
-        for layout in LAYOUTS if options.all_layouts else (FORMATS[runtime].layout,):
-            path = folder / f"{name}_{layout}{FORMATS[runtime].suffix}"
-            if not path.exists():  # else it was written for another number of threads
-                export(ticket, path, format=runtime, size=size, layout=layout)
-            calls[name, runtime, layout] = partial(open_exported(path, threads=threads), image.numpy())
-    for target in options.targets if has_native(net) else []:
-        path = folder / f"{name}_{target}{target_suffix(target)}"
-        if not path.exists():
-            export(ticket, path, format=NATIVE, size=size, target=target)
-        runtime = NATIVE if target == "native" else f"{NATIVE} {target}"
-        calls[name, runtime, FORMATS[NATIVE].layout] = partial(open_exported(path, threads=threads), image.numpy())
+    dense = (*DENSE, *(["torch"] if options.all_layouts else []))
+    files: list[tuple[str, Layout, str | None]] = [
+        (runtime, layout, None)
+        for runtime in dense
+        for layout in (LAYOUTS if options.all_layouts else (FORMATS[runtime].layout,))
+    ]
+    files += [(NATIVE, FORMATS[NATIVE].layout, target) for target in (options.targets if has_native(net) else [])]
+    for runtime, layout, target in files:
+        path = folder / f"{name}_{layout}_{target}{target_suffix(target) if target else FORMATS[runtime].suffix}"
+        if not path.exists():  # else it was written for another number of threads
+            export(ticket, path, format=runtime, size=size, layout=layout, target=target)
+        label = runtime if target in (None, "native") else f"{runtime} {target}"
+        calls[name, label, layout] = partial(open_exported(path, threads=threads), image.numpy())
     return calls
 
 

@@ -84,7 +84,7 @@ def summarise(rows: Sequence[Row]) -> list[str]:
     The last line has the fewest sparse MACs at a score within one standard deviation of LAMP's.
     """
     groups, lines = groups_of(rows), []
-    lamp = next(found for (goal, name), found in groups.items() if name == "lamp")
+    lamp = next(found for (goal, name), found in groups.items() if name == CRITERIA[0])
     by_seed = {row["seed"]: float(str(row["score"])) for row in lamp}
     lowest = mean(column(lamp, "score")) - (stdev(column(lamp, "score")) if len(lamp) > 1 else 0.0)
     relative = {key: mean(column(found, "sparse_macs")) / mean(column(lamp, "sparse_macs")) for key, found in groups.items()}

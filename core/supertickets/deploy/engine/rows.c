@@ -143,8 +143,8 @@ ALWAYS void FN(plane)(float *arena, const Row *row, int v, int end, int act, con
     while (row < last && row->taps == COUNT);                  \
     break;
 
-/* Rows one after the other, each over its whole plane; of `parts`, each runs the positions that it runs in `run_rows`, more or less,
- * so that most of what it reads is in its own processor's cache. */
+/* Rows one after the other, each over its whole plane; of `parts`, each runs about the positions that it runs in `run_rows`, so
+ * that most of what it reads is in its own processor's cache. */
 static void FN(run_planes)(float *arena, const Row *row, int rows, int vectors, int act, int part, int parts) {
   const Row *last = row + rows;
   int first = vectors * part / parts, end = vectors * (part + 1) / parts;

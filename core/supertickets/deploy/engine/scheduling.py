@@ -32,8 +32,7 @@ def keep_off_this_processor(threads: Iterable[int]) -> None:
     here = _PROCESSOR() if _PROCESSOR else -1
     if here < 0:
         return
-    others = os.sched_getaffinity(0) - {here}
-    if others:
-        with suppress(OSError):  # a sandbox may forbid it
-            for thread in threads:
-                os.sched_setaffinity(thread, others)
+    with suppress(OSError):  # a sandbox may forbid it
+        others = os.sched_getaffinity(0) - {here}
+        for thread in threads if others else ():
+            os.sched_setaffinity(thread, others)
