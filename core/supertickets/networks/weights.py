@@ -42,7 +42,8 @@ def load_body(net: nn.Module, config: ArchConfig) -> None:
     chosen = {}
     for name, theirs in pairs:
         if name in of_classes and own[name].shape != given[theirs].shape:
-            continue  # of other classes: the new ones start afresh
+            chosen[name] = _small(own[name])  # of other classes: the new ones start afresh
+            continue
         if own[name].shape != given[theirs].shape:
             raise UserError(
                 f"{key} belongs to another network: {theirs} is {list(given[theirs].shape)}, "
@@ -50,6 +51,17 @@ def load_body(net: nn.Module, config: ArchConfig) -> None:
             )
         chosen[name] = given[theirs]
     net.body.load_state_dict(chosen, strict=False)
+
+
+def _small(tensor: Tensor) -> Tensor:
+    """New values for a classifier's weight or bias, with which the first logits are small.
+
+    timm draws the weights of a linear layer from a range that follows the number of classes alone. For ten classes the first
+    losses are then twice that of guessing, and their gradients destroy what the body has learned.
+    """
+    if tensor.ndim < 2:
+        return torch.zeros_like(tensor)
+    return torch.empty_like(tensor).normal_(std=0.01)
 
 
 def _classifier_names(net: BodyNet) -> set[str]:

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
 from supertickets import cli
+from supertickets.config.sections import ArchConfig
 from supertickets.errors import UserError
 from supertickets.networks.arch import resolve_arch
-from supertickets.networks.build import build_net
+from supertickets.networks.build import build_net, full_arch
+from supertickets.networks.weights import load_body
 from supertickets.testing.processes import scores_on_two_processes
 from supertickets.ticket.ticket import Ticket
 from supertickets_classification import ClassificationTask
@@ -57,6 +60,20 @@ def test_batches_and_loss():
     assert torch.allclose(task.loss(net, (images, labels)), expected)
     shares = F.one_hot(labels, 8).float()
     assert torch.allclose(task.loss(net, (images, shares)), expected, atol=1e-6)
+
+
+def test_a_trained_body_starts_with_small_logits_for_other_classes(tmp_path: Path):
+    """Else the first gradients would destroy what it has learned: timm's own values follow the number of classes alone."""
+    config = ArchConfig(body="timm:lcnet_035", own_head=True, weights=tmp_path / "w.safetensors")
+    task = scenes_task(arch=config.model_dump())
+    net = build_net(full_arch(config, (3, 32, 32)), task)
+    trained = {name: torch.rand_like(tensor.float()) for name, tensor in net.body.state_dict().items()}
+    trained["classifier.weight"], trained["classifier.bias"] = torch.rand(1000, 1280), torch.rand(1000)
+    save_file(trained, config.weights)
+    load_body(net, config)
+    assert torch.equal(net.body.conv_stem.weight, trained["conv_stem.weight"])
+    assert net.body.classifier.weight.detach().std() == pytest.approx(0.01, rel=0.05) and not net.body.classifier.bias.any()
+    assert net.body.classifier.out_features == len(task.labels) != 1000
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 31)])
