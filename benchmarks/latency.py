@@ -39,6 +39,7 @@ from supertickets.deploy.plain import LAYOUTS, Layout, fold
 from supertickets.deploy.samples import sample_inputs
 from supertickets.errors import UserError
 from supertickets.networks.build import build_net
+from supertickets.report.runs import full_network
 from supertickets.terminal import console, human
 from supertickets.ticket.facts import describe
 from supertickets.ticket.ticket import Ticket
@@ -70,7 +71,8 @@ def main() -> None:
     size = tuple(options.size or ticket.load_task().input_shape[1:])
     networks = {"compacted": compact(ticket)}
     if not options.compacted:
-        networks = {"supernet": supernet_of(ticket, size), "searched": searched(ticket), "ticket": ticket, **networks}
+        supernet = supernet_of(ticket, options.ticket, size)
+        networks = {"supernet": supernet, "searched": searched(ticket), "ticket": ticket, **networks}
     facts = {name: describe(network, size) for name, network in networks.items()}
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -94,14 +96,16 @@ def main() -> None:
         write_csv(options.out, rows)
 
 
-def supernet_of(ticket: Ticket, size: tuple[int, int]) -> Ticket:
-    """The full supernet of the ticket's arch, untrained.
+def supernet_of(ticket: Ticket, path: Path, size: tuple[int, int]) -> Ticket:
+    """The full network that the ticket was drawn from, untrained; where it does not say, its own arch with all units.
 
     Its BN statistics come from one batch, so that its outputs have the usual magnitude.
     """
-    arch = ticket.arch.model_copy(update={"units": {}, "tokens_left": {}})
     torch.manual_seed(0)
-    net = build_net(arch, ticket.load_task()).train()
+    net = full_network(ticket, path)
+    if net is None:
+        net = build_net(ticket.arch.model_copy(update={"units": {}, "tokens_left": {}}), ticket.load_task())
+    net.train()
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None

@@ -181,7 +181,7 @@ def test_a_transfer_searches_and_prunes_its_head_alone(source, tmp_path):
 
 def test_a_transfer_never_lets_the_bodys_pruned_weights_go(source, tmp_path):
     """While the new head's may come back until its next prune, the body's mask holds."""
-    config = toy_config(tmp_path / "run", init={"ticket": source, "part": "body"}, search={"enabled": True})
+    config = toy_config(tmp_path / "run", init={"ticket": source, "part": "body"}, search={"enabled": True, "target_macs": 0.9})
     run = open_run("wide", config)
     state = run.state(WideToy(config))
     state.mask_held = False

@@ -132,12 +132,14 @@ def test_rebuilt_from_json_alone(tokens):
     assert again.arch == net.arch
 
 
-def test_head_expand_is_for_the_blocks_of_the_head():
-    arch = resolve_arch(ArchConfig(preset="tiny", head_expand=1))
+def test_head_expand_is_for_the_block_of_the_dense_head():
+    arch = resolve_arch(ArchConfig(preset="tiny"))
     blocks = mixed_blocks(Supernet(arch, DenseHead(arch, channels=48, outputs=3)))
     assert blocks.pop("head.block").units == dict.fromkeys(arch.kernels, sum(arch.widths))
     assert all(block.units == dict.fromkeys(arch.kernels, 4 * block.in_channels) for block in blocks.values())
-    assert resolve_arch(ArchConfig(preset="tiny")).units_of("head.block", 112) == dict.fromkeys(arch.kernels, 4 * 112)
+    wide = resolve_arch(ArchConfig(preset="tiny", head_expand=4))
+    assert wide.units_of("head.block", 112) == dict.fromkeys(arch.kernels, 4 * 112)
+    assert arch.units_of("head.widen.0", 16) == dict.fromkeys(arch.kernels, 4 * 16)  # of classification: reads one branch
 
 
 def test_block_names_are_module_paths():

@@ -57,7 +57,7 @@ class ArchConfig(Section):
     expand: int | None = None
     """Hidden channels of a block for each kernel, as a multiple of its input channels."""
     head_expand: int | None = None
-    """The same for the blocks of the head, which read all branches at once; unset: expand."""
+    """The same for the block of the dense head, which reads all branches at once; with neither this nor a preset's: expand."""
     tokens: int | None = None
     """Tokens of each block's transformer; 0 builds no transformers."""
     bn_eps: float | None = None

@@ -122,9 +122,11 @@ class SegmentationConfig(Config):
     """The whole segmentation experiment; the defaults draw a ticket from the embedded scenes on two CPU cores."""
 
     arch: ArchConfig = ArchConfig(preset="tiny")
-    search: SearchConfig = SearchConfig(target_macs=0.59, rho=5e-4, warmup=1, start=0.2, end=0.5, min_macs=0)
+    search: SearchConfig = SearchConfig(
+        target_macs=0.59, importance="taylor_per_mac", rho=5e-4, warmup=1, start=0.2, end=0.5, min_macs=0
+    )
     prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.2, end=0.5, reactivate="never")
-    train: TrainConfig = TrainConfig(epochs=10, batch_size=8, lr=6e-3)
+    train: TrainConfig = TrainConfig(epochs=16, batch_size=8, lr=6e-3)
     data: SegmentationData = SegmentationData()
     evaluation: SegmentationEvaluation = SegmentationEvaluation()
     head: SegmentationHead = SegmentationHead()
