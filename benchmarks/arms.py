@@ -88,10 +88,13 @@ def draw_by_pipeline(bench: Bench, seed: int, *, arm: str = "pipeline", **prune:
     return _measured(search_then_prune(task, config, searched=searched), task, folder, searched)
 
 
-def retrain(bench: Bench, seed: int) -> Measured:
-    """The joint ticket, trained for as many epochs again, with its weights and mask."""
-    draw("joint", bench, seed)
-    return draw("retrained", bench, seed, init={"ticket": bench.folder("joint", seed) / "ticket"})
+def retrain(bench: Bench, seed: int, *, first: str = "joint", arm: str = "retrained") -> Measured:
+    """The ticket of the arm `first`, trained for as many epochs again with its weights, architecture and mask."""
+    arm_named(first)(bench, seed)
+    folder = bench.folder(first, seed)
+    train: dict[str, object] = {"epochs": len(read_records(folder / "metrics.jsonl"))}
+    off: dict[str, object] = {"enabled": False}
+    return draw(arm, bench, seed, init={"ticket": folder / "ticket"}, train=train, search=off, prune=off)
 
 
 def transfer(control: str, bench: Bench, seed: int) -> Measured:
@@ -155,4 +158,5 @@ ARMS: dict[str, Arm] = {
     "reactivated": partial(draw, "reactivated", **_reactivating("after_shrink")),
     "never reactivated": partial(draw, "never reactivated", **_reactivating("never")),
     "retrained": retrain,
+    "half retrained": partial(retrain, first="half", arm="half retrained"),
 }

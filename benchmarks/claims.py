@@ -10,6 +10,7 @@ is otherwise not decided. One seed decides nothing.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
@@ -32,7 +33,10 @@ RUN_FIELDS = (
     *("commit", "command", "machine"),
 )
 FIELDS = ("data_set", "claim", "verdict", "mean", "low", "high", "margin", "seeds", "arm", "against", "commit", "machine")
-QUIET = ["--run.report", "false", "--run.tensorboard", "false", "--run.examples", "0"]
+QUIET = [
+    *("--run.report", "false", "--run.tensorboard", "false", "--run.examples", "0"),
+    *("--run.native_ms", "false", "--train.evaluate_every", "100000"),
+]
 # Quantiles 0.975 of Student's t by degrees of freedom.
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
@@ -52,7 +56,10 @@ CLAIMS: dict[str, list[Claim]] = {
     "half": [Claim("joint in half the epochs is no worse than search, prune, retrain", "half", "pipeline", 0.01)],
     "progressive": [Claim("progressive pruning is better than one shot", "joint", "one shot")],
     "reactivation": [Claim("reactivation helps", "reactivated", "never reactivated")],
-    "no_retraining": [Claim("a ticket is no worse than itself retrained", "joint", "retrained", 0.01)],
+    "no_retraining": [
+        Claim("a ticket is no worse than itself trained for as many epochs again", "joint", "retrained", 0.01),
+        Claim("joint is no worse than joint in half of the epochs and then retrained", "joint", "half retrained", 0.01),
+    ],
 }
 
 MORE = ("transfer", "sweep")
@@ -112,12 +119,27 @@ def run_arms(claims: Sequence[Claim], bench: Bench, options: argparse.Namespace,
             if find_row(read_rows(path), data_set=options.data_set, arm=arm, seed=seed):
                 continue
             found = asdict(arm_named(arm)(bench, seed))
-            chosen = " ".join(name for name in options.claims)
-            words = ["python benchmarks/claims.py", options.task, *([options.recipe] if options.recipe else [])]
-            command = " ".join([*words, "--claims", chosen, "--seeds", str(seed), *overrides])
+            command = command_of(options, seed, overrides)
             about = {"data_set": options.data_set, "arm": arm, "seed": seed, "commit": commit(), "command": command}
             append_row(path, {**about, **found, "machine": machine()}, RUN_FIELDS)
             print(f"{arm}, seed {seed}: {found['metric']} {found['score']}")
+
+
+def command_of(options: argparse.Namespace, seed: int, overrides: Sequence[str]) -> str:
+    """The command that makes the chosen runs of one seed."""
+    words = ["python benchmarks/claims.py", options.task, *([options.recipe] if options.recipe else [])]
+    words += ["--claims", *options.claims, "--seeds", str(seed)]
+    if "transfer" in options.claims:
+        words += ["--target", options.target, "--target-epochs", str(options.target_epochs)]
+        words += [f'--target-settings="{options.target_settings}"'] if options.target_settings else []
+    if "sweep" in options.claims:
+        words += ["--sparsities", *map(str, options.sparsities), "--criteria", *options.criteria]
+    return " ".join([*words, *overrides])
+
+
+def named(task: str, recipe: str | None, overrides: Sequence[str]) -> str:
+    """The name of runs with the same data and settings: 'segmentation, scenes, train.epochs 8'."""
+    return ", ".join([task, recipe or "scenes", *" ".join(overrides).removeprefix("--").split(" --")]).removesuffix(", ")
 
 
 def runs_file(out: Path) -> Path:
@@ -137,19 +159,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--target-epochs", type=int, default=4)
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98])
     parser.add_argument("--criteria", nargs="+", choices=list(CRITERIA), default=["lamp", "magnitude", "random", "snip"])
-    parser.add_argument("--target-settings", default="", help="settings of the target, such as '--data.train_images 400'")
+    parser.add_argument("--target-settings", default="", help="for example ='--data.train_images 400'")
     parser.add_argument("--runs", type=Path, default=Path("runs/claims"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "claims.csv")
     options, overrides = split_overrides(parser, argv)
     torch.set_num_threads(1)
     cls = task_class(options.task)
-    options.data_set = f"{options.task}, {options.recipe or 'scenes'}"
+    options.data_set = named(options.task, options.recipe, overrides)
     recipe = find_recipe(options.recipe, package_of(cls)) if options.recipe else None
     config = load_config(cls.Config, recipe, [*QUIET, *overrides])
     if options.target == options.task and "transfer" in options.claims:
         raise UserError(f"--target: {options.target} is the task itself; a ticket is transferred to another one")
     settings = (*QUIET, *options.target_settings.split())
-    runs = options.runs / options.data_set.replace(", ", "_")
+    runs = options.runs / re.sub(r"[^\w.-]+", "_", options.data_set)
     bench = Bench(cls, config, runs, options.target, options.target_epochs, settings)
     of = CLAIMS | {"transfer": transfers(options.target), "sweep": sweep(options.sparsities, options.criteria)}
     claims = [claim for name in options.claims for claim in of[name]]

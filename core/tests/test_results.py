@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from collections.abc import Callable
@@ -95,3 +96,18 @@ def test_a_claim_is_judged_by_the_interval_of_paired_differences(scripts):
     assert claims.judge(claim, rows(-0.19, -0.2, -0.21), "pets")["verdict"] == "does not hold"
     assert claims.judge(claim, rows(-0.04, -0.05, -0.06), "pets")["verdict"] == "does not hold"
     assert claims.judge(lenient, rows(-0.04, -0.05, -0.06), "pets")["verdict"] == "holds"
+
+
+def test_runs_are_named_by_their_settings_and_retell_their_command(scripts):
+    claims = scripts("claims")
+    assert claims.named("classification", None, []) == "classification, scenes"
+    overrides = ["--data.train_images", "500", "--train.epochs", "8"]
+    assert claims.named("segmentation", "camvid", overrides) == "segmentation, camvid, data.train_images 500, train.epochs 8"
+    options = argparse.Namespace(
+        **{"task": "segmentation", "recipe": None, "claims": ["transfer"], "target": "keypoint", "target_epochs": 4},
+        target_settings="--data.train_images 400",
+    )
+    assert claims.command_of(options, 2, overrides) == (
+        "python benchmarks/claims.py segmentation --claims transfer --seeds 2 --target keypoint --target-epochs 4 "
+        '--target-settings="--data.train_images 400" --data.train_images 500 --train.epochs 8'
+    )
