@@ -9,11 +9,12 @@ say where our tickets are not ahead.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 
 from comparison.charts import draw_scores
-from comparison.verdicts import Line, lines_of, not_beaten
+from comparison.verdicts import Line, lines_of, verdicts_of
 from rows import Row, read_rows
 
 from supertickets.arguments import friendly
@@ -28,17 +29,22 @@ Milliseconds are CPU time for one image in float32 on one thread, with ONNX Runt
 for networks with zeros. "File" is the file of the weights. A score is the mean over the seeds with its standard deviation. Each
 row of `benchmarks/results/peers.csv` names its seed, commit, command, minutes and machine."""
 
+CLAIMS_HOW = """Each claim compares two arms with the same seeds. It holds where the whole 95 % interval of the paired
+differences (Student's t) is above zero, or, for claims that something is no worse, above minus a margin. It does not hold
+where the whole interval is below, and is not decided otherwise. Scores are from the split "val", which chooses nothing:
+every arm uses the recipe's settings and is scored once, at its end. Each row of `benchmarks/results/claims_runs.csv`
+names its command."""
+
 
 def peers_section(rows: Sequence[Row], pictures: Path) -> tuple[list[str], list[str]]:
     """What stands at the top of the page, and the section about peers; its pictures are written to `pictures`."""
     top, text = [], ["## Beside other tools and networks", "", *HOW.splitlines(), ""]
     for data_set in dict.fromkeys(row["data_set"] for row in rows):
         lines = lines_of([row for row in rows if row["data_set"] == data_set])
-        missing = not_beaten(lines)
-        if missing:
-            top.append(f"- {data_set}: not ahead of " + ". Not ahead of ".join(f"{k} ({v})" for k, v in missing.items()) + ".")
-        else:
-            top.append(f"- {data_set}: ahead of every other network of the table.")
+        for verdict, peers in verdicts_of(lines).items():
+            if peers:
+                about = "; ".join(f"{name} ({words})" for name, words in peers.items())
+                top.append(f"- {data_set}, {verdict.value}: {about}.")
         picture = pictures / f"results_{data_set}.png"
         draw_scores(lines, picture, title=data_set)
         text += [f"### {data_set}", "", *table(lines), "", f"![Scores and costs on {data_set}](pictures/{picture.name})", ""]
@@ -50,35 +56,89 @@ def table(lines: Sequence[Line]) -> list[str]:
     head = ("entrant", "starts from", f"{lines[0].metric}", "seeds", "dense MACs", "nonzeros", "file", "ms", "minutes")
     cells = [
         (
-            *(f"**{line.entrant}**" if line.entrant == "supertickets" else line.entrant, line.start, line.scored()),
+            *(f"**{line.entrant}**" if line.ours else line.entrant, line.start, line.scored()),
             *(str(line.seeds), f"{line.macs / 1e6:.1f} M", f"{line.nonzeros / 1e3:.0f} k", f"{line.bytes / 1024:.0f} KiB"),
             *(f"{line.ms:.2f} ({line.runtime})", f"{line.minutes:.1f}"),
         )
         for line in lines
     ]
+    return markdown(head, cells)
+
+
+def markdown(head: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
     return ["| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *cells)]
 
 
-def claims_section(rows: Sequence[Row]) -> list[str]:
-    """The section about the paper's claims: a verdict for each, with its numbers."""
-    head = ("claim", "verdict", "difference, mean and 95 % interval", "seeds", "data set")
-    cells = [
-        (row["claim"], f"**{row['verdict']}**", f"{row['mean']} ({row['low']} to {row['high']})", row["seeds"], row["data_set"])
-        for row in rows
-    ]
-    return ["## The claims of the paper", ""] + ["| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *cells)]
+def claims_section(claims: Sequence[Row], runs: Sequence[Row]) -> list[str]:
+    """The section about the paper's claims: for each setting the verdicts with their numbers, and the runs they rest on."""
+    text = ["## The claims of the paper", "", *CLAIMS_HOW.splitlines(), ""]
+    for data_set in dict.fromkeys(row["data_set"] for row in claims):
+        judged = [row for row in claims if row["data_set"] == data_set]
+        head = ("claim", "verdict", "difference of the scores", "95 % interval", "may be worse by", "seeds")
+        cells = [
+            (row["claim"], f"**{row['verdict']}**", row["mean"], f"{row['low']} to {row['high']}", row["margin"], row["seeds"])
+            for row in judged
+        ]
+        text += [f"### {data_set}", "", *markdown(head, cells), "", *arms_table([r for r in runs if r["data_set"] == data_set])]
+    return text
+
+
+def arms_table(runs: Sequence[Row]) -> list[str]:
+    """The runs of one setting as a table: for each arm the mean over its seeds."""
+    if not runs:
+        return []
+    cells = []
+    for arm in dict.fromkeys(row["arm"] for row in runs):
+        rows = [row for row in runs if row["arm"] == arm]
+        scores = [float(row["score"]) for row in rows]
+        spread = f" ± {stdev(scores):.3f}" if len(scores) > 1 else ""
+        means = {key: mean(float(row[key]) for row in rows) for key in ("macs", "sparsity", "revived", "epochs", "minutes")}
+        score, cost = f"{rows[0]['metric']} {mean(scores):.3f}{spread}", f"{means['macs'] / 1e6:.1f} M"
+        known = (f"{means['sparsity']:.2f}", f"{means['revived']:.0f}", f"{means['epochs']:.0f}", f"{means['minutes']:.1f}")
+        cells.append((arm, score, str(len(rows)), cost, *known))
+    head = ("arm", "score", "seeds", "dense MACs", "sparsity", "weights that came back", "epochs", "minutes")
+    return [*markdown(head, cells), ""]
+
+
+def sizes_section(rows: Sequence[Row]) -> list[str]:
+    """The section about how cost grows."""
+    columns = {
+        "preset": "preset",
+        "size_px": "pixels",
+        "images": "images",
+        "processes": "processes",
+        "units": "units",
+        "macs": "MACs",
+        "params": "parameters",
+        "step_s": "step, s",
+        "small_step_s": "step after events, s",
+        "epoch_s": "epoch, s",
+        "memory_mib": "memory, MiB",
+        "checkpoint_mib": "checkpoint, MiB",
+        "shrink_s": "shrink, s",
+        "prune_s": "prune, s",
+        "all_reduce_ms": "all-reduce, ms",
+    }
+    millions = ("macs", "params")
+    cells = [[f"{float(row[key]) / 1e6:.2f} M" if key in millions else row[key] for key in columns] for row in rows]
+    about = "`python benchmarks/sizes.py`: segmentation scenes, 8 images per process and step, one thread for each process."
+    return ["## How cost grows", "", about, "", *markdown(list(columns.values()), cells), ""]
 
 
 def write_page(results: Path, page: Path) -> None:
     """Write the page and its pictures. `UserError` where there is no CSV file to write about."""
-    peers, claims = (read_rows(results / name) for name in ("peers.csv", "claims.csv"))
+    names = ("peers.csv", "claims.csv", "claims_runs.csv", "sizes.csv")
+    peers, claims, runs, sizes = (read_rows(results / name) for name in names)
     if not peers and not claims:
         raise UserError(f"{results}: holds neither peers.csv nor claims.csv; run benchmarks/peers.py or benchmarks/claims.py")
     top, text = peers_section(peers, page.parent / "pictures") if peers else ([], [])
     undecided = [f"- {row['claim']}: {row['verdict']} ({row['data_set']})." for row in claims if row["verdict"] != "holds"]
     head = ["# Results", "", "Where our tickets are ahead, and where they are not:", "", *top, *undecided, ""]
     note = ["This page is written by `python benchmarks/results.py` from `benchmarks/results/*.csv`.", ""]
-    page.write_text("\n".join([*head, *note, *text, *(claims_section(claims) if claims else [])]).rstrip() + "\n")
+    text += claims_section(claims, runs) if claims else []
+    text += sizes_section(sizes) if sizes else []
+    page.write_text("\n".join([*head, *note, *text]).rstrip() + "\n")
 
 
 @friendly

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from comparison.verdicts import OURS, Line
+from comparison.verdicts import Line
 
 COSTS = {"macs": "dense MACs (million)", "nonzeros": "nonzero parameters (thousand)", "ms": "milliseconds of one image"}
 SCALES = {"macs": 1e-6, "nonzeros": 1e-3, "ms": 1.0}
@@ -20,14 +20,13 @@ def draw_scores(lines: Sequence[Line], path: Path, *, title: str) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(COSTS), sharey=True)
     markers = "osD^v<>phX*P"
-    for i, line in enumerate(sorted(lines, key=lambda line: (line.entrant != OURS, line.name))):
-        ours = line.entrant == OURS
-        colour = "tab:red" if ours else f"C{i % 10}" if i % 10 != 3 else "black"
+    for i, line in enumerate(sorted(lines, key=lambda line: (not line.ours, line.name))):
+        colour = "tab:red" if line.ours else f"C{i % 10}" if i % 10 != 3 else "black"
         for axis, cost in zip(axes, COSTS, strict=True):
             x = getattr(line, cost) * SCALES[cost]
             error = None if line.seeds < 2 else line.deviation
             style = {"marker": markers[i % len(markers)], "color": colour, "linestyle": "none", "capsize": 3}
-            face = colour if ours else "none"
+            face = colour if line.ours else "none"
             axis.errorbar(x, line.score, yerr=error, markerfacecolor=face, label=line.name, **style)
     for axis, label in zip(axes, COSTS.values(), strict=True):
         axis.set_xscale("log")

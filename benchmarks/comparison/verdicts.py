@@ -1,15 +1,16 @@
-"""Rows of several seeds as one line, and whether one of our tickets is ahead of a peer."""
+"""Rows of several seeds as one line, and how our tickets stand beside each peer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from math import isnan, nan
 from statistics import mean, stdev
 
 from rows import Row
 
-OURS = "supertickets"
+OURS = "supertickets"  # what the names of our own entrants begin with
 TOLERANCE = 0.02  # on MACs: how closely a budget is met
 
 
@@ -34,6 +35,10 @@ class Line:
     def name(self) -> str:
         return f"{self.entrant}, {self.start}"
 
+    @property
+    def ours(self) -> bool:
+        return self.entrant.startswith(OURS)
+
     def scored(self) -> str:
         """The score with its deviation."""
         return f"{self.score:.3f}" + ("" if isnan(self.deviation) else f" ± {self.deviation:.3f}")
@@ -55,29 +60,42 @@ def lines_of(rows: Sequence[Row]) -> list[Line]:
     return sorted(lines, key=lambda line: -line.score)
 
 
-def lead(ours: Line, peer: Line) -> str:
-    """'' where `ours` is ahead of `peer`: a higher score, by more than one standard deviation of either, at no more MACs and
-    milliseconds. Otherwise what is missing, in words.
+class Verdict(Enum):
+    """How one of our tickets stands beside a peer, by score and by cost, which is MACs and milliseconds."""
+
+    AHEAD = "ahead of"  # a higher score at no more cost
+    NEITHER = "neither ahead of nor behind"  # close scores, or a better score at more cost
+    BEHIND = "behind"  # a lower score at no less cost
+
+
+def compare(ours: Line, peer: Line) -> tuple[Verdict, str]:
+    """The verdict, and the differences in words.
+
+    Scores differ if they do so by more than one standard deviation of either; where both have one seed, nothing is decided.
     """
     gain = ours.score - peer.score
-    reasons = []
-    if gain <= 0:
-        reasons.append(f"its score is higher by {-gain:.3f}")
-    elif isnan(ours.deviation) or isnan(peer.deviation):
-        reasons.append(f"ours is higher by {gain:.3f}, but with one seed nothing is decided")
-    elif gain <= max(ours.deviation, peer.deviation):
-        reasons.append(f"ours is higher by {gain:.3f}, within one standard deviation")
-    if ours.macs > peer.macs * (1 + TOLERANCE):
-        reasons.append(f"it has {peer.macs / ours.macs:.2f} times our MACs")
-    if ours.ms > peer.ms:
-        reasons.append(f"it takes {peer.ms / ours.ms:.2f} times our time")
-    return "; ".join(reasons)
+    deviations = [line.deviation for line in (ours, peer) if not isnan(line.deviation)]
+    decided = bool(deviations) and abs(gain) > max(deviations)
+    dearer = ours.macs > peer.macs * (1 + TOLERANCE) or ours.ms > peer.ms
+    cheaper = ours.macs * (1 + TOLERANCE) < peer.macs or ours.ms < peer.ms
+    doubt = "" if decided else " within one deviation" if deviations else " with one seed"
+    words = (
+        f"our score is {'higher' if gain > 0 else 'lower'} by {abs(gain):.3f}{doubt}",
+        f"{ours.macs / peer.macs:.2f} times its MACs and {ours.ms / peer.ms:.2f} times its milliseconds",
+    )
+    verdict = Verdict.NEITHER
+    if decided and gain > 0 and not dearer:
+        verdict = Verdict.AHEAD
+    elif decided and gain < 0 and not cheaper:
+        verdict = Verdict.BEHIND
+    return verdict, ", ".join(words)
 
 
-def not_beaten(lines: Sequence[Line]) -> dict[str, str]:
-    """The peers that no ticket of ours is ahead of, and what is missing for the ticket with the best score."""
-    ours = [line for line in lines if line.entrant == OURS]
-    peers = [line for line in lines if line.entrant != OURS]
-    if not ours:
-        return {peer.name: "there is no ticket of ours yet" for peer in peers}
-    return {peer.name: lead(ours[0], peer) for peer in peers if all(lead(ticket, peer) for ticket in ours)}
+def verdicts_of(lines: Sequence[Line]) -> dict[Verdict, dict[str, str]]:
+    """The peers by the best verdict that any ticket of ours has on them, with the differences in words."""
+    tickets, order = [line for line in lines if line.ours], list(Verdict)
+    found: dict[Verdict, dict[str, str]] = {verdict: {} for verdict in Verdict}
+    for peer in (line for line in lines if tickets and not line.ours):
+        verdict, words = min((compare(ticket, peer) for ticket in tickets), key=lambda pair: order.index(pair[0]))
+        found[verdict][peer.name] = words
+    return found

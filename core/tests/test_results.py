@@ -41,33 +41,55 @@ def write_rows(path: Path, *entrants: tuple[str, list[float], float, float]) -> 
     path.write_text("\n".join([head, *lines]) + "\n")
 
 
-def test_the_page_begins_with_what_tickets_are_not_ahead_of(results, tmp_path, monkeypatch):
+def test_the_page_begins_with_how_tickets_stand_beside_each_peer(results, tmp_path, monkeypatch):
     ours = ("supertickets", [0.80, 0.82, 0.84], 10, 2.0)
     cases = {
         "weak": ([0.60, 0.61, 0.62], 10, 2.5),  # ahead of it in everything
+        "once": ([0.60], 10, 2.5),  # one seed, far below our deviation
         "near": ([0.79, 0.81, 0.83], 11, 2.5),  # within a standard deviation
         "slim": ([0.60, 0.61, 0.62], 9, 2.5),  # fewer MACs
         "fast": ([0.60, 0.61, 0.62], 10, 1.0),  # fewer milliseconds
-        "once": ([0.60], 10, 2.5),  # one seed
-        "best": ([0.90, 0.91, 0.92], 20, 5.0),
+        "large": ([0.90, 0.91, 0.92], 20, 5.0),  # better at more cost
+        "best": ([0.90, 0.91, 0.92], 10, 2.0),
     }
     write_rows(tmp_path / "peers.csv", ours, *((name, *rest) for name, rest in cases.items()))
     page = tmp_path / "docs" / "results.md"
     page.parent.mkdir()
     results.write_page(tmp_path, page)
     text = page.read_text()
-    first = next(line for line in text.splitlines() if line.startswith("- pets"))
-    assert [name for name in cases if f"{name}, hrnas" in first] == ["near", "slim", "fast", "once", "best"]
-    assert "its score is higher by 0.090" in first and "0.90 times our MACs" in first and "0.50 times our time" in first
+    ahead, neither, behind = (line for line in text.splitlines() if line.startswith("- pets"))
+    assert [name for name in cases if f"{name}, hrnas" in ahead] == ["weak", "once"]
+    assert [name for name in cases if f"{name}, hrnas" in neither] == ["near", "slim", "fast", "large"]
+    assert [name for name in cases if f"{name}, hrnas" in behind] == ["best"]
+    assert "fast, hrnas (our score is higher by 0.210, 1.00 times its MACs and 2.00 times its milliseconds)" in neither
+    assert "near, hrnas (our score is higher by 0.010 within one deviation" in neither and "lower by 0.090" in behind
     assert "| **supertickets** | hrnas | 0.820 ± 0.020 | 3 | 10.0 M | 50 k | 2 KiB | 2.00 (onnx) | 3.0 |" in text
     assert (page.parent / "pictures" / "results_pets.png").stat().st_size > 1000
     monkeypatch.setattr(results, "draw_scores", lambda *_, **__: None)  # once is enough
     results.write_page(tmp_path, page)
     assert page.read_text() == text
 
-    write_rows(tmp_path / "peers.csv", ours, ("weak", *cases["weak"]))
-    results.write_page(tmp_path, page)
-    assert "- pets: ahead of every other network of the table." in page.read_text()
+
+def test_a_cheaper_ticket_of_ours_can_be_the_one_that_is_ahead(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "draw_scores", lambda *_, **__: None)
+    small = ("supertickets-small", [0.70, 0.71, 0.72], 5, 1.0)
+    write_rows(tmp_path / "peers.csv", ("supertickets", [0.80], 10, 2.0), small, ("plain", [0.5], 5, 1.5))
+    results.write_page(tmp_path, tmp_path / "results.md")
+    assert "- pets, ahead of: plain, hrnas (our score is higher by 0.210," in (tmp_path / "results.md").read_text()
+
+
+def test_the_page_shows_claims_with_their_runs_and_sizes(results, tmp_path):
+    claim = (
+        "data_set,claim,verdict,mean,low,high,margin,seeds,arm,against\npets,a is better,holds,+0.1,+0.05,+0.15,0.0,0 1,a,b\n"
+    )
+    (tmp_path / "claims.csv").write_text(claim)
+    runs = ["data_set,arm,seed,score,metric,macs,sparsity,revived,epochs,minutes"]
+    runs += [f"pets,a,{seed},{score},top1,1e6,0.8,7,4,2.5" for seed, score in enumerate((0.5, 0.6))]
+    (tmp_path / "claims_runs.csv").write_text("\n".join(runs) + "\n")
+    results.write_page(tmp_path, tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    assert "| a is better | **holds** | +0.1 | +0.05 to +0.15 | 0.0 | 0 1 |" in text
+    assert "| a | top1 0.550 ± 0.071 | 2 | 1.0 M | 0.80 | 7 | 4 | 2.5 |" in text
 
 
 def test_without_rows_there_is_no_page(results, tmp_path):
