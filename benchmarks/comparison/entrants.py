@@ -27,6 +27,7 @@ from supertickets.training.shrinking import shrink_net
 from supertickets.training.state import new_state, place
 from supertickets.types import Metrics
 
+SMALL = 1 / 6  # of the MACs, for a ticket that is as cheap as a plain small network
 DENSE_SHARE = 0.5  # of a pruner's epochs train the network that it then prunes and fine-tunes
 
 
@@ -42,9 +43,9 @@ class Drawn:
 Entrant = Callable[[Task, Config, Path], Drawn]  # Path: the folder that it may write to
 
 
-def draw_jointly(task: Task, config: Config, folder: Path) -> Drawn:
-    """Our own: one run that searches and prunes."""
-    ticket = draw_or_resume(task, config, folder / "run")
+def draw_jointly(task: Task, config: Config, folder: Path, **sections: dict[str, object]) -> Drawn:
+    """Our own: one run that searches and prunes, with these changes of the config."""
+    ticket = draw_or_resume(task, config, folder / "run", **sections)
     return Drawn(ticket.build(), ticket.metrics, ticket)
 
 
@@ -115,6 +116,8 @@ def prune_with(library: str, task: Task, config: Config, folder: Path) -> Drawn:
 ENTRANTS: Mapping[str, Entrant] = MappingProxyType(
     {
         "supertickets": draw_jointly,
+        "supertickets-unpruned": partial(draw_jointly, prune={"enabled": False}),
+        "supertickets-small": partial(draw_jointly, search={"target_macs": SMALL}, prune={"target": 0.5}),
         "torch-pruning-bn": partial(prune_with, "bn"),
         "torch-pruning-taylor": partial(prune_with, "taylor"),
         "fastnas": partial(prune_with, "fastnas"),
