@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from comparison.charts import draw_scores
+from comparison.charts import draw_scores, draw_sweep, sweep_of
 from comparison.verdicts import Line, lines_of, verdicts_of
 from rows import Row, read_rows
 
@@ -70,8 +70,11 @@ def markdown(head: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *cells)]
 
 
-def claims_section(claims: Sequence[Row], runs: Sequence[Row]) -> list[str]:
-    """The section about the paper's claims: for each setting the verdicts with their numbers, and the runs they rest on."""
+def claims_section(claims: Sequence[Row], runs: Sequence[Row], pictures: Path) -> list[str]:
+    """The section about the paper's claims: for each setting the verdicts with their numbers, and the runs they rest on.
+
+    The picture of a sweep over sparsities is written to `pictures`.
+    """
     text = ["## The claims of the paper", "", *CLAIMS_HOW.splitlines(), ""]
     for data_set in dict.fromkeys(row["data_set"] for row in claims):
         judged = [row for row in claims if row["data_set"] == data_set]
@@ -80,7 +83,12 @@ def claims_section(claims: Sequence[Row], runs: Sequence[Row]) -> list[str]:
             (row["claim"], f"**{row['verdict']}**", row["mean"], f"{row['low']} to {row['high']}", row["margin"], row["seeds"])
             for row in judged
         ]
-        text += [f"### {data_set}", "", *markdown(head, cells), "", *arms_table([r for r in runs if r["data_set"] == data_set])]
+        behind = [row for row in runs if row["data_set"] == data_set]
+        text += [f"### {data_set}", "", *markdown(head, cells), "", *arms_table(behind)]
+        if sweep_of(behind):
+            picture = pictures / f"results_sweep_{data_set.split(', ')[0]}.png"
+            draw_sweep(behind, picture, title=data_set)
+            text += [f"![Scores by sparsity: {data_set}](pictures/{picture.name})", ""]
     return text
 
 
@@ -136,7 +144,7 @@ def write_page(results: Path, page: Path) -> None:
     undecided = [f"- {row['claim']}: {row['verdict']} ({row['data_set']})." for row in claims if row["verdict"] != "holds"]
     head = ["# Results", "", "Where our tickets are ahead, and where they are not:", "", *top, *undecided, ""]
     note = ["This page is written by `python benchmarks/results.py` from `benchmarks/results/*.csv`.", ""]
-    text += claims_section(claims, runs) if claims else []
+    text += claims_section(claims, runs, page.parent / "pictures") if claims else []
     text += sizes_section(sizes) if sizes else []
     page.write_text("\n".join([*head, *note, *text]).rstrip() + "\n")
 
