@@ -1,4 +1,4 @@
-/* Run a ticket in C: nothing but the ticket's own two files.
+/* Run a ticket in C, using only the two files of the export.
  *
  *     supertickets export TICKET --format c --out ticket.c
  *     cc -O3 -o predict docs/examples/native_predict.c ticket.c -I.

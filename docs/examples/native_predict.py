@@ -1,9 +1,9 @@
-"""Predict with a compiled ticket: NumPy, Pillow and ctypes alone.
+"""Predict with a compiled ticket, using only NumPy, Pillow and ctypes.
 
     supertickets export TICKET --format native --out ticket.so
     python docs/examples/native_predict.py ticket.so picture.jpg
 
-Everything needed is in the file: task, labels and preprocessing. It is code: run only what you trust.
+The file contains everything that is needed: task, labels and preprocessing. It is code, so run only files that you trust.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from PIL import Image
 
 
 def main() -> None:
-    """Open the file, run it on the picture and show what its task gives."""
+    """Open the file, run it on the picture and show the result for its task."""
     parser = argparse.ArgumentParser(description="Predict with a compiled ticket.")
     parser.add_argument("network", type=Path, help="file of supertickets export --format native")
     parser.add_argument("image", type=Path)
@@ -35,7 +35,7 @@ def main() -> None:
         for name, heat in zip(labels, output, strict=True):
             y, x = np.unravel_index(heat.argmax(), heat.shape)
             print(f"{name}: x {(x + 0.5) / heat.shape[1]:.3f}, y {(y + 0.5) / heat.shape[0]:.3f} of the picture's size")
-    else:  # logits a place
+    else:  # logits for each position
         counts = np.bincount(output.argmax(0).ravel(), minlength=len(labels))
         for label, count in zip(labels, counts, strict=True):
             if count:
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def run(library: ctypes.CDLL, image: np.ndarray) -> np.ndarray:
-    """(3, H, W) float32 -> (C, H', W') float32"""
+    """Run the compiled network: (3, H, W) float32 -> (C, H', W') float32."""
     sizes = (ctypes.c_int64 * 8)()
     if library.ticket_sizes(sizes) != 0:
         raise SystemExit("this processor lacks the instructions that the file was compiled for")
@@ -54,7 +54,7 @@ def run(library: ctypes.CDLL, image: np.ndarray) -> np.ndarray:
 
 
 def as_input(picture: Image.Image, how: dict) -> np.ndarray:
-    """(3, H, W) float32"""
+    """Resize and normalise the picture. Returns float32 of shape (3, H, W)."""
     height, width = how["size"]
     pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32) / 255
     normal = (pixels - np.float32(how["mean"])) / np.float32(how["std"])

@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """RGB, turned after the EXIF tag."""
+    """The picture in RGB, rotated according to its EXIF tag."""
     if picture.mode.startswith("I") or picture.mode == "F":
         raise SystemExit(f"error: a picture of more than 8 bits ({picture.mode}); bring its values to 0..255 first")
     return ImageOps.exif_transpose(picture).convert("RGB")
@@ -57,7 +57,7 @@ def stretched(picture: Image.Image, how: dict) -> Image.Image:
 
 
 def covered(picture: Image.Image, how: dict) -> Image.Image:
-    """The middle of the picture, resized in its own aspect until it covers `cover`."""
+    """The centre of the picture, resized with its own aspect ratio until it covers `cover`."""
     (rows, columns), (height, width) = how["cover"], how["size"]
     zoom = max(rows / picture.height, columns / picture.width)
     size = max(columns, round(picture.width * zoom)), max(rows, round(picture.height * zoom))
@@ -68,7 +68,7 @@ def covered(picture: Image.Image, how: dict) -> Image.Image:
 
 
 def boxed(picture: Image.Image, how: dict) -> Image.Image:
-    """The whole picture in the middle of the input, `padding` around it; blocks of pixels are averaged before it shrinks."""
+    """The whole picture in the centre of the input, with `padding` around it; blocks of pixels are averaged before resizing."""
     height, width = how["size"]
     zoom = pixels_per_input_pixel(picture.size, how)
     factor = max(1, floor(zoom + 1e-6))
@@ -81,7 +81,7 @@ def boxed(picture: Image.Image, how: dict) -> Image.Image:
 
 
 def pixels_per_input_pixel(size: tuple[int, int], how: dict) -> float:
-    """Of a picture of `size` (W, H) that is padded and fitted into the input."""
+    """The zoom: pixels of a picture of `size` (W, H), padded and fitted into the input, for each pixel of the input."""
     height, width = how["size"]
     return how["padding"] * max(size[1] / height, size[0] / width)
 

@@ -1,1 +1,1 @@
-"""Denoising with SuperTickets, as an example of an own task."""
+"""Denoising with SuperTickets, as an example of a task of your own."""

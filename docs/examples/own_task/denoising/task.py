@@ -1,4 +1,4 @@
-"""Denoising as a `Task`: the clean image from a noisy one, scored by the peak signal-to-noise ratio (PSNR) in dB."""
+"""Denoising as a `Task`: predict the clean image from a noisy one, scored by the peak signal-to-noise ratio (PSNR) in dB."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DenoisingData(Section):
     noise: float = Field(0.2, gt=0)
     """Standard deviation of the noise; images are in 0..1."""
     images: PositiveInt = 256
-    """Random images to train on; an eighth of them for validation."""
+    """Number of random training images; an eighth as many are for validation."""
 
 
 class DenoisingConfig(Config):
