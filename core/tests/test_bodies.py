@@ -337,15 +337,18 @@ def test_a_ticket_names_a_body_of_the_list_and_computes_what_it_did(tmp_path, to
 
 HEAD = """# Backbones
 
-Networks of timm and torchvision that have passed the contract of `core/tests/test_bodies.py` as `arch.body`, with random
-weights and a `PyramidHead`: half of all units are removed and the outputs equal those of the full network with these units
-gated to zero; one training step with mask and penalty; a ticket of it gives the same outputs bit for bit. This page is written
-by `python core/tests/test_bodies.py`.
+This page lists the networks of timm and torchvision that have been tested as `arch.body`, with random weights and a
+`PyramidHead`. Each of them passes these checks of `core/tests/test_bodies.py`:
 
-The third column says how many of the BN channels of body and head can be removed, the last one why others stay: tracing keeps
-what it does not follow. The sparse engine runs all of them but `skresnet18` and `resnest14d`.
+- Half of all units are removed, and the outputs equal those of the full network with these units gated to zero.
+- The network trains for one step with mask and penalty.
+- A ticket of the network gives the same outputs, bit for bit.
 
-| body | here for | BN channels that can be removed | channels that stay |
+The third column shows how many of the channels with batch normalisation (BN) in body and head can be removed. The last
+column says why the other channels stay: they belong to an operation that tracing does not follow. The sparse engine runs
+all of these networks except `skresnet18` and `resnest14d`. This page is written by `python core/tests/test_bodies.py`.
+
+| body | covers | BN channels that can be removed | channels that stay |
 |---|---|---|---|
 """
 
