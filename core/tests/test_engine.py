@@ -355,11 +355,12 @@ def test_the_examples_run_without_this_package(tmp_path):
     export(ticket, tmp_path / "ticket.c", format="c")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(tmp_path / "picture.png")
     example = EXAMPLES / "native_predict.py"
-    guard = f"import sys, runpy; sys.argv[1:] = sys.argv[2:]; runpy.run_path(r'{example}', run_name='__main__')"
+    guard = f"sys.path.insert(0, r'{EXAMPLES}'); import runpy; runpy.run_path(r'{example}', run_name='__main__')"
     code = f"import sys; sys.modules['torch'] = sys.modules['supertickets'] = None; {guard}"
-    command = [sys.executable, "-c", code, "", str(library), str(tmp_path / "picture.png")]
+    command = [sys.executable, "-c", code, str(library), str(tmp_path / "picture.png"), "--out", str(tmp_path / "classes.png")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and any(label in done.stdout for label in ("red", "green", "blue")), done.stderr
+    assert Image.open(tmp_path / "classes.png").size == (30, 20)
     program, files = tmp_path / "predict", [str(EXAMPLES / "native_predict.c"), str(tmp_path / "ticket.c")]
     strict = ["-O1", "-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{tmp_path}"]
     subprocess.run(["cc", *strict, *files, "-o", str(program)], check=True)

@@ -118,9 +118,9 @@ def test_the_onnx_file_says_what_it_is_and_nothing_of_this_machine(tmp_path, cap
     data = path.read_bytes()
     assert b"site-packages" not in data and b".py" not in data and str(tmp_path).encode() not in data
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(tmp_path / "picture.png")
-    guard = f"import sys, runpy; sys.argv[1:] = sys.argv[2:]; runpy.run_path(r'{EXAMPLE}', run_name='__main__')"
+    guard = f"sys.path.insert(0, r'{EXAMPLE.parent}'); import runpy; runpy.run_path(r'{EXAMPLE}', run_name='__main__')"
     code = f"import sys; sys.modules['torch'] = sys.modules['supertickets'] = None; {guard}"
-    arguments = [str(EXAMPLE), str(path), str(tmp_path / "picture.png"), "--out", str(tmp_path / "classes.png")]
+    arguments = [str(path), str(tmp_path / "picture.png"), "--out", str(tmp_path / "classes.png")]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert any(label in done.stdout for label in facts["labels"]) and Image.open(tmp_path / "classes.png").size == (30, 20)

@@ -22,8 +22,7 @@ from supertickets_classification.transforms import EvalTransform
 
 @pytest.fixture
 def example() -> ModuleType:
-    pytest.importorskip("onnxruntime")
-    spec = importlib.util.spec_from_file_location("example", Path(__file__).parents[3] / "docs/examples/onnx_predict.py")
+    spec = importlib.util.spec_from_file_location("example", Path(__file__).parents[3] / "docs/examples/pictures.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
