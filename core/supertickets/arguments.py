@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -94,10 +95,27 @@ def path_argument(text: str) -> Path:
     """A path of the command line, with `~` and `$NAME` written out where the shell did not (`--out=~/x`)."""
     from supertickets.config.section import expand_path
 
+    if not text:
+        raise argparse.ArgumentTypeError("an empty text is given; name a file or folder (. is the current one)")
     try:
         return expand_path(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def check_scores_file(path: Path | None, *, inputs: Sequence[Path] = ()) -> None:
+    """`UserError` where the file for scores, `--out`, is a folder, a device, one of the inputs or a part of a ticket."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise UserError(f"--out: {path} is a folder; name a JSON file")
+    if path.exists() and not path.is_file():
+        raise UserError(f"--out: {path} is not a regular file; name a JSON file")
+    whole = Path(os.path.realpath(path))
+    of_ticket = whole.name in ("ticket.json", "ticket.safetensors") and (whole.parent / "ticket.json").exists()
+    if of_ticket or whole in [Path(os.path.realpath(given)) for given in inputs]:
+        what = "a part of a ticket" if of_ticket else "an input"
+        raise UserError(f"--out: {path} would be overwritten, but it is {what}; choose another name")
 
 
 def add_recipe(parser: argparse.ArgumentParser, use: str, package: str | None = None) -> None:

@@ -17,6 +17,7 @@ from supertickets.arguments import (
     SettingsParser,
     add_dry_run,
     add_recipe,
+    check_scores_file,
     chosen_recipe,
     friendly,
     path_argument,
@@ -75,8 +76,7 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=path_argument, help="write the scores to this JSON file")
     _add_engine(parser)
     options, overrides = split_overrides(parser, argv)
-    if options.out and options.out.is_dir():
-        raise UserError(f"--out: {options.out} is a folder; name a JSON file")
+    check_scores_file(options.out)
     ticket = _load_ticket(options.ticket, task_name)
     config = load_config(cls.Config, chosen_recipe(options, package_of(cls)), overrides, base=ticket.settings)
     prepare_cpu(config.run.threads)

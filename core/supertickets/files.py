@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 
 def put_in_place(partial: Path, path: Path) -> None:
-    """Give the complete file `partial` the name `path`, once its content and then its name are on the disk."""
+    """Give the complete file `partial` the name `path`, once its content and then its name are on the disk.
+
+    `OSError` where something else than a file has that name: a pipe or a device stays what it is.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "is there already and not a regular file", str(path))
     _sync(partial)
     os.replace(partial, path)
     _sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
+    """Write a file completely or not at all; where `path` is a link, the file that it leads to."""
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     partial = path.with_name(f"{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")

@@ -37,7 +37,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 def decode_image(file: Path | BinaryIO, *, where: object) -> NDArray[np.uint8]:
     """`read_image` for a file of any kind, such as bytes out of an archive; errors name it `where`."""
     try:
-        with Image.open(file) as image:
+        with _opened(file) as image:
             return np.array(to_rgb(image, where=where))
     except FileNotFoundError:
         raise UserError(f"{where}: no such image") from None
@@ -45,6 +45,13 @@ def decode_image(file: Path | BinaryIO, *, where: object) -> NDArray[np.uint8]:
         raise
     except BROKEN as error:
         raise UserError(f"{where}: not a readable image ({reason_of(error)})") from error
+
+
+def _opened(file: Path | BinaryIO) -> Image.Image:
+    """The picture with its header read. `OSError` for a pipe or device, which might never end."""
+    if isinstance(file, Path) and file.exists() and not file.is_file():
+        raise OSError("not a regular file")
+    return Image.open(file)
 
 
 def to_rgb(image: Image.Image, *, where: object) -> Image.Image:
@@ -85,7 +92,7 @@ def _to_8_bits(gray: NDArray[np.generic], *, where: object) -> NDArray[np.uint8]
 def orientation_of(path: Path) -> int:
     """The EXIF orientation of a picture, 1 (upright) to 8, from its header alone."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             return _orientation(image)
     except FileNotFoundError:
         raise UserError(f"{path}: no such image") from None
@@ -102,7 +109,7 @@ def image_size(file: Path | BinaryIO, *, where: object = None) -> tuple[int, int
     """(H, W) of a picture as `read_image` would give it, from its header alone; errors name `where`, else the file."""
     where = where or file
     try:
-        with Image.open(file) as image:
+        with _opened(file) as image:
             turned = _orientation(image) >= 5
             return (image.width, image.height) if turned else (image.height, image.width)
     except FileNotFoundError:
@@ -194,6 +201,8 @@ def expand_images(paths: Iterable[str | Path]) -> list[Path]:
     """Files named directly, in folders or by patterns, in the order given. `UserError` for one that gives none."""
     found: list[Path] = []
     for given in paths:
+        if not str(given):
+            raise UserError("an image is given as an empty text; name a file, a folder or a pattern")
         path = Path(given)
         if path.is_dir():
             matches = find_images(path)
@@ -251,6 +260,14 @@ def names_below(paths: Sequence[Path]) -> list[str]:
     whole = [path.absolute() for path in paths]
     folder = os.path.commonpath([path.parent for path in whole])
     return [path.relative_to(folder).as_posix() for path in whole]
+
+
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """`UserError` where a file to be written is one of those that are read, before it is lost."""
+    read = {os.path.realpath(path) for path in inputs}
+    for path in outputs:
+        if os.path.realpath(path) in read:
+            raise UserError(f"--out: {path} would be overwritten, but it is one of the inputs; choose another folder")
 
 
 def unused_name(stem: str, used: set[str]) -> str:

@@ -254,6 +254,9 @@ def test_unknown_keys_in_files_name_the_line(write) -> None:
         ("--train.lr.x 3", "train.lr: {x: 3} given, expected a number (the"),
         ("--train.lr x --train.epochs y", "train.epochs: 'y' given, expected a whole number (the command line); train.lr: 'x'"),
         ("--imp.rounds 1 --pipeline.enabled", "imp.rounds and pipeline.enabled are two ways to draw: choose one (the"),
+        ("--train.lr inf", "train.lr: 'inf' given, should be a finite number (the"),
+        ("--train.milestones 1,nan", "train.milestones[1]: 'nan' given, should be a finite number (the"),
+        ("--train.accumulate 1e12", "train.accumulate: 1000000000000 given, expected at most 2147483648 (the"),
         ("stray", "cannot read 'stray'"),
         ("--data.name a b", "cannot read 'b'"),
     ],
@@ -268,6 +271,13 @@ def test_wrong_values_name_their_file_and_line(write) -> None:
     assert re.search(r"data\.name: null given, expected text \(\S*a\.yaml:1\)", complaint(write("data: {name: }")))
     assert re.search(r"train: null given, expected a mapping .* \(\S*a\.yaml:2\)", complaint(write("\ntrain:\n")))
     assert re.search(r"data: low is above high \(\S*a\.yaml\)", complaint(write("data:\n  low: 3\n  high: 2")))
+
+
+@pytest.mark.parametrize(("given", "shown"), [("false", "'false'"), ("5", "'5'"), ("folder", "'folder'"), ("[1, 2]", "[1, 2]")])
+@pytest.mark.parametrize("override", ["", "--train.epochs 3"])
+def test_a_value_in_place_of_a_section_stays_wrong(write, given: str, shown: str, override: str) -> None:
+    said = complaint(write(f"train: {given}"), override)
+    assert f"train: {shown} given, expected a mapping with the keys epochs" in said and "a.yaml" in said
 
 
 @pytest.mark.parametrize("value", ["many", True, None, 1.5])

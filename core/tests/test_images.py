@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from supertickets.errors import UserError
+from supertickets.files import write_text
 from supertickets.images import (
+    check_outputs,
     expand_images,
     find_images,
     image_size,
@@ -156,3 +158,23 @@ def test_packed_tensors_are_the_same_and_share_memory():
     assert all(map(torch.equal, together, images)) and len({t.untyped_storage().data_ptr() for t in together}) == 1
     mixed = [*images, torch.zeros(3, 1, 1)]
     assert packed(mixed) is mixed
+
+
+def test_a_pipe_is_neither_read_nor_replaced(tmp_path: Path):
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    for read in (read_image, image_size):
+        with pytest.raises(UserError, match="pipe.png: not a readable image .*not a regular file"):
+            read(pipe)
+    with pytest.raises(OSError, match="not a regular file"):
+        write_text(pipe, "text")
+    assert pipe.is_fifo() and [path.name for path in tmp_path.iterdir()] == ["pipe.png"]
+
+
+def test_outputs_must_not_be_inputs(tmp_path: Path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    check_outputs([tmp_path / "b.png"], [tmp_path / "a.png"])
+    for inputs in ([tmp_path / "a.png"], [tmp_path / "link.png"], [tmp_path / "sub" / ".." / "a.png"]):
+        with pytest.raises(UserError, match="a.png would be overwritten, but it is one of the inputs"):
+            check_outputs([tmp_path / "a.png"], inputs)

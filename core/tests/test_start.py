@@ -205,7 +205,7 @@ def test_wrong_starts_are_refused_before_anything_is_written(source, tmp_path):
             draw_ticket(task(config), config)
         assert not (tmp_path / "run").exists()
 
-    attempt("a toy ticket, not a wide one; use transfer", WideToy, ticket=source)
+    attempt("a toy ticket, not a wide one; use python -m supertickets_transfer", WideToy, ticket=source)
     attempt("ticket.json: no such file", ticket=tmp_path / "nothing")
     attempt("holds no early weights; draw it with --run.rewind_epoch", ticket=source / "rewind", weights="rewind")
     with pytest.raises(ValueError, match=r"part body needs init\.ticket"):

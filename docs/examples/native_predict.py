@@ -13,8 +13,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from pictures import as_input, show, upright
-from PIL import Image
+from pictures import as_input, open_picture, show
 
 
 def main() -> None:
@@ -24,12 +23,12 @@ def main() -> None:
     parser.add_argument("image", type=Path)
     parser.add_argument("--out", type=Path, help="PNG file for the class numbers (segmentation)")
     options = parser.parse_args()
-    if b"supertickets-engine 2;" not in options.network.read_bytes():
-        raise SystemExit(f"{options.network}: not a compiled ticket")
+    if not options.network.is_file() or b"supertickets-engine 2;" not in options.network.read_bytes():
+        raise SystemExit(f"error: {options.network}: not a compiled ticket")
     library = ctypes.CDLL(str(options.network.resolve()))
     library.ticket_metadata.restype = ctypes.c_char_p
     facts = json.loads(library.ticket_metadata())
-    picture = upright(Image.open(options.image))
+    picture = open_picture(options.image)
     output = run(library, np.ascontiguousarray(as_input(picture, facts["preprocessing"])[0]))
     whole = len(facts["output"]) == 1  # one score per class: the engine's output is (classes, 1, 1)
     show(output.ravel() if whole else output, facts, picture, options.out)
@@ -39,7 +38,7 @@ def run(library: ctypes.CDLL, image: np.ndarray) -> np.ndarray:
     """Run the compiled network: (3, H, W) float32 -> (C, H', W') float32."""
     sizes = (ctypes.c_int64 * 8)()
     if library.ticket_sizes(sizes) != 0:
-        raise SystemExit("this processor lacks the instructions that the file was compiled for")
+        raise SystemExit("error: this processor lacks the instructions that the file was compiled for")
     assert image.shape == tuple(sizes[0:3]) and image.dtype == np.float32 and image.flags.c_contiguous
     output, scratch = np.empty(tuple(sizes[3:6]), np.float32), np.empty(sizes[6], np.uint8)
     library.ticket_run(*(ctypes.c_void_p(array.ctypes.data) for array in (image, output, scratch)))

@@ -12,8 +12,7 @@ import json
 from pathlib import Path
 
 import onnxruntime
-from pictures import as_input, show, upright
-from PIL import Image
+from pictures import as_input, open_picture, show
 
 
 def main() -> None:
@@ -23,11 +22,22 @@ def main() -> None:
     parser.add_argument("image", type=Path)
     parser.add_argument("--out", type=Path, help="PNG file for the class numbers (segmentation)")
     options = parser.parse_args()
-    session = onnxruntime.InferenceSession(options.network, providers=["CPUExecutionProvider"])
+    session = open_network(options.network)
     facts = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
-    picture = upright(Image.open(options.image))
+    picture = open_picture(options.image)
     (output,) = session.run(["output"], {"image": as_input(picture, facts["preprocessing"])})
     show(output[0], facts, picture, options.out)
+
+
+def open_network(path: Path) -> onnxruntime.InferenceSession:
+    """The exported file, ready to run. Ends the program with one line for a file that is none."""
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own errors share no other base
+        raise SystemExit(f"error: {path}: cannot be opened ({str(error).splitlines()[0]})") from None
+    if "preprocessing" not in session.get_modelmeta().custom_metadata_map:
+        raise SystemExit(f"error: {path}: not an exported ticket")
+    return session
 
 
 if __name__ == "__main__":

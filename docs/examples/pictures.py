@@ -11,6 +11,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 
+def open_picture(path: Path) -> Image.Image:
+    """The picture of a file, upright and in RGB. Ends the program with one line for a file that cannot be read."""
+    try:
+        return upright(Image.open(path))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise SystemExit(f"error: {path}: not a readable picture ({error})") from None
+
+
 def upright(picture: Image.Image) -> Image.Image:
     """The picture in RGB, rotated according to its EXIF tag."""
     if picture.mode.startswith("I") or picture.mode == "F":

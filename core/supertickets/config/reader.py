@@ -89,9 +89,12 @@ def _read_value(node: Node, kinds: Kinds, key: str) -> Any:
             branch, at, full = data, kinds, f"{key}.{name}".lstrip(".")
             while section_in(at) and "." in name:  # only sections are cut at dots: names in a free mapping may hold them
                 head, _, name = name.partition(".")
-                at, below = inside(at, head), branch.get(head)
-                branch[head] = branch = below if isinstance(below, dict) else {}
-            branch[name] = branch.get(name, {}) if item.value == {} else _read_value(item, inside(at, name), full)
+                at, below = inside(at, head), branch.setdefault(head, {})
+                if not isinstance(below, dict):  # a wrong value in place of the section stays, and the schema names it
+                    break
+                branch = below
+            else:
+                branch[name] = branch.get(name, {}) if item.value == {} else _read_value(item, inside(at, name), full)
         return data
     if isinstance(node.value, list):
         return [_read_value(item, inside(kinds, i), f"{key}[{i}]") for i, item in enumerate(node.value)]

@@ -5,19 +5,42 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Mean = Annotated[float, Field(ge=-1000, le=1000)]
+"""Of a colour, in 0..1 for most networks."""
+Deviation = Annotated[float, Field(ge=1e-4, le=1000)]
+"""Standard deviation of a colour, in 0..1 for most networks."""
+LARGEST = 2**31  # whole numbers above it are no setting of any network or run
 
 
 class Section(BaseModel):
-    """A group of settings. Unknown keys are an error, assignments are checked, and the docstring below a key is its help."""
+    """A group of settings. Unknown keys are an error, assignments are checked, and the docstring below a key is its help.
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True, use_attribute_docstrings=True)
+    Numbers must be finite, and whole numbers at most `LARGEST`.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        validate_assignment=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
 
     @field_validator("*")
     @classmethod
     def _expand_paths(cls, value: object) -> object:
         return expand_path(value) if isinstance(value, Path) else value
+
+    @field_validator("*")
+    @classmethod
+    def _bound_numbers(cls, value: object) -> object:
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"{value} given, expected at most {LARGEST}")
+        return value
 
 
 def expand_path(given: str | Path) -> Path:

@@ -131,7 +131,7 @@ class PruneConfig(Section):
 class TrainConfig(Section):
     """The training loop."""
 
-    epochs: PositiveInt = 30
+    epochs: int = Field(30, ge=1, le=1_000_000)
     """Epochs of training."""
     batch_size: PositiveInt = 32
     """Images per process and step."""
@@ -161,9 +161,9 @@ class TrainConfig(Section):
     """onecycle: the learning rate ends at lr / div / final_div."""
     decay: PositiveFloat = 0.1
     """exponential and step: factor of one decay of the learning rate."""
-    decay_epochs: PositiveFloat = 1.0
+    decay_epochs: float = Field(1.0, ge=1e-3)
     """exponential: epochs between two decays."""
-    milestones: list[float] = []
+    milestones: list[Annotated[float, Field(ge=0)]] = []
     """step: epochs of the decays."""
     weight_decay: float = Field(1e-5, ge=0)
     """Weight decay, on convolution and linear weights only."""
@@ -179,7 +179,7 @@ class TrainConfig(Section):
     """adamw: smoothing of the squared gradients; 1 / (1 - beta2) updates should be far fewer than those of the run."""
     eps: PositiveFloat = 1e-8
     """adamw and rmsprop: added to the denominator (rmsprop: inside the root)."""
-    clip_grad: float = Field(0.0, ge=0)
+    clip_grad: float = Field(0.0, ge=0, allow_inf_nan=True)
     """Largest norm of the gradient; 0 turns clipping off."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision."""
@@ -210,7 +210,7 @@ class RunConfig(Section):
     """Also save within epochs, such as every 200 steps or 5 minutes; unset: only after each epoch."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of all random numbers."""
-    threads: PositiveInt | Literal["idle"] | None = None
+    threads: Annotated[int, Field(ge=1, le=4096)] | Literal["idle"] | None = None
     """CPU threads; idle: as many as other programs leave cores; unset: as PyTorch was told, or all under accelerate launch."""
     keep_checkpoints: PositiveInt = 2
     """Checkpoints to keep, the newest ones; if the last one is damaged, the run continues from the one before."""

@@ -75,7 +75,7 @@ class Arch(Section):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(key) for key in first["loc"])
-            raise UserError(f"arch{'.' + where if where else ''}: {first['msg']}") from error
+            raise UserError(f"arch{'.' + where if where else ''}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 class SupernetArch(Arch):

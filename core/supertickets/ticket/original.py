@@ -85,7 +85,8 @@ def read_tensors(path: Path) -> Tensors:
         ValueError,
         LookupError,
     ) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        unpickled = isinstance(error, pickle.UnpicklingError)  # torch would advise to run what is in the file
+        first = "not a file of tensors" if unpickled else (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: cannot be read as tensors only ({first})") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: not a flat mapping of names to tensors")

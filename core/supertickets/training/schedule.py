@@ -55,7 +55,10 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
     else:
         first, last = _span(epochs, prune)
         if prune.schedule != "one_shot" and first >= last:
-            raise UserError(f"prune.start: {prune.start} must come before prune.end {prune.end} (in {epochs} epochs)")
+            raise UserError(
+                f"prune.start: {prune.start} and prune.end {prune.end} leave no epoch for prunes between them (train.epochs "
+                f"{epochs}); train longer or move them apart"
+            )
         begin = {"one_shot": last - 1, "constant": first - 1}.get(prune.schedule, first)
         events = range(last, begin, -prune.every)
         tail = 0 if prune.schedule == "one_shot" else 1

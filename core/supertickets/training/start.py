@@ -21,7 +21,7 @@ from supertickets.ticket.ticket import Ticket
 
 HEAD = "head."
 REWIND = "rewind"  # folder of the early weights within a ticket's, itself a ticket
-TRANSFER = "use transfer/transfer.py, which gives it a new head"
+TRANSFER = "use python -m supertickets_transfer.transfer, which gives it a new head"
 Value = TypeVar("Value")
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from supertickets.config.section import Section
+from supertickets.config.section import Deviation, Mean, Section
 from supertickets.config.sections import ArchConfig, Config, PruneConfig, SearchConfig, TrainConfig
 
 Size = tuple[PositiveInt, PositiveInt]  # (height, width) in pixels
@@ -42,9 +42,9 @@ class ClassificationData(Section):
     """crop resized: smallest and largest share of the image's area."""
     ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
     """crop resized: smallest and largest ratio of width to height."""
-    pad_px: NonNegativeInt = 4
+    pad_px: int = Field(4, ge=0, le=1024)
     """crop padded: border on each side, in pixels."""
-    crop_padding: NonNegativeInt = 0
+    crop_padding: int = Field(0, ge=0, le=1024)
     """Evaluation: the short side is resized to this many pixels more than the center crop."""
     flip: float = Field(0.5, ge=0, le=1)
     """Probability of a left-right flip."""
@@ -56,9 +56,9 @@ class ClassificationData(Section):
     """Alpha of mixup; 0 turns it off. With cutmix too, each batch uses one of the two."""
     cutmix: float = Field(0.0, ge=0)
     """Alpha of cutmix; 0 turns it off."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: tuple[Mean, Mean, Mean] = (0.485, 0.456, 0.406)
     """Mean of R, G and B, in 0..1."""
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    std: tuple[Deviation, Deviation, Deviation] = (0.229, 0.224, 0.225)
     """Standard deviation of R, G and B, in 0..1."""
 
     on_error: Literal["raise", "skip"] = "raise"

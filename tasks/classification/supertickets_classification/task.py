@@ -18,7 +18,7 @@ from torch.utils.data import Subset
 
 from supertickets.base_task import BaseTask, eval_mode, evenly_spread, read_settings
 from supertickets.errors import UserError
-from supertickets.images import Normalise, expand_images, read_image, save_whole
+from supertickets.images import Normalise, check_outputs, expand_images, read_image, save_whole
 from supertickets.losses import softened_divergence
 from supertickets.networks.arch import Arch
 from supertickets.networks.heads import classification_head
@@ -38,6 +38,7 @@ from supertickets_classification.transforms import UNREADABLE, Collate, EvalTran
 
 LOOKED_AT = 5000  # validation images, evenly spread, from which the pictures at the end of a run are drawn
 ON_A_SHEET = 32
+PREDICTIONS = ("predictions.json", "predictions.png")
 PREDICTED_ON_A_SHEET = 256  # if there are more images, the sheet shows the first ones
 
 
@@ -192,9 +193,11 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
         """Print the likeliest classes of each image; with `out_dir`, write predictions.json and predictions.png there.
 
         `paths` are files, folders or patterns such as `street/*.jpg`; the picture shows the first 256 images. Raises
-        `UserError` for an image that is missing or unreadable, before anything is printed or written.
+        `UserError` for an image that is missing, unreadable or would be overwritten, before anything is printed or written.
         """
         images = expand_images(paths)
+        if out_dir is not None:
+            check_outputs([Path(out_dir) / name for name in PREDICTIONS], images)
         found: list[list[tuple[int, float]]] = []
         tiles: list[Tile] = []
         with eval_mode(model):
@@ -238,11 +241,12 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
             for path, top in zip(images, found, strict=True)
         ]
         part = f"the first {len(tiles)} of {len(images)} images; predictions.json has all" if len(tiles) < len(images) else ""
-        sheet = save_whole(draw_sheet(tiles, part), out_dir / "predictions.png")
-        write_text(out_dir / "predictions.json", json.dumps(rows, indent=1) + "\n")
+        data, sheet = (out_dir / name for name in PREDICTIONS)
+        save_whole(draw_sheet(tiles, part), sheet)
+        write_text(data, json.dumps(rows, indent=1) + "\n")
         if part:
             console.print(f"predictions.png shows {part}", highlight=False)
-        return [out_dir / "predictions.json", sheet]
+        return [data, sheet]
 
     def _draw_confusion(self, scores: Scores, path: Path, *, images: str) -> Path:
         return draw_confusion(scores.confusion, self.labels, path, f"{self.protocol()}; {images}: {scores.top1:.3f}")

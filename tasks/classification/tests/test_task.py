@@ -182,6 +182,14 @@ def test_predictions_are_printed_and_written(tmp_path: Path, capsys, monkeypatch
         assert all(task.labels[entry["index"]] == entry["class"] for entry in row["top"])
 
 
+def test_predictions_overwrite_no_input(tmp_path: Path):
+    task, image = scenes_task(), tmp_path / "predictions.png"
+    Image.new("RGB", (20, 20)).save(image)
+    with pytest.raises(UserError, match="predictions.png would be overwritten"):
+        task.predict(network_of(task), [image], tmp_path)
+    assert list(tmp_path.iterdir()) == [image]
+
+
 def test_predictions_are_written_before_they_are_shown(tmp_path: Path, monkeypatch):
     image = tmp_path / os.fsdecode(b"br[copy] caf\xe9.png")
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")

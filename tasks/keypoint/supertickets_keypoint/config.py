@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from supertickets.config.section import Section
+from supertickets.config.section import Deviation, Mean, Section
 from supertickets.config.sections import ArchConfig, Config, PruneConfig, SearchConfig, TrainConfig
 
 Length = Annotated[int, Field(ge=16, multiple_of=4)]
@@ -60,7 +60,7 @@ class KeypointData(Section):
 
     size_px: tuple[Length, Length] = (64, 64)
     """Height and width of the network's input, in pixels."""
-    padding: PositiveFloat = 1.25
+    padding: float = Field(1.25, ge=0.1, le=10)
     """Side of the crop, as a multiple of the side of the box."""
     flip: Share = 0.5
     """Probability of a left-right flip."""
@@ -80,9 +80,9 @@ class KeypointData(Section):
     """Probability that a half-body crop shows the upper body, if at least 3 joints of both halves are known."""
     border: Literal["mean", "black"] = "mean"
     """Colour of a crop outside the image: the mean colour, or black as in the original."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: tuple[Mean, Mean, Mean] = (0.485, 0.456, 0.406)
     """Mean of R, G and B, in 0..1."""
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    std: tuple[Deviation, Deviation, Deviation] = (0.229, 0.224, 0.225)
     """Standard deviation of R, G and B, in 0..1."""
 
     cache: bool | None = None
@@ -135,7 +135,7 @@ class KeypointData(Section):
 class KeypointHeatmap(Section):
     """What the network learns for each joint: a heatmap with a Gaussian at its place, one pixel per stride of the input."""
 
-    sigma: PositiveFloat = 1.0
+    sigma: float = Field(1.0, ge=0.1, le=100)
     """Standard deviation of the Gaussian, in heatmap pixels."""
     target: Literal["exact", "rounded"] = "exact"
     """Center of the Gaussian: the exact place of the joint (DARK), or the nearest heatmap pixel (HRNet)."""

@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from supertickets import cli
-from supertickets.arguments import Parser, add_recipe, chosen_recipe, friendly, path_argument, split_overrides
+from supertickets.arguments import (
+    Parser,
+    add_recipe,
+    check_scores_file,
+    chosen_recipe,
+    friendly,
+    path_argument,
+    split_overrides,
+)
 from supertickets.cli import score_table
 from supertickets.config.reader import load_config
 from supertickets.errors import UserError
@@ -44,8 +52,7 @@ def evaluate_results(argv: Sequence[str]) -> None:
     parser.add_argument("--results", type=path_argument, required=True, help="poses in COCO's result layout")
     parser.add_argument("--out", type=path_argument, help="write the scores to this JSON file")
     options, overrides = split_overrides(parser, argv)
-    if options.out and options.out.is_dir():
-        raise UserError(f"--out: {options.out} is a folder; name a JSON file")
+    check_scores_file(options.out, inputs=[options.results])
     scores = score_results(options.results, load_config(KeypointConfig, chosen_recipe(options, PACKAGE), overrides))
     if options.out:  # before anything is shown: what fails then loses nothing
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +26,10 @@ class Person:
 
 
 def clip_box(box: Iterable[float], width: int, height: int) -> NDArray[np.float32] | None:
-    """The part of an x, y, width, height box within the image; None where there is none."""
+    """The part of an x, y, width, height box within the image; None where there is none or a number is not finite."""
     x, y, w, h = box
     left, top, right, bottom = max(0.0, x), max(0.0, y), min(float(width), x + w), min(float(height), y + h)
-    if not (right > left and bottom > top):  # also where a side is not a number
+    if not (right > left and bottom > top and all(map(isfinite, (x, y, w, h)))):
         return None
     return np.array([left, top, right - left, bottom - top], np.float32)
 

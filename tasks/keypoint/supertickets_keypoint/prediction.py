@@ -16,7 +16,7 @@ from torch import Tensor
 
 from supertickets.base_task import evenly_spread
 from supertickets.errors import UserError
-from supertickets.images import expand_images, names_below, read_image, save_whole, unused_name
+from supertickets.images import check_outputs, expand_images, names_below, read_image, save_whole, unused_name
 from supertickets.terminal import note
 from supertickets.types import JsonObject
 from supertickets_keypoint.annotations import read_detections
@@ -62,7 +62,8 @@ def predict_images(
     """Write NAME_poses.png for each image, and poses.json with all poses in COCO's result layout and with file names.
 
     The persons are those in the boxes of `config.predict.boxes`; without boxes, each whole image is taken as one person. All
-    images are read once before anything is written. Raises `UserError` for an image that is missing or unreadable.
+    images are read once before anything is written. Raises `UserError` for an image that is missing or unreadable, and where an
+    image or the boxes would be overwritten.
     """
     images = expand_images(paths)
     boxes = _Boxes(config, images)
@@ -76,14 +77,17 @@ def predict_images(
         told = "1 box lies outside its image" if boxes.outside == 1 else f"{boxes.outside} boxes lie outside their image"
         note(f"{config.predict.boxes}: {told} (left out)")
     written, everything, used = [], [], set[str]()
-    for path, (name, number), persons in zip(images, _named(images), chosen, strict=True):
+    outputs = [Path(out_dir) / f"{unused_name(path.stem, used)}_poses.png" for path in images]
+    poses_file = Path(out_dir) / "poses.json"
+    check_outputs([*outputs, poses_file], [*images, *([config.predict.boxes] if config.predict.boxes else [])])
+    for path, output, (name, number), persons in zip(images, outputs, _named(images), chosen, strict=True):
         pixels = read_image(path)
         results = _poses(find, pixels, persons, number, config, joints)
         poses = [np.reshape(result["keypoints"], (-1, 3)) for result in results]
         picture = draw_poses(pixels, poses, joints, min_score=config.predict.min_joint_score)
-        written.append(save_whole(picture, Path(out_dir) / f"{unused_name(path.stem, used)}_poses.png"))
+        written.append(save_whole(picture, output))
         everything += [result | {"file_name": name} for result in results]
-    return [*written, write_results(everything, Path(out_dir) / "poses.json")]
+    return [*written, write_results(everything, poses_file)]
 
 
 class KeypointPrediction(NamedTuple):
@@ -105,7 +109,8 @@ def predict_pictures(
     """The poses in each picture (H, W, 3).
 
     `boxes` has the persons' boxes (x, y, width, height) of each picture; without it, each whole picture is taken as one person.
-    Raises `UserError` for boxes of another number of pictures, or outside theirs.
+    Raises `UserError` for boxes of another number of pictures, boxes that are not four finite numbers, and boxes outside their
+    picture.
     """
     if boxes is not None and len(boxes) != len(pictures):
         raise UserError(f"boxes: given for {len(boxes)} pictures, but there are {len(pictures)}")
@@ -113,14 +118,26 @@ def predict_pictures(
     found = []
     for number, pixels in enumerate(pictures):
         height, width = pixels.shape[:2]
-        given = [[0, 0, width, height]] if boxes is None else boxes[number]
-        clipped = [clip_box([float(side) for side in box], width, height) for box in given]
+        given = [[0, 0, width, height]] if boxes is None else _boxes_of(boxes[number], number)
+        clipped = [clip_box(box, width, height) for box in given]
         persons = [Person(0, box, unknown) for box in clipped if box is not None]
         if len(persons) < len(clipped):
             raise UserError(f"boxes: one of picture {number} lies outside it ({width}x{height} pixels)")
         poses = _poses(find, pixels, persons, number, config, joints)
-        places = np.array([pose["keypoints"] for pose in poses], np.float64).reshape(len(poses), -1, 3)
+        places = np.array([pose["keypoints"] for pose in poses], np.float64).reshape(len(poses), len(joints.names), 3)
         found.append(KeypointPrediction(places, np.array([pose["score"] for pose in poses]), list(joints.names)))
+    return found
+
+
+def _boxes_of(given: object, number: int) -> list[list[float]]:
+    """The boxes of one picture, (N, 4); none for an empty list. `UserError` for anything else."""
+    try:
+        boxes = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        boxes = np.array(np.nan)
+    if boxes.size and not (boxes.ndim == 2 and boxes.shape[1] == 4 and np.isfinite(boxes).all()):
+        raise UserError(f"boxes: those of picture {number} must be lists of four finite numbers (x, y, width, height)")
+    found: list[list[float]] = boxes.reshape(-1, 4).tolist()
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,15 @@ class Source(Protocol):
     def name(self, number: int) -> str: ...
 
 
+def check_joint_names(names: Sequence[str], data: KeypointData, *, where: object) -> None:
+    """`UserError` where the joints of the annotations are not those that the network is made for."""
+    if list(names) != list(data.joints or ()):
+        raise UserError(
+            f"{where}: the joints of the annotations ({', '.join(names)}) are not those that the network is made for "
+            f"({', '.join(data.joints or ())})"
+        )
+
+
 class CocoSource:
     """Images of a folder with a person_keypoints JSON."""
 
@@ -36,11 +46,7 @@ class CocoSource:
         self.truth = read_truth(self.path, data.category)
         self.folder = image_folder(data, split)
         names = self.truth["categories"][0]["keypoints"]
-        if names != data.joints:
-            raise UserError(
-                f"{self.path}: its joints ({', '.join(names)}) are not those that the network is made for "
-                f"({', '.join(data.joints or ())})"
-            )
+        check_joint_names(names, data, where=self.path)
         self.boxes_outside: list[int] = []  # numbers of detections that lie outside their image
         if split == "val" and data.boxes != "gt":
             self.persons, self.boxes_outside = persons_detected(
@@ -82,6 +88,7 @@ class SceneSource:
 
         if data.boxes != "gt":
             raise UserError(f"data.boxes: {data.boxes} cannot be used, drawn scenes have their own boxes; use gt")
+        check_joint_names(COCO_JOINTS, data, where="drawn scenes")
         start, count = (0, data.train_images) if split == "train" else (VAL_START, data.val_images)
         self.pictures: list[Image.Image] = []
         self.start, person = start, CLASSES.index("person")

@@ -130,7 +130,9 @@ def test_joints_without_a_flip_pair_are_told(coco_root: Path, capsys):
 
 def test_splits_that_disagree(coco_root: Path):
     change(coco_root, lambda c: c["categories"][0].update(keypoints=[*NAMES[:4], "tail"]), "val2017")
-    with pytest.raises(UserError, match=r"val2017\.json: its joints .*tail.* are not those that the network is made for"):
+    with pytest.raises(
+        UserError, match=r"val2017\.json: the joints of the annotations .*tail.* are not those that the network is made for"
+    ):
         open_task(coco_root)
 
 

@@ -176,7 +176,12 @@ def test_scripts(coco_root: Path, tmp_path: Path, capsys):
     assert np.allclose(found.joints.reshape(1, -1), [pose["keypoints"]], atol=1e-4) and found.names == task.labels
     (found,) = Ticket.load(ticket).predict(image, boxes=[[[4, 4, 30, 50], [45, 5, 30, 50]]])
     assert found.joints.shape[1:] == (5, 3) and 1 <= len(found.joints) == len(found.scores) <= 2
-    for wrong, told in (([], "given for 0 pictures"), ([[[999, 0, 5, 5]]], "one of picture 0 lies outside it")):
+    for nobody in ([[]], [np.zeros((0, 4))]):
+        (found,) = Ticket.load(ticket).predict(image, boxes=nobody)
+        assert found.joints.shape == (0, 5, 3) and found.scores.shape == (0,)
+    no_boxes = [[[[np.nan, 0, 5, 5]]], [[[0, 0, 5]]], [[0, 0, 5, 5]], [[["a", 0, 5, 5]]], [None]]
+    cases = [([], "given for 0 pictures"), ([[[999, 0, 5, 5]]], "one of picture 0 lies outside it")]
+    for wrong, told in cases + [(given, "picture 0 must be lists of four finite numbers") for given in no_boxes]:
         with pytest.raises(UserError, match=told):
             Ticket.load(ticket).predict(image, boxes=wrong)
     boxes = tmp_path / "boxes.json"
@@ -189,6 +194,25 @@ def test_scripts(coco_root: Path, tmp_path: Path, capsys):
     capsys.readouterr()
     assert run(lambda a: cli.predict("keypoint", a), *arguments) == 2
     assert "boxes.json: no box of category 7 with a score of at least 0 for these images" in capsys.readouterr().err
+
+
+def test_predictions_overwrite_no_input(coco_root: Path, tmp_path: Path):
+    task, image = coco_task(coco_root), tmp_path / "1_poses.png"
+    Image.open(coco_root / "images/val2017/000000000100.jpg").save(image)
+    Image.open(image).save(tmp_path / "1.png")
+    before = image.read_bytes()
+    with pytest.raises(UserError, match="1_poses.png would be overwritten"):
+        task.predict(net_of(task), [tmp_path], tmp_path)
+    (tmp_path / "poses.json").write_text(json.dumps([{"image_id": 1, "bbox": [4, 4, 30, 50], "score": 0.8}]))
+    task = KeypointTask(task.settings() | {"predict": {"boxes": tmp_path / "poses.json"}})
+    with pytest.raises(UserError, match="poses.json would be overwritten"):
+        task.predict(net_of(task), [tmp_path / "1.png"], tmp_path)
+    assert image.read_bytes() == before and "bbox" in (tmp_path / "poses.json").read_text()
+
+
+def test_drawn_scenes_have_the_joints_of_coco():
+    with pytest.raises(UserError, match="drawn scenes: the joints of the annotations"):
+        KeypointTask({**SMALL, "data": {"joints": ["nose"], "train_images": 2, "val_images": 2}}).check_data()
 
 
 def test_help_knows_the_boxes(capsys):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from supertickets.config.section import Section
+from supertickets.config.section import Deviation, Mean, Section
 from supertickets.config.sections import ArchConfig, Config, PruneConfig, SearchConfig, TrainConfig
 
 Size = tuple[PositiveInt, PositiveInt]  # (height, width) in pixels
@@ -53,9 +53,9 @@ class SegmentationData(Section):
     """Change brightness, contrast, saturation and hue at random."""
     photometric_style: Literal["blend", "mmseg"] = "blend"
     """Blend with black and gray; or as in mmseg: add up to 32 of 255, multiply values and saturations by 0.5 to 1.5."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: tuple[Mean, Mean, Mean] = (0.485, 0.456, 0.406)
     """Mean of R, G and B, in 0..1."""
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    std: tuple[Deviation, Deviation, Deviation] = (0.229, 0.224, 0.225)
     """Standard deviation of R, G and B, in 0..1."""
 
     cache: bool | None = None
@@ -105,7 +105,7 @@ class SegmentationEvaluation(Section):
     """sliding: vertical and horizontal step, in pixels; unset: two thirds of the window."""
     flip: bool = False
     """Average the predictions for the image and its mirror image."""
-    scales: list[PositiveFloat] = Field([1.0], min_length=1)
+    scales: list[Annotated[float, Field(ge=0.05, le=8)]] = Field([1.0], min_length=1)
     """Average the predictions for the image zoomed by these factors."""
     original_size: bool = False
     """Score on the label maps as they are stored, not as data.resize makes them."""

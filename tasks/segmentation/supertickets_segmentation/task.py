@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from supertickets.base_task import BaseTask, eval_mode, evenly_spread, read_settings
-from supertickets.images import Normalise, expand_images, read_image, resize_image, save_whole, unused_name
+from supertickets.images import Normalise, check_outputs, expand_images, read_image, resize_image, save_whole, unused_name
 from supertickets.losses import softened_divergence
 from supertickets.networks.arch import Arch
 from supertickets.networks.heads import dense_head
@@ -179,25 +179,29 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
         """Write NAME_overlay.png (with a legend) and NAME_labels.png (class numbers) at the size of each image.
 
         `paths` are files, folders or patterns such as `street/*.jpg`. All images are read once before anything is written.
-        Raises `UserError` for an image that is missing or unreadable.
+        Raises `UserError` for an image that is missing or unreadable, and for one that would be overwritten.
         """
         assert out_dir is not None  # these predictions are pictures
+        out_dir = Path(out_dir)
         images = expand_images(paths)
         for path in images:
             read_image(path)
-        written: list[Path] = []
         used: set[str] = set()
+        outputs = [
+            (out_dir / f"{stem}_overlay.png", out_dir / f"{stem}_labels.png")
+            for stem in [unused_name(path.stem, used) for path in images]
+        ]
+        check_outputs((path for pair in outputs for path in pair), images)
         with eval_mode(model):
-            for path in images:
+            for path, (overlay, labels) in zip(images, outputs, strict=True):
                 picture = read_image(path)
                 predicted = self._label(model, picture)
                 sheet = draw_panels(
                     picture, {"prediction": predicted}, names=self.labels, palette=self._palette, show_input=False
                 )
-                stem = unused_name(path.stem, used)
-                written.append(save_whole(sheet, Path(out_dir) / f"{stem}_overlay.png"))
-                written.append(save_whole(index_picture(predicted, self._palette), Path(out_dir) / f"{stem}_labels.png"))
-        return written
+                save_whole(sheet, overlay)
+                save_whole(index_picture(predicted, self._palette), labels)
+        return [path for pair in outputs for path in pair]
 
     @torch.no_grad()
     def predict_arrays(self, model: nn.Module, pictures: Sequence[NDArray[np.uint8]]) -> list[SegmentationPrediction]:

@@ -200,6 +200,16 @@ def test_examples_and_predictions_are_written(tmp_path: Path):
     assert len(task.predict(net, [photo, photo], tmp_path / "twice")) == len(list((tmp_path / "twice").iterdir())) == 4
 
 
+def test_predictions_overwrite_no_input(tmp_path: Path):
+    task = scenes_task()
+    for name in ("a.png", "a_labels.png"):
+        Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / name)
+    before = (tmp_path / "a_labels.png").read_bytes()
+    with pytest.raises(UserError, match="a_labels.png would be overwritten"):
+        task.predict(network_of(task), [tmp_path], tmp_path)
+    assert (tmp_path / "a_labels.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     "bad, complaint", [("none.png", "no such image"), ("*.webp", "no image found"), ("broken.png", "broken")]
 )
