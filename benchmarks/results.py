@@ -25,6 +25,8 @@ HOW = """One table for each data set. Every network has the same data, augmentat
 and evaluation, and as many epochs as the network that it starts from can be trained for in the data set's minutes of CPU time.
 Networks train on the split "train", which also gives the batches that searches and pruners look at. The split "val" gives the
 one score at the end and chooses nothing. Searches and pruners have half of the MACs of the network that they start from.
+Minutes of training are measured for each row: networks that shrink take fewer, and FastNAS takes more, because its search
+comes on top.
 Milliseconds are CPU time for one image in float32 on one thread, with ONNX Runtime or, if that is faster, the sparse engine
 for networks with zeros. "File" is the file of the weights. A score is the mean over the seeds with its standard deviation. Each
 row of `benchmarks/results/peers.csv` names its seed, commit, command, minutes and machine."""

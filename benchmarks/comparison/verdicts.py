@@ -81,7 +81,8 @@ def compare(ours: Line, peer: Line) -> tuple[Verdict, str]:
     doubt = "" if decided else " within one deviation" if deviations else " with one seed"
     words = (
         f"our score is {'higher' if gain > 0 else 'lower'} by {abs(gain):.3f}{doubt}",
-        f"{ours.macs / peer.macs:.2f} times its MACs and {ours.ms / peer.ms:.2f} times its milliseconds",
+        f"{ours.macs / peer.macs:.2f} times its MACs, {ours.ms / peer.ms:.2f} times its milliseconds",
+        f"{ours.minutes / peer.minutes:.2f} times its minutes of training",
     )
     verdict = Verdict.NEITHER
     if decided and gain > 0 and not dearer:
