@@ -88,7 +88,7 @@ def measure(options: argparse.Namespace, entrant: str, start: str, seed: int, ov
         "ms": round(ms, 3),
         "size": "x".join(map(str, task.input_shape[1:])),
         "minutes": round(minutes, 2),
-        "epochs": epochs,
+        "epochs": drawn.epochs or epochs,
         "commit": commit(),
         "command": " ".join([*words, *overrides]),
         "machine": machine(),

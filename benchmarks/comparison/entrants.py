@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +28,7 @@ from supertickets.training.state import new_state, place
 from supertickets.types import Metrics
 
 SMALL = 1 / 6  # of the MACs, for a ticket that is as cheap as a plain small network
+LONGER = 4 / 3  # times the epochs: a run that searches down to half of the MACs takes about 3/4 of the dense run's time
 DENSE_SHARE = 0.5  # of a pruner's epochs train the network that it then prunes and fine-tunes
 
 
@@ -38,6 +39,7 @@ class Drawn:
     net: nn.Module
     metrics: Metrics
     ticket: Ticket | None = None
+    epochs: int | None = None  # where they are not those of the config
 
 
 Entrant = Callable[[Task, Config, Path], Drawn]  # Path: the folder that it may write to
@@ -47,6 +49,13 @@ def draw_jointly(task: Task, config: Config, folder: Path, **sections: dict[str,
     """Our own: one run that searches and prunes, with these changes of the config."""
     ticket = draw_or_resume(task, config, folder / "run", **sections)
     return Drawn(ticket.build(), ticket.metrics, ticket)
+
+
+def draw_longer(task: Task, config: Config, folder: Path) -> Drawn:
+    """Our own without pruning, with the epochs that its shrinking network leaves time for."""
+    epochs = round(config.train.epochs * LONGER)
+    drawn = draw_jointly(task, config, folder, prune={"enabled": False}, train={"epochs": epochs})
+    return replace(drawn, epochs=epochs)
 
 
 def train_as_it_is(task: Task, config: Config, folder: Path, *, uniform: bool = False) -> Drawn:
@@ -117,6 +126,7 @@ ENTRANTS: Mapping[str, Entrant] = MappingProxyType(
     {
         "supertickets": draw_jointly,
         "supertickets-unpruned": partial(draw_jointly, prune={"enabled": False}),
+        "supertickets-longer": draw_longer,
         "supertickets-small": partial(draw_jointly, search={"target_macs": SMALL}, prune={"target": 0.5}),
         "torch-pruning-bn": partial(prune_with, "bn"),
         "torch-pruning-taylor": partial(prune_with, "taylor"),
