@@ -65,7 +65,7 @@ class ClassificationData(Section):
     """What an unreadable image does: end the run, or be left out and counted."""
     cache: bool | None = None
     """Keep all decoded images in memory; unset: if they take less than 1 GB."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=256)
     """Processes that load images."""
     audit_files: PositiveInt = 500
     """Images of each split to read before training, evenly spread, if not all are cached."""

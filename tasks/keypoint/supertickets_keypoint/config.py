@@ -87,7 +87,7 @@ class KeypointData(Section):
 
     cache: bool | None = None
     """Keep decoded images in memory; unset: if they take less than 1 GB."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=256)
     """Processes that load persons."""
 
     train_images: int = Field(2000, ge=1, le=1_000_000)

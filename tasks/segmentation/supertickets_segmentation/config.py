@@ -60,7 +60,7 @@ class SegmentationData(Section):
 
     cache: bool | None = None
     """Keep all decoded and resized images in memory; unset: if they take less than 1 GB."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=256)
     """Processes that load training images."""
     audit_files: PositiveInt = 500
     """Label maps of each split to read before training, evenly spread."""
