@@ -90,11 +90,11 @@ def draw_by_pipeline(bench: Bench, seed: int, *, arm: str = "pipeline", **prune:
 
 def retrain(bench: Bench, seed: int, *, first: str = "joint", arm: str = "retrained") -> Measured:
     """The ticket of the arm `first`, trained for as many epochs again with its weights, architecture and mask."""
-    arm_named(first)(bench, seed)
-    folder = bench.folder(first, seed)
+    before, folder = arm_named(first)(bench, seed), bench.folder(first, seed)
     train: dict[str, object] = {"epochs": len(read_records(folder / "metrics.jsonl"))}
     off: dict[str, object] = {"enabled": False}
-    return draw(arm, bench, seed, init={"ticket": folder / "ticket"}, train=train, search=off, prune=off)
+    after = draw(arm, bench, seed, init={"ticket": folder / "ticket"}, train=train, search=off, prune=off)
+    return replace(after, epochs=before.epochs + after.epochs, minutes=round(before.minutes + after.minutes, 2))
 
 
 def transfer(control: str, bench: Bench, seed: int) -> Measured:

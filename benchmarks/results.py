@@ -94,6 +94,17 @@ def claims_section(claims: Sequence[Row], runs: Sequence[Row], pictures: Path) -
     return text
 
 
+def verdicts_in_words(claims: Sequence[Row]) -> list[str]:
+    """One line for each setting and verdict, with the claims of this verdict."""
+    lines = []
+    for data_set in dict.fromkeys(row["data_set"] for row in claims):
+        rows = [row for row in claims if row["data_set"] == data_set]
+        for verdict in dict.fromkeys(row["verdict"] for row in rows):
+            texts = "; ".join(f"{row['claim']} ({row['mean']})" for row in rows if row["verdict"] == verdict)
+            lines.append(f"- Claims of the paper, {data_set}, {verdict}: {texts}.")
+    return lines
+
+
 def arms_table(runs: Sequence[Row]) -> list[str]:
     """The runs of one setting as a table: for each arm the mean over its seeds."""
     if not runs:
@@ -143,8 +154,7 @@ def write_page(results: Path, page: Path) -> None:
     if not peers and not claims:
         raise UserError(f"{results}: holds neither peers.csv nor claims.csv; run benchmarks/peers.py or benchmarks/claims.py")
     top, text = peers_section(peers, page.parent / "pictures") if peers else ([], [])
-    undecided = [f"- {row['claim']}: {row['verdict']} ({row['data_set']})." for row in claims if row["verdict"] != "holds"]
-    head = ["# Results", "", "Where our tickets are ahead, and where they are not:", "", *top, *undecided, ""]
+    head = ["# Results", "", "Where our tickets are ahead, and where they are not:", "", *top, *verdicts_in_words(claims), ""]
     note = ["This page is written by `python benchmarks/results.py` from `benchmarks/results/*.csv`.", ""]
     text += claims_section(claims, runs, page.parent / "pictures") if claims else []
     text += sizes_section(sizes) if sizes else []
