@@ -39,8 +39,10 @@ def run(line: str) -> None:
     if words[0] == "supertickets":
         return cli.main(words[1:])
     if words[0] == "python" and words[1].endswith(".py"):
-        sys.argv = [words[1], *words[2:]]
-        runpy.run_path(str(ROOT / words[1]), run_name="__main__")
+        script, sys.argv = ROOT / words[1], words[1:]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(script.parent)  # as Python does for a script
+            runpy.run_path(str(script), run_name="__main__")
         return None
     assert words[:2] == ["python", "-m"] or words[:3] == ["accelerate", "launch", "-m"], f"nothing here runs {line}"
     at = words.index("-m") + 1
