@@ -28,8 +28,9 @@ one score at the end and chooses nothing. Searches and pruners have half of the 
 Minutes of training are measured for each row: networks that shrink take fewer, and FastNAS takes more, because its search
 comes on top.
 Milliseconds are CPU time for one image in float32 on one thread, with ONNX Runtime or, if that is faster, the sparse engine
-for networks with zeros. "File" is the file of the weights. A score is the mean over the seeds with its standard deviation. Each
-row of `benchmarks/results/peers.csv` names its seed, commit, command, minutes and machine."""
+for networks with zeros. MACs and milliseconds that differ by at most 2 % count as equal. "File" is the file of the weights. A
+score is the mean over the seeds with its standard deviation. Each row of `benchmarks/results/peers.csv` names its seed,
+commit, command, minutes and machine."""
 
 CLAIMS_HOW = """Each claim compares two arms with the same seeds. It holds where the whole 95 % interval of the paired
 differences (Student's t) is above zero, or, for claims that something is no worse, above minus a margin. It does not hold

@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from rows import Row
 
 OURS = "supertickets"  # what the names of our own entrants begin with
-TOLERANCE = 0.02  # on MACs: how closely a budget is met
+TOLERANCE = 0.02  # costs that differ by no more are equal: a budget is met, and time is measured, this closely
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,9 @@ def compare(ours: Line, peer: Line) -> tuple[Verdict, str]:
     gain = ours.score - peer.score
     deviations = [line.deviation for line in (ours, peer) if not isnan(line.deviation)]
     decided = bool(deviations) and abs(gain) > max(deviations)
-    dearer = ours.macs > peer.macs * (1 + TOLERANCE) or ours.ms > peer.ms
-    cheaper = ours.macs * (1 + TOLERANCE) < peer.macs or ours.ms < peer.ms
+    costs = [(ours.macs, peer.macs), (ours.ms, peer.ms)]
+    dearer = any(mine > theirs * (1 + TOLERANCE) for mine, theirs in costs)
+    cheaper = any(mine * (1 + TOLERANCE) < theirs for mine, theirs in costs)
     doubt = "" if decided else " within one deviation" if deviations else " with one seed"
     words = (
         f"our score is {'higher' if gain > 0 else 'lower'} by {abs(gain):.3f}{doubt}",

@@ -95,6 +95,13 @@ def test_the_page_shows_claims_with_their_runs_and_sizes(results, tmp_path):
     assert "| a | top1 0.550 ± 0.071 | 2 | 1.0 M | 0.80 | 7 | 4 | 2.5 |" in text
 
 
+def test_the_page_is_what_the_rows_say(results, tmp_path, monkeypatch):
+    for draw in ("draw_scores", "draw_sweep"):
+        monkeypatch.setattr(results, draw, lambda *_, **__: None)
+    results.write_page(BENCHMARKS / "results", tmp_path / "results.md")
+    assert (tmp_path / "results.md").read_text() == (BENCHMARKS.parent / "docs" / "results.md").read_text()
+
+
 def test_without_rows_there_is_no_page(results, tmp_path):
     with pytest.raises(results.UserError, match="holds neither peers.csv nor claims.csv"):
         results.write_page(tmp_path, tmp_path / "results.md")
