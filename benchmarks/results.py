@@ -26,7 +26,8 @@ and evaluation, and as many epochs as the network that it starts from can be tra
 Networks train on the split "train", which also gives the batches that searches and pruners look at. The split "val" gives the
 one score at the end and chooses nothing. Searches and pruners have half of the MACs of the network that they start from.
 Minutes of training are measured for each row: networks that shrink take fewer, and FastNAS takes more, because its search
-comes on top.
+comes on top. `supertickets-unpruned` is a ticket that is searched but not pruned, `supertickets-longer` the same with a third
+more epochs, and `supertickets-small` a ticket with a sixth of the MACs and sparsity 0.5.
 Milliseconds are CPU time for one image in float32 on one thread, with ONNX Runtime or, if that is faster, the sparse engine
 for networks with zeros. MACs and milliseconds that differ by at most 2 % count as equal. "File" is the file of the weights. A
 score is the mean over the seeds with its standard deviation. Each row of `benchmarks/results/peers.csv` names its seed,

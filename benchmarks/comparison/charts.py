@@ -33,6 +33,8 @@ def draw_scores(lines: Sequence[Line], path: Path, *, title: str) -> None:
             axis.errorbar(x, line.score, yerr=error, markerfacecolor=face, label=line.name, **style)
     for axis, label in zip(axes, COSTS.values(), strict=True):
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(lines[0].metric)
