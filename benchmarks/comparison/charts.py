@@ -18,6 +18,7 @@ def draw_scores(lines: Sequence[Line], path: Path, *, title: str) -> None:
     """Draw every line as a point with its standard deviation, once for each cost; tickets are filled, peers are hollow."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(12.5, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -33,8 +34,9 @@ def draw_scores(lines: Sequence[Line], path: Path, *, title: str) -> None:
             axis.errorbar(x, line.score, yerr=error, markerfacecolor=face, label=line.name, **style)
     for axis, label in zip(axes, COSTS.values(), strict=True):
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(lines[0].metric)
