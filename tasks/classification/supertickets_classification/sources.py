@@ -78,6 +78,9 @@ class Files:
         return image_size(self.path(index))
 
 
+LOOSE = "images in no class folder"
+
+
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
     """What the system says against reading (a dangling link, no permission) as a `UserError` with the file's name."""
@@ -95,7 +98,9 @@ def open_folder(folder: Path) -> Files:
         files, others = walk_images(folder / name)
         found[name] = [f"{name}/{file}" for file in files]
         passed += others
-    return Files(folder, found, passed)
+    with os.scandir(folder) as entries:
+        passed[LOOSE] += sum(entry.is_file() and passed_over(entry.name) is None for entry in entries)
+    return Files(folder, found, +passed)
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -140,7 +145,9 @@ class TarFiles(Files):
             kinds = [*(litter(part) for part in parts[:-1]), passed_over(parts[-1]) if parts else None]
             if (kind := next((one for one in kinds if one), None)) is not None:
                 passed[kind] += 1
-            elif len(parts) > 1:
+            elif len(parts) == 1:
+                passed[LOOSE] += 1
+            elif parts:
                 found.setdefault(parts[0], []).append("/".join(parts))
                 self._places["/".join(parts)] = place
         super().__init__(path, found, passed)

@@ -174,11 +174,15 @@ def test_hidden_and_system_files_count_nowhere_and_are_told(folder_root: Path, c
         (folder_root / "train" / name).mkdir()
         shutil.copy(folder_root / "train/ant/ant_0.png", folder_root / "train" / name / "x.png")
     (folder_root / "train/bee/clip.mp4").write_bytes(b"film")
+    shutil.copy(folder_root / "train/ant/ant_0.png", folder_root / "train/loose.png")
     for source in (open_files(folder_root, "train"), open_files(into_tars(folder_root), "train")):
         assert source.folders == plain.folders and [*map(source.name, range(12))] == [*map(plain.name, range(12))]
-        assert source.passed["no pictures (*.mp4)"] == 1 and source.passed["hidden"] >= 1 and source.passed["system files"] >= 1
+        assert source.passed["no pictures (*.mp4)"] == source.passed["images in no class folder"] == 1
+        assert source.passed["hidden"] >= 1 and source.passed["system files"] >= 1
     check(folder_root)
-    assert "passed over: 1 hidden, 1 no pictures (*.mp4), 1 system files" in " ".join(capsys.readouterr().out.split())
+    assert "passed over: 1 hidden, 1 images in no class folder, 1 no pictures (*.mp4), 1 system files" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_links_to_images_and_folders_count_once_a_place(folder_root: Path):
