@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Mean = Annotated[float, Field(ge=-1000, le=1000)]
 """Of a colour, in 0..1 for most networks."""
@@ -37,8 +37,9 @@ class Section(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _bound_numbers(cls, value: object) -> object:
-        if isinstance(value, int) and abs(value) > LARGEST:
+    def _bound_numbers(cls, value: object, info: ValidationInfo) -> object:
+        named = str(info.field_name).endswith("_id")  # an id of the user's data may be any number
+        if isinstance(value, int) and abs(value) > LARGEST and not named:
             raise ValueError(f"{value} given, expected at most {LARGEST}")
         return value
 

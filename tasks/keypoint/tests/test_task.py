@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from supertickets import cli
+from supertickets.config.reader import load_config
 from supertickets.errors import UserError
 from supertickets.networks.arch import resolve_arch
 from supertickets.networks.build import build_net
@@ -208,6 +209,12 @@ def test_predictions_overwrite_no_input(coco_root: Path, tmp_path: Path):
     with pytest.raises(UserError, match="poses.json would be overwritten"):
         task.predict(net_of(task), [tmp_path / "1.png"], tmp_path)
     assert image.read_bytes() == before and "bbox" in (tmp_path / "poses.json").read_text()
+
+
+def test_ids_of_categories_may_be_large():
+    assert KeypointTask({**SMALL, "data": {"category_id": 10**12}}).config.data.category_id == 10**12
+    with pytest.raises(UserError, match="expected at most"):
+        load_config(KeypointTask.Config, None, ["--train.accumulate", "1e12"])
 
 
 def test_drawn_scenes_have_the_joints_of_coco():
