@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
+
+from supertickets.errors import UserError
 
 
 def put_in_place(partial: Path, path: Path) -> None:
@@ -43,6 +46,14 @@ def append_line(path: Path, line: str) -> None:
         if path.exists():
             os.truncate(path, end)
         raise named(error, path) from error
+
+
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """`UserError` where a file to be written is one of those that are read, before it is lost."""
+    read = {os.path.realpath(path) for path in inputs}
+    for path in outputs:
+        if os.path.realpath(path) in read:
+            raise UserError(f"--out: {path} would be overwritten, but it is one of the inputs; choose another folder")
 
 
 def named(error: OSError, path: Path) -> OSError:

@@ -262,14 +262,6 @@ def names_below(paths: Sequence[Path]) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in whole]
 
 
-def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """`UserError` where a file to be written is one of those that are read, before it is lost."""
-    read = {os.path.realpath(path) for path in inputs}
-    for path in outputs:
-        if os.path.realpath(path) in read:
-            raise UserError(f"--out: {path} would be overwritten, but it is one of the inputs; choose another folder")
-
-
 def unused_name(stem: str, used: set[str]) -> str:
     """`stem`, or with a number behind it where an earlier image had it; remembers it."""
     name, number = stem, 1

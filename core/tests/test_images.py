@@ -9,9 +9,8 @@ import torch
 from PIL import Image
 
 from supertickets.errors import UserError
-from supertickets.files import write_text
+from supertickets.files import check_outputs, write_text
 from supertickets.images import (
-    check_outputs,
     expand_images,
     find_images,
     image_size,

@@ -18,7 +18,8 @@ from torch.utils.data import Subset
 
 from supertickets.base_task import BaseTask, eval_mode, evenly_spread, read_settings
 from supertickets.errors import UserError
-from supertickets.images import Normalise, check_outputs, expand_images, read_image, save_whole
+from supertickets.files import check_outputs
+from supertickets.images import Normalise, expand_images, read_image, save_whole
 from supertickets.losses import softened_divergence
 from supertickets.networks.arch import Arch
 from supertickets.networks.heads import classification_head

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from supertickets.base_task import evenly_spread
 from supertickets.errors import UserError
-from supertickets.images import check_outputs, expand_images, names_below, read_image, save_whole, unused_name
+from supertickets.files import check_outputs
+from supertickets.images import expand_images, names_below, read_image, save_whole, unused_name
 from supertickets.terminal import note
 from supertickets.types import JsonObject
 from supertickets_keypoint.annotations import read_detections

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from supertickets.base_task import BaseTask, eval_mode, evenly_spread, read_settings
-from supertickets.images import Normalise, check_outputs, expand_images, read_image, resize_image, save_whole, unused_name
+from supertickets.files import check_outputs
+from supertickets.images import Normalise, expand_images, read_image, resize_image, save_whole, unused_name
 from supertickets.losses import softened_divergence
 from supertickets.networks.arch import Arch
 from supertickets.networks.heads import dense_head
