@@ -19,6 +19,7 @@ from statistics import mean, stdev
 
 import torch
 from arms import TRANSFERS, Bench, arm_named
+from comparison.data_sets import QUIET, as_arguments
 from rows import Row, append_row, commit, find_row, machine, read_rows, write_rows
 
 from supertickets.arguments import Parser, friendly, split_overrides
@@ -33,10 +34,6 @@ RUN_FIELDS = (
     *("commit", "command", "machine"),
 )
 FIELDS = ("data_set", "claim", "verdict", "mean", "low", "high", "margin", "seeds", "arm", "against", "commit", "machine")
-QUIET = [
-    *("--run.report", "false", "--run.tensorboard", "false", "--run.examples", "0"),
-    *("--run.native_ms", "false", "--train.evaluate_every", "100000"),
-]
 # Quantiles 0.975 of Student's t by degrees of freedom.
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
@@ -139,7 +136,8 @@ def command_of(options: argparse.Namespace, seed: int, overrides: Sequence[str])
 
 def named(task: str, recipe: str | None, overrides: Sequence[str]) -> str:
     """The name of runs with the same data and settings: 'segmentation, scenes, train.epochs 8'."""
-    return ", ".join([task, recipe or "scenes", *" ".join(overrides).removeprefix("--").split(" --")]).removesuffix(", ")
+    settings = " ".join(overrides).removeprefix("--").split(" --") if overrides else []
+    return ", ".join([task, recipe or "scenes", *settings])
 
 
 def runs_file(out: Path) -> Path:
@@ -167,10 +165,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     cls = task_class(options.task)
     options.data_set = named(options.task, options.recipe, overrides)
     recipe = find_recipe(options.recipe, package_of(cls)) if options.recipe else None
-    config = load_config(cls.Config, recipe, [*QUIET, *overrides])
+    config = load_config(cls.Config, recipe, [*as_arguments(QUIET), *overrides])
     if options.target == options.task and "transfer" in options.claims:
         raise UserError(f"--target: {options.target} is the task itself; a ticket is transferred to another one")
-    settings = (*QUIET, *options.target_settings.split())
+    settings = (*as_arguments(QUIET), *options.target_settings.split())
     runs = options.runs / re.sub(r"[^\w.-]+", "_", options.data_set)
     bench = Bench(cls, config, runs, options.target, options.target_epochs, settings)
     of = CLAIMS | {"transfer": transfers(options.target), "sweep": sweep(options.sparsities, options.criteria)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from supertickets.config.reader import load_config
@@ -41,7 +41,10 @@ DATA_SETS = {
     ),
     "lspet": DataSet("keypoint", "lspet", 17, lite0_recipe="lspet_lite0"),
 }
-_QUIET = {"run.report": "false", "run.tensorboard": "false", "run.examples": "0", "train.evaluate_every": "100000"}
+QUIET = {
+    **dict.fromkeys(("run.report", "run.tensorboard", "run.native_ms"), "false"),
+    **{"run.examples": "0", "train.evaluate_every": "100000"},
+}
 _LITE0 = {
     "body": "timm:tf_efficientnet_lite0",
     "weights": "${SUPERTICKETS_WEIGHTS}/efficientnet_lite0.safetensors",
@@ -62,7 +65,7 @@ def config_of(data_set: str, start: str, overrides: Sequence[str] = ()) -> Confi
     """
     chosen = one_of(DATA_SETS, data_set, key="data set")
     cls = task_class(chosen.task)
-    keys = {**_QUIET, "search.target_macs": str(BUDGET)}
+    keys = {**QUIET, "search.target_macs": str(BUDGET)}
     recipe = chosen.recipe
     if start == "lite0" and chosen.lite0_recipe:
         recipe = chosen.lite0_recipe
@@ -72,8 +75,12 @@ def config_of(data_set: str, start: str, overrides: Sequence[str] = ()) -> Confi
     elif start != "hrnas":
         body = {"body": f"torchvision:{start.removeprefix(LRASPP)}", "own_head": str(chosen.task == "classification").lower()}
         keys |= {f"arch.{key}": value for key, value in (NO_SUPERNET | body).items()}
-    given = [word for key, value in keys.items() for word in (f"--{key}", value)]
-    return load_config(cls.Config, find_recipe(recipe, package_of(cls)), [*given, *overrides])
+    return load_config(cls.Config, find_recipe(recipe, package_of(cls)), [*as_arguments(keys), *overrides])
+
+
+def as_arguments(keys: Mapping[str, str]) -> list[str]:
+    """Settings as the words of a command line."""
+    return [word for key, value in keys.items() for word in (f"--{key}", value)]
 
 
 def changed(config: Config, **sections: dict[str, object]) -> Config:

@@ -105,17 +105,17 @@ def path_argument(text: str) -> Path:
 
 def check_scores_file(path: Path | None, *, inputs: Sequence[Path] = ()) -> None:
     """`UserError` where the file for scores, `--out`, is a folder, a device, one of the inputs or a part of a ticket."""
+    from supertickets.files import check_outputs
+    from supertickets.ticket.hub import FILES
+
     if path is None:
         return
     if path.is_dir():
         raise UserError(f"--out: {path} is a folder; name a JSON file")
     if path.exists() and not path.is_file():
         raise UserError(f"--out: {path} is not a regular file; name a JSON file")
-    whole = Path(os.path.realpath(path))
-    of_ticket = whole.name in ("ticket.json", "ticket.safetensors") and (whole.parent / "ticket.json").exists()
-    if of_ticket or whole in [Path(os.path.realpath(given)) for given in inputs]:
-        what = "a part of a ticket" if of_ticket else "an input"
-        raise UserError(f"--out: {path} would be overwritten, but it is {what}; choose another name")
+    folder = Path(os.path.realpath(path)).parent
+    check_outputs([path], [*inputs, *(folder / name for name in FILES if (folder / FILES[0]).exists())])
 
 
 def add_recipe(parser: argparse.ArgumentParser, use: str, package: str | None = None) -> None:

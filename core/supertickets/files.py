@@ -53,7 +53,9 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     read = {os.path.realpath(path) for path in inputs}
     for path in outputs:
         if os.path.realpath(path) in read:
-            raise UserError(f"--out: {path} would be overwritten, but it is one of the inputs; choose another folder")
+            raise UserError(
+                f"--out: {path} would be overwritten, but it is one of the inputs or a part of a ticket; choose another place"
+            )
 
 
 def named(error: OSError, path: Path) -> OSError:

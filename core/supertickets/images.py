@@ -37,7 +37,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 def decode_image(file: Path | BinaryIO, *, where: object) -> NDArray[np.uint8]:
     """`read_image` for a file of any kind, such as bytes out of an archive; errors name it `where`."""
     try:
-        with _opened(file) as image:
+        with open_image(file) as image:
             return np.array(to_rgb(image, where=where))
     except FileNotFoundError:
         raise UserError(f"{where}: no such image") from None
@@ -47,7 +47,7 @@ def decode_image(file: Path | BinaryIO, *, where: object) -> NDArray[np.uint8]:
         raise UserError(f"{where}: not a readable image ({reason_of(error)})") from error
 
 
-def _opened(file: Path | BinaryIO) -> Image.Image:
+def open_image(file: Path | BinaryIO) -> Image.Image:
     """The picture with its header read. `OSError` for a pipe or device, which might never end."""
     if isinstance(file, Path) and file.exists() and not file.is_file():
         raise OSError("not a regular file")
@@ -92,7 +92,7 @@ def _to_8_bits(gray: NDArray[np.generic], *, where: object) -> NDArray[np.uint8]
 def orientation_of(path: Path) -> int:
     """The EXIF orientation of a picture, 1 (upright) to 8, from its header alone."""
     try:
-        with _opened(path) as image:
+        with open_image(path) as image:
             return _orientation(image)
     except FileNotFoundError:
         raise UserError(f"{path}: no such image") from None
@@ -109,7 +109,7 @@ def image_size(file: Path | BinaryIO, *, where: object = None) -> tuple[int, int
     """(H, W) of a picture as `read_image` would give it, from its header alone; errors name `where`, else the file."""
     where = where or file
     try:
-        with _opened(file) as image:
+        with open_image(file) as image:
             turned = _orientation(image) >= 5
             return (image.width, image.height) if turned else (image.height, image.width)
     except FileNotFoundError:

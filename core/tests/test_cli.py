@@ -87,17 +87,10 @@ def test_evaluate_overwrites_nothing_but_its_own_figures(capsys, toy_folder, tmp
     assert "would be overwritten" in said and (toy_folder / "ticket.json").read_bytes() == before
     os.mkfifo(tmp_path / "pipe")
     assert "not a regular file" in fails(capsys, cli.evaluate, "toy", [str(toy_folder), "--out", str(tmp_path / "pipe")])
-    assert "empty text" in capsys_after_exit(capsys, ["--out", ""], toy_folder)
+    assert "empty text" in fails(capsys, cli.evaluate, "toy", [str(toy_folder), "--out", ""])
     (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
     cli.evaluate("toy", [str(toy_folder), "--out", str(tmp_path / "link.json")])
     assert (tmp_path / "link.json").is_symlink() and "accuracy" in (tmp_path / "real.json").read_text()
-
-
-def capsys_after_exit(capsys, arguments, ticket) -> str:
-    """What is printed about wrong arguments."""
-    with pytest.raises(SystemExit):
-        cli.evaluate("toy", [str(ticket), *arguments])
-    return capsys.readouterr().err
 
 
 def test_figures_are_written_before_they_are_shown(toy_folder, tmp_path, monkeypatch):

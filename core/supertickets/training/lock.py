@@ -1,7 +1,7 @@
 """One process writes to a run folder: a lock that is released when the process that holds it ends, even if it is killed.
 
 The operating system holds the lock on the file `run.lock`, which also names its holder. When a process is killed, the file
-stays behind, but the system has released the lock. Within one process a folder may be claimed again.
+stays behind, but the system has released the lock. A process may claim a folder that it holds once more.
 """
 
 from __future__ import annotations

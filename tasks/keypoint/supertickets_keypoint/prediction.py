@@ -26,7 +26,7 @@ from supertickets_keypoint.crop import crop, inverse, map_to_input, move
 from supertickets_keypoint.data import PersonSet
 from supertickets_keypoint.files import ImageFiles, image_id
 from supertickets_keypoint.joints import Joints
-from supertickets_keypoint.persons import Person, clip_box, counts
+from supertickets_keypoint.persons import Person, clip_box, counts, is_box
 from supertickets_keypoint.pictures import compose, draw_poses
 from supertickets_keypoint.results import Floats, results_of, write_results
 from supertickets_keypoint.transforms import PersonTransform
@@ -132,14 +132,10 @@ def predict_pictures(
 
 def _boxes_of(given: object, number: int) -> list[list[float]]:
     """The boxes of one picture, (N, 4); none for an empty list. `UserError` for anything else."""
-    try:
-        boxes = np.asarray(given, np.float64)
-    except (TypeError, ValueError):
-        boxes = np.array(np.nan)
-    if boxes.size and not (boxes.ndim == 2 and boxes.shape[1] == 4 and np.isfinite(boxes).all()):
+    boxes = np.asarray(given, object).tolist()
+    if not (isinstance(boxes, list) and all(map(is_box, boxes))):
         raise UserError(f"boxes: those of picture {number} must be lists of four finite numbers (x, y, width, height)")
-    found: list[list[float]] = boxes.reshape(-1, 4).tolist()
-    return found
+    return [[float(side) for side in box] for box in boxes]
 
 
 def _named(images: Sequence[Path]) -> list[tuple[str, int | str]]:

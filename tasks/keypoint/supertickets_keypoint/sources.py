@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from supertickets.errors import UserError
-from supertickets.images import BROKEN, ORIENTATION, image_size, orientation_of, reason_of, to_rgb
+from supertickets.images import BROKEN, ORIENTATION, image_size, open_image, orientation_of, reason_of, to_rgb
 from supertickets_keypoint.annotations import Truth, image_folder, json_path, read_detections, read_truth
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.crop import Affine, upright_map
@@ -135,7 +135,7 @@ def open_picture(path: Path, size: tuple[int, int], shrink: int = 1) -> tuple[Im
     """
     turn_of(path, size)
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             factor = max((f for f in (1, 2, 4, 8) if f <= shrink), default=1)
             if image.getexif().get(ORIENTATION, 1) != 1:
                 factor = 1

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from supertickets.errors import UserError
-from supertickets.images import BROKEN, reason_of
+from supertickets.images import BROKEN, open_image, reason_of
 
 # Formats that keep every value as it was, and how PIL names their raw pixels; a GIF or BMP may keep only palette indices.
 LOSSLESS = {"PNG", "TIFF", "BMP", "DIB", "GIF"}
@@ -23,7 +23,7 @@ def read_label_map(path: Path) -> NDArray[np.integer]:
     Raises `UserError` with the file's name, also for a colour picture and for a file that was compressed with loss.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             _check_form(image, path)
             raw = _raw_mode(image)
             image.load()

@@ -1,5 +1,6 @@
 """Files of every kind are read, or refused by name."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -84,3 +85,9 @@ def test_a_label_map_is_turned_as_its_image_is(tmp_path: Path, tag: int):
     exif[0x0112] = tag
     Image.fromarray(labels).save(tmp_path / "m.png", exif=exif)
     assert np.array_equal(read_label_map(tmp_path / "m.png"), read_image(tmp_path / "m.png")[..., 0])
+
+
+def test_a_pipe_is_no_label_map(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UserError, match="a.png: not a readable label map .*not a regular file"):
+        read_label_map(tmp_path / "a.png")
