@@ -4,8 +4,8 @@
     python benchmarks/peers.py DATA_SET --time     # measure the milliseconds of all rows again, in turns
 
 A row is written when its network is trained, exported and timed; finished rows are kept, and one that was interrupted starts
-again. Every entrant has as many epochs as the network it starts from can be trained for in the data set's minutes of CPU time
-(`peers_epochs.csv`, measured once). Networks train on the split "train" and are scored once, at the end, on the split "val".
+again. Every entrant has as many epochs as fit into the data set's minutes of CPU time: from the time of an epoch of the network that
+it starts from (`peers_epochs.csv`, measured once) and the share of it that the entrant's epochs take. Networks train on the split "train" and are scored once, at the end, on the split "val".
 The peers' packages: pip install torch-pruning==1.6.1 nvidia-modelopt==0.47.0 torchprofile==0.0.4
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from comparison.data_sets import DATA_SETS, changed, config_of, starts_of
-from comparison.entrants import ENTRANTS, entrants_of, network_of
+from comparison.entrants import ENTRANTS, Entrant, entrants_of, network_of
 from comparison.exports import Shape, fastest_ms, write_forms
 from comparison.training import seconds_per_epoch
 from rows import Row, append_row, commit, find_row, machine, read_rows, write_rows
@@ -33,7 +33,7 @@ FIELDS = (
     *("data_set", "entrant", "start", "seed", "score", "metric", "macs", "nonzeros", "bytes", "runtime", "ms", "size"),
     *("minutes", "epochs", "commit", "command", "machine"),
 )
-EPOCH_FIELDS = ("data_set", "start", "minutes", "seconds_per_epoch", "epochs", "commit", "machine")
+EPOCH_FIELDS = ("data_set", "start", "seconds_per_epoch", "commit", "machine")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -48,32 +48,37 @@ def task_of(data_set: str, config: Config) -> Task:
     return task_class(DATA_SETS[data_set].task)(config)
 
 
-def plan_epochs(options: argparse.Namespace, start: str, config: Config) -> int:
-    """`--epochs`, or how often this network can pass over the training data in the minutes; measured once, then read."""
+def plan_epochs(options: argparse.Namespace, entrant: Entrant, start: str, config: Config) -> int:
+    """`--epochs`, or how often this entrant can pass over the training data in the minutes."""
     if options.epochs:
         return options.epochs
-    known = {"data_set": options.data_set, "start": start, "minutes": options.minutes}
+    return max(1, round(options.minutes * 60 / (epoch_seconds(options, start, config) * entrant.epoch_time)))
+
+
+def epoch_seconds(options: argparse.Namespace, start: str, config: Config) -> float:
+    """CPU seconds that an epoch of the network `start` takes; measured once, then read."""
+    known = {"data_set": options.data_set, "start": start}
     path = options.out.with_name(f"{options.out.stem}_epochs.csv")
     row = find_row(read_rows(path), **known)
     if row is None:
         task = task_of(options.data_set, config)
         seconds = seconds_per_epoch(task, config, network_of(start, task, config))
-        epochs = max(1, round(options.minutes * 60 / seconds))
-        row = known | {"seconds_per_epoch": f"{seconds:.2f}", "epochs": epochs, "commit": commit(), "machine": machine()}
+        row = known | {"seconds_per_epoch": f"{seconds:.2f}", "commit": commit(), "machine": machine()}
         append_row(path, row, EPOCH_FIELDS)
-    return int(row["epochs"])
+    return float(row["seconds_per_epoch"])
 
 
 def measure(options: argparse.Namespace, entrant: str, start: str, seed: int, overrides: Sequence[str]) -> dict[str, object]:
     """Train one entrant and return its row."""
     config = config_of(options.data_set, start, [*overrides, "--run.seed", str(seed)])
-    epochs = plan_epochs(options, start, config)
+    chosen = entrants_of(start)[entrant]
+    epochs = plan_epochs(options, chosen, start, config)
     config = changed(config, train={"epochs": epochs})
     folder = folder_of(options, entrant, start, seed)
     shutil.rmtree(folder, ignore_errors=True)
     task = task_of(options.data_set, config)
     began = time.process_time()
-    drawn = entrants_of(start)[entrant](task, config, folder)
+    drawn = chosen.draw(task, config, folder)
     minutes = (time.process_time() - began) / 60
     costs = write_forms(drawn, task.input_shape, folder)
     runtime, ms = fastest_ms({"": folder}, {"": task.input_shape}, rounds=options.rounds)[""]
@@ -88,7 +93,7 @@ def measure(options: argparse.Namespace, entrant: str, start: str, seed: int, ov
         "ms": round(ms, 3),
         "size": "x".join(map(str, task.input_shape[1:])),
         "minutes": round(minutes, 2),
-        "epochs": drawn.epochs or epochs,
+        "epochs": epochs,
         "commit": commit(),
         "command": " ".join([*words, *overrides]),
         "machine": machine(),

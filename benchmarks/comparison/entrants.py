@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +28,6 @@ from supertickets.training.state import new_state, place
 from supertickets.types import Metrics
 
 SMALL = 1 / 6  # of the MACs, for a ticket that is as cheap as a plain small network
-LONGER = 4 / 3  # times the epochs: a run that searches down to half of the MACs takes about 3/4 of the dense run's time
 DENSE_SHARE = 0.5  # of a pruner's epochs train the network that it then prunes and fine-tunes
 
 
@@ -39,23 +38,27 @@ class Drawn:
     net: nn.Module
     metrics: Metrics
     ticket: Ticket | None = None
-    epochs: int | None = None  # where they are not those of the config
 
 
-Entrant = Callable[[Task, Config, Path], Drawn]  # Path: the folder that it may write to
+Draw = Callable[[Task, Config, Path], Drawn]  # Path: the folder that it may write to
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One way to get a network.
+
+    `epoch_time`: what its epochs take on average, as a share of those of the network that it starts from, as measured on
+    CamVid. All entrants get about the same time for training, so that one whose network shrinks has more epochs.
+    """
+
+    draw: Draw
+    epoch_time: float = 1.0
 
 
 def draw_jointly(task: Task, config: Config, folder: Path, **sections: dict[str, object]) -> Drawn:
     """Our own: one run that searches and prunes, with these changes of the config."""
     ticket = draw_or_resume(task, config, folder / "run", **sections)
     return Drawn(ticket.build(), ticket.metrics, ticket)
-
-
-def draw_longer(task: Task, config: Config, folder: Path) -> Drawn:
-    """Our own without pruning, with the epochs that its shrinking network leaves time for."""
-    epochs = round(config.train.epochs * LONGER)
-    drawn = draw_jointly(task, config, folder, prune={"enabled": False}, train={"epochs": epochs})
-    return replace(drawn, epochs=epochs)
 
 
 def train_as_it_is(task: Task, config: Config, folder: Path, *, uniform: bool = False) -> Drawn:
@@ -122,24 +125,24 @@ def prune_with(library: str, task: Task, config: Config, folder: Path) -> Drawn:
     return Drawn(net, tuner.evaluate(net))
 
 
+UNPRUNED = {"enabled": False}
 ENTRANTS: Mapping[str, Entrant] = MappingProxyType(
     {
-        "supertickets": draw_jointly,
-        "supertickets-unpruned": partial(draw_jointly, prune={"enabled": False}),
-        "supertickets-longer": draw_longer,
-        "supertickets-small": partial(draw_jointly, search={"target_macs": SMALL}, prune={"target": 0.5}),
-        "torch-pruning-bn": partial(prune_with, "bn"),
-        "torch-pruning-taylor": partial(prune_with, "taylor"),
-        "fastnas": partial(prune_with, "fastnas"),
-        "uniform": partial(train_as_it_is, uniform=True),
-        "dense": train_as_it_is,
+        "supertickets": Entrant(draw_jointly, 0.94),
+        "supertickets-unpruned": Entrant(partial(draw_jointly, prune=UNPRUNED), 0.79),
+        "supertickets-small": Entrant(partial(draw_jointly, search={"target_macs": SMALL}, prune=UNPRUNED), 0.6),
+        "torch-pruning-bn": Entrant(partial(prune_with, "bn"), 0.8),
+        "torch-pruning-taylor": Entrant(partial(prune_with, "taylor"), 0.87),
+        "fastnas": Entrant(partial(prune_with, "fastnas"), 0.86),  # its search takes further minutes
+        "uniform": Entrant(partial(train_as_it_is, uniform=True), 0.73),
+        "dense": Entrant(train_as_it_is),
     }
 )
 
 
 def entrants_of(start: str) -> dict[str, Entrant]:
     """The entrants that start from this network, by name: a small network is only trained as it is."""
-    return dict(ENTRANTS) if start in SEARCHED else {"dense": partial(train_small, start)}
+    return dict(ENTRANTS) if start in SEARCHED else {"dense": Entrant(partial(train_small, start))}
 
 
 def network_of(start: str, task: Task, config: Config) -> nn.Module:
