@@ -4,8 +4,9 @@
     python benchmarks/peers.py DATA_SET --time     # measure the milliseconds of all rows again, in turns
 
 A row is written when its network is trained, exported and timed; finished rows are kept, and one that was interrupted starts
-again. Every entrant has as many epochs as fit into the data set's minutes of CPU time: from the time of an epoch of the network that
-it starts from (`peers_epochs.csv`, measured once) and the share of it that the entrant's epochs take. Networks train on the split "train" and are scored once, at the end, on the split "val".
+again. Every entrant has as many epochs as fit into the data set's minutes of CPU time, which follows from the time of an epoch
+of the network that it starts from (`peers_epochs.csv`, measured once) and from the share of it that the entrant's epochs take.
+Networks train on the split "train" and are scored once, at the end, on the split "val".
 The peers' packages: pip install torch-pruning==1.6.1 nvidia-modelopt==0.47.0 torchprofile==0.0.4
 """
 
@@ -60,12 +61,12 @@ def epoch_seconds(options: argparse.Namespace, start: str, config: Config) -> fl
     known = {"data_set": options.data_set, "start": start}
     path = options.out.with_name(f"{options.out.stem}_epochs.csv")
     row = find_row(read_rows(path), **known)
-    if row is None:
-        task = task_of(options.data_set, config)
-        seconds = seconds_per_epoch(task, config, network_of(start, task, config))
-        row = known | {"seconds_per_epoch": f"{seconds:.2f}", "commit": commit(), "machine": machine()}
-        append_row(path, row, EPOCH_FIELDS)
-    return float(row["seconds_per_epoch"])
+    if row is not None:
+        return float(row["seconds_per_epoch"])
+    task = task_of(options.data_set, config)
+    seconds = seconds_per_epoch(task, config, network_of(start, task, config))
+    append_row(path, known | {"seconds_per_epoch": f"{seconds:.2f}", "commit": commit(), "machine": machine()}, EPOCH_FIELDS)
+    return seconds
 
 
 def measure(options: argparse.Namespace, entrant: str, start: str, seed: int, overrides: Sequence[str]) -> dict[str, object]:
