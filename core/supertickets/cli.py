@@ -42,6 +42,7 @@ def train(task_name: str, argv: Sequence[str] | None = None) -> None:
     from supertickets.draw import draw_ticket
     from supertickets.task import package_of, task_class
     from supertickets.ticket.ticket import body_named_by
+    from supertickets.training.start import check_arch_keys
 
     cls = task_class(task_name)
     parser = SettingsParser(_prog(cls, "train"), lambda _: cls.Config, f"Draw a {task_name} ticket.")
@@ -49,6 +50,7 @@ def train(task_name: str, argv: Sequence[str] | None = None) -> None:
     add_dry_run(parser)
     options, overrides = split_overrides(parser, argv)
     config = load_config(cls.Config, chosen_recipe(options, package_of(cls)), overrides)
+    check_arch_keys(config.init, overrides)
     config = fit_to_body(config, body_named_by(config.init.ticket))
     if options.dry_run:
         show_forecast(cls(config), config)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import supertickets.task as tasks
 from supertickets.baselines import draw_by_rounds, search_then_prune
+from supertickets.config.variants import InitConfig
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
 from supertickets.networks.arch import Arch
@@ -19,7 +20,7 @@ from supertickets.networks.supernet import prunable
 from supertickets.testing import ToyTask, toy_config
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import open_run
-from supertickets.training.start import start_from_ticket
+from supertickets.training.start import check_arch_keys, start_from_ticket
 from supertickets.training.trainer import Trainer
 
 SHORT = {"epochs": 2}
@@ -212,6 +213,16 @@ def test_wrong_starts_are_refused_before_anything_is_written(source, tmp_path):
         toy_config(tmp_path, init={"part": "body"})
     with pytest.raises(ValueError, match=r"they need init\.ticket"):
         toy_config(tmp_path, init={"mask": "shuffle"})
+
+
+def test_keys_of_arch_that_a_ticket_makes_useless_are_refused():
+    retrained, moved = InitConfig(ticket="T"), InitConfig(ticket="T", part="body")
+    check_arch_keys(InitConfig(), ["--arch.preset", "nano"])
+    check_arch_keys(retrained, ["--train.lr", "0.1"])
+    check_arch_keys(moved, ["--arch.stem_stride=1", "--arch.init", "original"])
+    for init, word in ((retrained, "--arch.preset"), (retrained, "--arch.stem_stride"), (moved, "--arch.preset")):
+        with pytest.raises(UserError, match=f"^{word.removeprefix('--')}: has no effect"):
+            check_arch_keys(init, [f"{word}=1"])
 
 
 def test_a_ticket_of_other_labels_is_refused(source, tmp_path):

@@ -31,6 +31,7 @@ from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
 from supertickets.task import Task, package_of, task_class
 from supertickets.ticket.ticket import Ticket, body_named_by
+from supertickets.training.start import check_arch_keys
 
 C = TypeVar("C", bound=Config)
 
@@ -88,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = split_overrides(parser, argv)
     cls = task_class(options.to)
     given = load_config(transfer_schema(cls), chosen_recipe(options, package_of(cls)), overrides)
-    config = fit_to_body(transfer_config(options.ticket, given), body_named_by(options.ticket))
+    config = transfer_config(options.ticket, given)
+    check_arch_keys(config.init, overrides)
+    config = fit_to_body(config, body_named_by(options.ticket))
     if options.dry_run:
         show_forecast(cls(config), config)
         return

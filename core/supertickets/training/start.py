@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from supertickets.ticket.ticket import Ticket
 HEAD = "head."
 REWIND = "rewind"  # folder of the early weights within a ticket's, itself a ticket
 TRANSFER = "use python -m supertickets_transfer.transfer, which gives it a new head"
+FROM_TARGET = ("stem_stride", "bn_momentum", "init")  # keys of `arch` that a transfer takes from the target's config
 Value = TypeVar("Value")
 
 
@@ -63,6 +65,21 @@ def start_from_ticket(init: InitConfig, task: Task, *, arch: ArchConfig, seed: i
     return net, mask, dict(ticket.provenance.get("supernet", {})) if whole else {}
 
 
+def check_arch_keys(init: InitConfig, overrides: Sequence[str]) -> None:
+    """Raise `UserError` for a key of `arch` on the command line that a run from a ticket would not use.
+
+    Recipes may have a section `arch`, because a transfer takes the target's recipe.
+    """
+    if init.ticket is None:
+        return
+    used = FROM_TARGET if init.part == "body" else ()
+    for word in overrides:
+        key = word.split("=")[0].removeprefix("--")
+        if key.startswith("arch.") and key.removeprefix("arch.") not in used:
+            others = f" (of arch, it takes {', '.join(used)})" if used else ""
+            raise UserError(f"{key}: has no effect, because the network comes from the ticket {init.ticket}{others}; drop it")
+
+
 def check_task(ticket: Ticket, task: Task, *, named: str, hint: str) -> None:
     """Raise `UserError` for a ticket of another task or with other labels; it is called `named`, and `hint` says what to do."""
     if ticket.task != task.name:
@@ -85,9 +102,7 @@ def _body_of(source: Arch, target: Arch) -> Arch:
     def body(numbers: dict[str, Value]) -> dict[str, Value]:
         return {name: value for name, value in numbers.items() if not name.startswith(HEAD)}
 
-    changes = {
-        name: getattr(target, name) for name in ("stem_stride", "bn_momentum", "init") if name in type(source).model_fields
-    }
+    changes = {name: getattr(target, name) for name in FROM_TARGET if name in type(source).model_fields}
     return source.model_copy(update=changes | {"units": body(source.units), "tokens_left": body(source.tokens_left)})
 
 
