@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -101,21 +100,6 @@ def path_argument(text: str) -> Path:
         return expand_path(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def check_scores_file(path: Path | None, *, inputs: Sequence[Path] = ()) -> None:
-    """`UserError` where the file for scores, `--out`, is a folder, a device, one of the inputs or a part of a ticket."""
-    from supertickets.files import check_outputs
-    from supertickets.ticket.hub import FILES
-
-    if path is None:
-        return
-    if path.is_dir():
-        raise UserError(f"--out: {path} is a folder; name a JSON file")
-    if path.exists() and not path.is_file():
-        raise UserError(f"--out: {path} is not a regular file; name a JSON file")
-    folder = Path(os.path.realpath(path)).parent
-    check_outputs([path], [*inputs, *(folder / name for name in FILES if (folder / FILES[0]).exists())])
 
 
 def add_recipe(parser: argparse.ArgumentParser, use: str, package: str | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ from supertickets.arguments import (
     SettingsParser,
     add_dry_run,
     add_recipe,
-    check_scores_file,
     chosen_recipe,
     friendly,
     path_argument,
@@ -27,8 +26,6 @@ from supertickets.commands import add_compare, add_new, add_report, show_forecas
 from supertickets.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from supertickets.task import Task
     from supertickets.ticket.ticket import Ticket
 
@@ -66,9 +63,9 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
 
     from supertickets.config.reader import load_config
     from supertickets.deploy.deployed import network_for
-    from supertickets.files import write_text
+    from supertickets.scores import check_scores_file, report_scores
     from supertickets.task import package_of, task_class
-    from supertickets.terminal import console, watch
+    from supertickets.terminal import watch
     from supertickets.training.cpu import prepare_cpu
 
     cls = task_class(task_name)
@@ -91,12 +88,7 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
         shown = watch(loader, lambda: "evaluation", show=accelerator.is_main_process)
         scores = task.evaluate(net, shown, accelerator)
     if accelerator.is_main_process:
-        if options.out:  # before anything is shown: what fails then loses nothing
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            write_text(options.out, json.dumps(scores, indent=1) + "\n")
-        console.print(score_table(f"{options.ticket}", scores))
-        if options.out:
-            console.print(f"written to {options.out}", highlight=False)
+        report_scores(f"{options.ticket}", scores, options.out)
 
 
 @friendly
@@ -297,20 +289,6 @@ def _load_ticket(folder: Path, task_name: str) -> Ticket:
     if ticket.task != task_name:
         raise UserError(f"{folder}: a {ticket.task} ticket, not a {task_name} one; use the {ticket.task} task's command")
     return ticket
-
-
-def score_table(title: str, scores: Mapping[str, object]) -> Table:
-    """A table with one row for each score."""
-    from supertickets.terminal import summary_table
-
-    def text(value: object) -> str:
-        if isinstance(value, float):
-            return f"{value:.4f}"
-        if isinstance(value, dict):
-            return "\n".join(f"{key}: {text(part)}" for key, part in value.items())
-        return str(value)
-
-    return summary_table(title, {key: text(value) for key, value in scores.items()})
 
 
 if __name__ == "__main__":

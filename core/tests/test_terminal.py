@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from supertickets.cli import score_table
 from supertickets.names import printable
+from supertickets.scores import score_table
 from supertickets.terminal import PlainConsole, headline, summary_table
 
 NAMES = ["[other]", "[/x]", "road [/lane]", ":smile:", "[bold]", "$5_$10"]

@@ -4,7 +4,6 @@ poses in a file: python -m supertickets_keypoint.evaluate --results FILE.json [R
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +12,15 @@ from supertickets import cli
 from supertickets.arguments import (
     Parser,
     add_recipe,
-    check_scores_file,
     chosen_recipe,
     friendly,
     path_argument,
     split_overrides,
 )
-from supertickets.cli import score_table
 from supertickets.config.reader import load_config
 from supertickets.errors import UserError
-from supertickets.files import write_text
-from supertickets.terminal import console, note
+from supertickets.scores import check_scores_file, report_scores
+from supertickets.terminal import note
 from supertickets.types import Metrics
 from supertickets_keypoint.annotations import check_joints, json_path, own_results, read_results, read_truth
 from supertickets_keypoint.config import KeypointConfig
@@ -54,12 +51,7 @@ def evaluate_results(argv: Sequence[str]) -> None:
     options, overrides = split_overrides(parser, argv)
     check_scores_file(options.out, inputs=[options.results])
     scores = score_results(options.results, load_config(KeypointConfig, chosen_recipe(options, PACKAGE), overrides))
-    if options.out:  # before anything is shown: what fails then loses nothing
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(options.out, json.dumps(scores, indent=1) + "\n")
-    console.print(score_table(f"{options.results}", scores))
-    if options.out:
-        console.print(f"written to {options.out}", highlight=False)
+    report_scores(f"{options.results}", scores, options.out)
 
 
 def score_results(results: Path, config: KeypointConfig) -> Metrics:

@@ -1,0 +1,50 @@
+"""The scores that `evaluate` ends with: the JSON file for them, and the table on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from supertickets.errors import UserError
+from supertickets.files import check_outputs, write_text
+from supertickets.terminal import console, summary_table
+from supertickets.ticket.hub import FILES
+
+
+def check_scores_file(path: Path | None, *, inputs: Sequence[Path] = ()) -> None:
+    """`UserError` where the file for scores, `--out`, is a folder, a device, one of the inputs or a part of a ticket."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise UserError(f"--out: {path} is a folder; name a JSON file")
+    if path.exists() and not path.is_file():
+        raise UserError(f"--out: {path} is not a regular file; name a JSON file")
+    folder = Path(os.path.realpath(path)).parent
+    check_outputs([path], [*inputs, *(folder / name for name in FILES if (folder / FILES[0]).exists())])
+
+
+def report_scores(title: str, scores: Mapping[str, object], out: Path | None) -> None:
+    """Write the scores to the JSON file `out`, if there is one, and show them."""
+    if out:  # before anything is shown: what fails then loses nothing
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, json.dumps(scores, indent=1) + "\n")
+    console.print(score_table(title, scores))
+    if out:
+        console.print(f"written to {out}", highlight=False)
+
+
+def score_table(title: str, scores: Mapping[str, object]) -> Table:
+    """A table with one row for each score."""
+
+    def text(value: object) -> str:
+        if isinstance(value, float):
+            return f"{value:.4f}"
+        if isinstance(value, dict):
+            return "\n".join(f"{key}: {text(part)}" for key, part in value.items())
+        return str(value)
+
+    return summary_table(title, {key: text(value) for key, value in scores.items()})
