@@ -184,6 +184,13 @@ def test_cubic_and_one_shot_end_at_the_target():
     assert plan_prunes(30, PruneConfig(target=0.8, schedule="one_shot", end=0.5)) == {15: 0.8}
 
 
+@pytest.mark.parametrize("epochs", [2, 3, 4, 7])
+@pytest.mark.parametrize(("start", "end"), [(0.45, 0.75), (0.4, 0.7), (0.2, 0.5)])
+def test_short_runs_have_time_for_prunes_and_an_epoch_after_them(epochs, start, end):
+    prunes = plan_prunes(epochs, PruneConfig(target=0.8, every=1, start=start, end=end))
+    assert max(prunes) < epochs and prunes[max(prunes)] == 0.8
+
+
 def test_target_out_of_reach_is_refused():
     with pytest.raises(UserError, match=r"prune\.target: 0\.9 is not reached"):
         plan_prunes(30, PruneConfig(schedule="progressive", target=0.9, every=25))

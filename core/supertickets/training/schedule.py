@@ -35,7 +35,12 @@ def sparsity_at(epoch: int, epochs: int, prune: PruneConfig) -> float:
 
 
 def _span(epochs: int, prune: PruneConfig) -> tuple[int, int]:
-    return round(prune.start * epochs), round(prune.end * epochs)
+    """The epochs of `start` and `end`. A short run with cubic keeps them apart, and an epoch after them, where possible."""
+    first, last = round(prune.start * epochs), round(prune.end * epochs)
+    if prune.schedule == "cubic" and prune.start < prune.end < 1 < epochs:
+        last = max(min(last, epochs - 1), 1)
+        first = min(first, last - 1)
+    return first, last
 
 
 def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:

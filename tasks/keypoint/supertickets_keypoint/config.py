@@ -194,11 +194,12 @@ class KeypointConfig(Config):
     """The whole keypoint experiment; the defaults draw a ticket from the embedded scenes on two CPU cores."""
 
     arch: ArchConfig = ArchConfig(preset="nano")
-    # Later than for other tasks: joints are learned slowly, and what is pruned before they are known is missed afterwards.
+    # Later than for other tasks: joints are learned slowly, and what is removed before they are known is missed afterwards.
+    # Weights are pruned when the search has chosen most of the units.
     search: SearchConfig = SearchConfig(
         target_macs=0.59, importance="taylor_per_mac", rho=1e-4, warmup=1, start=0.25, end=0.55, divisor=8, min_macs=0
     )
-    prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.25, end=0.55, reactivate="never")
+    prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.45, end=0.75, reactivate="never")
     train: TrainConfig = TrainConfig(epochs=22, batch_size=8, lr=6e-3, pct_start=0.2, evaluate_every=4)
     data: KeypointData = KeypointData()
     heatmap: KeypointHeatmap = KeypointHeatmap()

@@ -125,7 +125,8 @@ class SegmentationConfig(Config):
     search: SearchConfig = SearchConfig(
         target_macs=0.59, importance="taylor_per_mac", rho=5e-4, warmup=1, start=0.2, end=0.5, min_macs=0
     )
-    prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.2, end=0.5, reactivate="never")
+    # Weights are pruned when the search has chosen most of the units.
+    prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.4, end=0.7, reactivate="never")
     train: TrainConfig = TrainConfig(epochs=16, batch_size=8, lr=6e-3)
     data: SegmentationData = SegmentationData()
     evaluation: SegmentationEvaluation = SegmentationEvaluation()
