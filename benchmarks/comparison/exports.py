@@ -25,7 +25,7 @@ Shape = tuple[int, int, int]  # (C, H, W)
 
 
 def write_forms(drawn: Drawn, shape: Shape, folder: Path) -> dict[str, object]:
-    """Write `network.onnx`, for networks with zeros also the engine's file, and the weights; returns the costs of the network.
+    """Write `network.onnx`, for tickets also the sparse engine's file, and the weights; returns the costs of the network.
 
     Tickets are compacted first. Raises `UserError` where an exported file does not give the network's outputs.
     """
@@ -39,7 +39,7 @@ def write_forms(drawn: Drawn, shape: Shape, folder: Path) -> dict[str, object]:
         ticket.save(folder / "compacted")
         net, weights = ticket.build(), folder / "compacted" / "ticket.safetensors"
         export(ticket, folder / "network.onnx", format="onnx")
-        if ticket.mask and has_native(net):
+        if has_native(net):
             export(ticket, (folder / "network").with_suffix(FORMATS["native"].suffix), format="native")
     nonzeros = sum(int(torch.count_nonzero(parameter)) for parameter in net.parameters())
     return {"macs": macs_of(net, shape), "nonzeros": nonzeros, "bytes": weights.stat().st_size}
