@@ -22,14 +22,14 @@ from supertickets.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 HOW = """One table for each data set. Every network has the same data, augmentation, batch size, optimizer, schedule, averaging
-and evaluation, and as many epochs as the network that it starts from can be trained for in the data set's minutes of CPU time.
-Networks train on the split "train", which also gives the batches that searches and pruners look at. The split "val" gives the
-one score at the end and chooses nothing. Searches and pruners have half of the MACs of the network that they start from.
-Minutes of training are measured for each row: networks that shrink take fewer, and FastNAS takes more, because its search
-comes on top. `supertickets-unpruned` is a ticket that is searched but not pruned, `supertickets-longer` the same with a third
-more epochs, and `supertickets-small` a ticket with a sixth of the MACs and sparsity 0.5.
-Milliseconds are CPU time for one image in float32 on one thread, with ONNX Runtime or, if that is faster, the sparse engine
-for networks with zeros. MACs and milliseconds that differ by at most 2 % count as equal. "File" is the file of the weights. A
+and evaluation, and about the same CPU time for training: an entrant whose network shrinks early has more epochs in these
+minutes. The search of FastNAS comes on top, so its rows show more minutes. Networks train on the split "train", which also
+gives the batches that searches and pruners look at. The split "val" gives the one score at the end and chooses nothing.
+Searches and pruners have half of the MACs of the network that they start from. `supertickets` is searched and pruned,
+`supertickets-unpruned` is searched but not pruned, and `supertickets-small` is searched down to a sixth of the MACs and not
+pruned.
+Milliseconds are CPU time for one image in float32 on one thread, with ONNX Runtime or, for our tickets, with the sparse engine
+if that is faster. MACs and milliseconds that differ by at most 2 % count as equal. "File" is the file of the weights. A
 score is the mean over the seeds with its standard deviation. Each row of `benchmarks/results/peers.csv` names its seed,
 commit, command, minutes and machine."""
 
@@ -57,12 +57,12 @@ def peers_section(rows: Sequence[Row], pictures: Path) -> tuple[list[str], list[
 
 def table(lines: Sequence[Line]) -> list[str]:
     """The lines as a Markdown table."""
-    head = ("entrant", "starts from", f"{lines[0].metric}", "seeds", "dense MACs", "nonzeros", "file", "ms", "minutes")
+    head = ("entrant", "starts from", lines[0].metric, "seeds", "dense MACs", "nonzeros", "file", "ms", "epochs", "minutes")
     cells = [
         (
             *(f"**{line.entrant}**" if line.ours else line.entrant, line.start, line.scored()),
             *(str(line.seeds), f"{line.macs / 1e6:.1f} M", f"{line.nonzeros / 1e3:.0f} k", f"{line.bytes / 1024:.0f} KiB"),
-            *(f"{line.ms:.2f} ({line.runtime})", f"{line.minutes:.1f}"),
+            *(f"{line.ms:.2f} ({line.runtime})", f"{line.epochs:.0f}", f"{line.minutes:.1f}"),
         )
         for line in lines
     ]

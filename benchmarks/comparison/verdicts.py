@@ -29,6 +29,7 @@ class Line:
     bytes: float
     ms: float
     runtime: str
+    epochs: float
     minutes: float
 
     @property
@@ -51,7 +52,8 @@ def lines_of(rows: Sequence[Row]) -> list[Line]:
         groups.setdefault((row["entrant"], row["start"]), []).append(row)
     lines = []
     for (entrant, start), group in groups.items():
-        means = {key: mean(float(row[key]) for row in group) for key in ("macs", "nonzeros", "bytes", "ms", "minutes")}
+        averaged = ("macs", "nonzeros", "bytes", "ms", "epochs", "minutes")
+        means = {key: mean(float(row[key]) for row in group) for key in averaged}
         scores = [float(row["score"]) for row in group]
         spread = stdev(scores) if len(scores) > 1 else nan
         runtime = "/".join(sorted({row["runtime"] for row in group}))
