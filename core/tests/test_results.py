@@ -64,7 +64,7 @@ def test_the_page_begins_with_how_tickets_stand_beside_each_peer(results, tmp_pa
     costs = "1.00 times its MACs, 2.00 times its milliseconds, 1.00 times its minutes of training"
     assert f"fast, hrnas (our score is higher by 0.210, {costs})" in neither
     assert "near, hrnas (our score is higher by 0.010 within one deviation" in neither and "lower by 0.090" in behind
-    assert "| **supertickets** | hrnas | 0.820 ± 0.020 | 3 | 10.0 M | 50 k | 2 KiB | 2.00 (onnx) | 3.0 |" in text
+    assert "| **supertickets** | hrnas | 0.820 ± 0.020 | 3 | 10.0 M | 50 k | 2 KiB | 2.00 (onnx) | 5 | 3.0 |" in text
     assert (page.parent / "pictures" / "results_pets.png").stat().st_size > 1000
     monkeypatch.setattr(results, "draw_scores", lambda *_, **__: None)  # once is enough
     results.write_page(tmp_path, page)
