@@ -218,7 +218,7 @@ def test_wrong_starts_are_refused_before_anything_is_written(source, tmp_path):
 def test_keys_of_arch_that_a_ticket_makes_useless_are_refused():
     retrained, moved = InitConfig(ticket="T"), InitConfig(ticket="T", part="body")
     check_arch_keys(InitConfig(), ["--arch.preset", "nano"])
-    check_arch_keys(retrained, ["--train.lr", "0.1"])
+    check_arch_keys(retrained, ["--train.lr", "0.1", "--run.dir", "arch.runs"])
     check_arch_keys(moved, ["--arch.stem_stride=1", "--arch.init", "original"])
     for init, word in ((retrained, "--arch.preset"), (retrained, "--arch.stem_stride"), (moved, "--arch.preset")):
         with pytest.raises(UserError, match=f"^{word.removeprefix('--')}: has no effect"):

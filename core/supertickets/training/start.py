@@ -74,10 +74,11 @@ def check_arch_keys(init: InitConfig, overrides: Sequence[str]) -> None:
         return
     used = FROM_TARGET if init.part == "body" else ()
     for word in overrides:
-        key = word.split("=")[0].removeprefix("--")
-        if key.startswith("arch.") and key.removeprefix("arch.") not in used:
+        key = word.split("=")[0].removeprefix("--arch.")
+        if word.startswith("--arch.") and key not in used:  # other words may be values, such as the folder arch.runs
             others = f" (of arch, it takes {', '.join(used)})" if used else ""
-            raise UserError(f"{key}: has no effect, because the network comes from the ticket {init.ticket}{others}; drop it")
+            source = f"the ticket {init.ticket}{others}"
+            raise UserError(f"arch.{key}: has no effect, because the network comes from {source}; drop it")
 
 
 def check_task(ticket: Ticket, task: Task, *, named: str, hint: str) -> None:
