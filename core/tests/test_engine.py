@@ -132,7 +132,14 @@ def test_any_network_gives_what_eager_gives(case, tmp_path, monkeypatch):
 def test_nothing_is_read_or_written_outside(case, tmp_path):
     level = "-DTICKET_X86=3" if case % 2 else "-DTICKET_X86=34"
     command = ["cc", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", level]
-    assert run_as_program(*random_net(case), tmp_path, command) <= 1e-4
+    assert run_as_program(*random_net(case), tmp_path, command, threads=1 + case % 3) <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", range(SANITIZED))
+def test_no_thread_reads_or_writes_where_another_one_writes(case, tmp_path):
+    command = ["cc", "-O1", "-g", "-fsanitize=thread", "-DTICKET_X86=3" if case % 2 else "-DTICKET_X86=34"]
+    assert run_as_program(*random_net(case), tmp_path, command, threads=2 + case % 3) <= 1e-4
 
 
 @pytest.mark.slow
@@ -309,8 +316,8 @@ def test_wrong_arguments_are_named(changes, words, tmp_path):
         (b"\x7fELF" + bytes(100), "not a compiled ticket"),
         (b"hello", "not a compiled ticket"),
         (b"\x7fELF supertickets-engine 99; arm64\0", "another version"),
-        (b"\0asm supertickets-engine 2; wasm\0", "compiled for WebAssembly"),
-        (b"\x7fELF supertickets-engine 2; MACHINE\0", "this machine is"),
+        (b"\0asm supertickets-engine 3; wasm\0", "compiled for WebAssembly"),
+        (b"\x7fELF supertickets-engine 3; MACHINE\0", "this machine is"),
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="ELF files")

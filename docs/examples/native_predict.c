@@ -10,7 +10,7 @@
 #include "ticket.h"
 
 int main(int argc, char **argv) {
-  int64_t s[8];
+  int64_t s[9];
   if (ticket_sizes(s)) return fprintf(stderr, "this processor lacks the instructions: %s\n", ticket_version()), 1;
   printf("%s\nimage %d x %d x %d\n", ticket_version(), (int)s[0], (int)s[1], (int)s[2]);
   size_t inputs = (size_t)(s[0] * s[1] * s[2]), outputs = (size_t)(s[3] * s[4] * s[5]);

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("image", type=Path)
     parser.add_argument("--out", type=Path, help="PNG file for the class numbers (segmentation)")
     options = parser.parse_args()
-    if not options.network.is_file() or b"supertickets-engine 2;" not in options.network.read_bytes():
+    if not options.network.is_file() or b"supertickets-engine 3;" not in options.network.read_bytes():
         raise SystemExit(f"error: {options.network}: not a compiled ticket")
     library = ctypes.CDLL(str(options.network.resolve()))
     library.ticket_metadata.restype = ctypes.c_char_p
@@ -36,7 +36,7 @@ def main() -> None:
 
 def run(library: ctypes.CDLL, image: np.ndarray) -> np.ndarray:
     """Run the compiled network: (3, H, W) float32 -> (C, H', W') float32."""
-    sizes = (ctypes.c_int64 * 8)()
+    sizes = (ctypes.c_int64 * 9)()
     if library.ticket_sizes(sizes) != 0:
         raise SystemExit("error: this processor lacks the instructions that the file was compiled for")
     assert image.shape == tuple(sizes[0:3]) and image.dtype == np.float32 and image.flags.c_contiguous

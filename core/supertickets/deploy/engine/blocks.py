@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from torch import Tensor, nn
 
-from supertickets.deploy.engine.maps import Map, clear_halos, clear_pads, mask_bits, plane_sizes, split_map, take_map
+from supertickets.deploy.engine.maps import Map, clear_halos, clear_pads, inside, plane_sizes, split_map, take_map
 from supertickets.deploy.engine.program import VECTOR, Act, Floats, Ints, Program, Rows
 from supertickets.networks.blocks import MixedBlock
 
@@ -19,7 +19,7 @@ Layout: TypeAlias = tuple[int, int, int]  # height and width behind the depthwis
 
 @dataclass
 class Scratch:
-    """Planes that blocks share, for hidden values before (by layout) and behind the depthwise convs.
+    """Planes that blocks share, for hidden values before (by layout) and behind the depthwise convs, in each thread's own memory.
 
     How many are needed is only known once everything is planned: a first pass counts in `units` and `floats`, a second one is
     given them. Halos stay zero from a layout's first use on.
@@ -27,8 +27,8 @@ class Scratch:
 
     units: dict[Layout, int] = field(default_factory=dict)  # at most in one group
     floats: int = 0  # of the planes behind the depthwise convs
-    before: dict[Layout, int] = field(default_factory=dict)  # arena offsets
-    masks: dict[tuple[int, ...], int] = field(default_factory=dict)  # places in the program's whole numbers
+    before: dict[Layout, int] = field(default_factory=dict)  # offsets
+    masks: dict[tuple[int, ...], int] = field(default_factory=dict)  # places in the program's masks
     behind: int | None = None
 
     def planes(self, program: Program, h: int, w: int, stride: int, units: int, pad: int) -> tuple[Map, Ints]:
@@ -39,21 +39,21 @@ class Scratch:
         self.units[layout] = max(units, self.units.get(layout, 0))
         self.floats = max(self.floats, units * plain + 4 * VECTOR)
         if self.behind is None:
-            self.behind = program.arena.take(self.floats)
+            self.behind = program.take_own(self.floats)
         first = layout not in self.before
         if first:
-            self.before[layout] = program.arena.take(self.units[layout] * plane + 4 * VECTOR)
+            self.before[layout] = program.take_own(self.units[layout] * plane + 4 * VECTOR)
         at = self.before[layout]
         before = Map(at + halo, at, units, h, w, pitch, plane, halo, 4 if stride == 2 else 1, phase)
         if first:
-            clear_halos(program, replace(before, channels=self.units[layout]))
+            clear_halos(program, replace(before, channels=self.units[layout]), own=True)
         return before, self.behind + np.arange(units) * plain
 
     def mask(self, program: Program, m: Map, h: int, w: int) -> int:
         """Where the mask of a map of (h, w), before a split, begins: ones in the image, zeros between and behind its rows."""
         key = (h, w, m.pitch, m.phases)
         if key not in self.masks:
-            self.masks[key] = program.ints(mask_bits(h, w, m.pitch, m.positions, split=m.phases == 4))
+            self.masks[key] = program.mask(inside(h, w, m.pitch, m.positions, split=m.phases == 4))
         return self.masks[key]
 
 
@@ -86,7 +86,11 @@ def plan_stem_conv(program: Program, x: Map | None, conv: nn.Conv2d, h: int, w: 
 
 
 def plan_block(program: Program, scratch: Scratch, x: Map, block: MixedBlock, out: Map, act: Act, *, pad: int) -> None:
-    """out (+)= block(x), with a ReLU behind the sum where asked."""
+    """out (+)= block(x), with a ReLU behind the sum where asked.
+
+    Each thread of one image computes its positions of `out` alone: only where it reads `x` around them, before the depthwise
+    convs, does it compute what others compute, too. All wait for each other at the end.
+    """
     source = x if block.stride == 1 else split_map(program, x, x.channels, x.h, x.w, pad, cleared=False)
     units = sum(block.units.values())
     bias = array(block.project.bias) if units else np.zeros(out.channels, np.float32)
@@ -100,11 +104,12 @@ def plan_block(program: Program, scratch: Scratch, x: Map, block: MixedBlock, ou
         if units_of_group is not groups[0]:  # what came before is in place: add to it
             rows, act = Rows(planes_of(out), np.zeros(out.channels, np.float32)), act | Act.ADD
         hidden = _plan_units(program, scratch, block, units_of_group, source, x, out, pad)
-        rows.add_matrix(array(block.project.weight)[:, units_of_group, 0, 0], hidden)
+        rows.add_matrix(array(block.project.weight)[:, units_of_group, 0, 0], hidden, own=True)
         last = units_of_group is groups[-1]
-        program.rows(rows, out.positions, act if last else act & ~Act.RELU)
+        program.rows(rows, out.positions, act if last else act & ~Act.RELU, wait=False)
     if not groups:
         program.rows(rows, out.positions, act)
+    program.meet()
     if source is not x:
         program.arena.give(source.at)
 
@@ -127,27 +132,32 @@ def _plan_units(
 ) -> Ints:
     """Expansion and depthwise conv of a group of units; gives where their planes lie."""
     e, hidden = scratch.planes(program, out.h, out.w, block.stride, len(units), pad)
-    assert (e.pitch, e.phases) == (out.pitch, source.phases) and (e.phases == 1 or e.phase == source.phase)
+    assert (e.pitch, e.phases, e.positions) == (out.pitch, source.phases, out.positions)
     rows = Rows(planes_of(e), array(block.expand.bias)[units])
     rows.add_matrix(array(block.expand.weight)[units, :, 0, 0], planes_of(source))
-    program.rows(rows, e.positions, Act.RELU, phases=(e.phases, e.phase), mask=scratch.mask(program, e, x.h, x.w))
-    program.planes(_depthwise_rows(block, units, e, hidden), e.positions, Act.RELU)
+    phases, mask = (e.phases, source.phase, e.phase), scratch.mask(program, e, x.h, x.w)
+    depthwise, around = _depthwise_rows(block, units, e, hidden)
+    program.rows(rows, e.positions, Act.RELU, phases=phases, mask=mask, around=around, own=True, wait=False)
+    program.planes(depthwise, e.positions, Act.RELU, own=True, wait=False)
     return hidden
 
 
-def _depthwise_rows(block: MixedBlock, units: Ints, e: Map, hidden: Ints) -> Rows:
-    """The taps of every kernel size; `units` counts through all of them."""
+def _depthwise_rows(block: MixedBlock, units: Ints, e: Map, hidden: Ints) -> tuple[Rows, int]:
+    """The taps of every kernel size (`units` counts through all of them), and how many positions away they read."""
     biases = np.concatenate([array(conv.get_parameter("bias")) for conv in block.depthwise.values()])
     rows = Rows(hidden, biases[units])
-    first = 0
+    first, around = 0, 0
     for conv in block.depthwise.values():
         weight = array(conv.get_parameter("weight"))[:, 0]
         here = np.flatnonzero((units >= first) & (units < first + len(weight)))  # slots of this kernel's units
         taps = weight[units[here] - first]
         slot, dy, dx = np.nonzero(taps)
-        rows.add(here[slot], planes_of(e)[here[slot]] + shifts(e, dy, dx, weight.shape[1]), taps[slot, dy, dx])
+        shift = shifts(e, dy, dx, weight.shape[1])
+        rows.add(here[slot], planes_of(e)[here[slot]] + shift, taps[slot, dy, dx])
+        away = np.abs(shift if e.phases == 1 else (shift + e.halo) % e.phase - e.halo)
+        around = max([around, *away.tolist()])
         first += len(weight)
-    return rows
+    return rows, around
 
 
 def add_pointwise(rows: Rows, x: Map, conv: nn.Conv2d) -> None:

@@ -34,8 +34,8 @@ static int level(void) {
 #endif
 }
 
-TICKET_API int TICKET_FUNCTION(sizes)(int64_t sizes[8]) {
-  for (int i = 0; i < 8; i++) sizes[i] = SIZES[i];
+TICKET_API int TICKET_FUNCTION(sizes)(int64_t sizes[9]) {
+  for (int i = 0; i < 9; i++) sizes[i] = SIZES[i];
   return level() ? 0 : -1;
 }
 

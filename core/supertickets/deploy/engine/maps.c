@@ -13,13 +13,14 @@ static void FN(copy)(const float *in, float *out, int n) {
   for (; x < n; x++) out[x] = in[x];
 }
 
-/* (h, w) -> four phases of (h2, w2), `phase` apart: value (y, x) -> phase (y % 2, x % 2) at (y / 2, x / 2).
- * `exact`: nothing is read behind a row, and zeros are written there. */
-static void FN(split)(const float *in, float *out, int h, int w, int pitch, int h2, int w2, int pitch2, int phase, int exact) {
+/* (h, w) -> rows `y` to `end` of four phases of (h2, w2), `phase` apart: value (y, x) -> phase (y % 2, x % 2) at (y / 2, x / 2).
+ * `clear`: nothing is read behind a row, and zeros are written there. */
+static void FN(split)(const float *in, float *out, const int32_t *size, int first, int end) {
+  int h = size[0], w = size[1], pitch = size[2], h2 = size[3], w2 = size[4], pitch2 = size[5], phase = size[6], clear = size[7];
   for (int a = 0; a < 2; a++)
-    for (int y = 0; y < h2; y++) {
+    for (int y = first; y < end; y++) {
       float *even = out + 2 * a * phase + y * pitch2, *odd = even + phase;
-      int x = 0;
+      int x = 0, exact = clear || (end < h2 && w2 + VL > (end - y) * pitch2); /* what follows is another part's */
       if (2 * y + a < h) {
         const float *row = in + (int64_t)(2 * y + a) * pitch;
         for (; exact ? 2 * x + 2 * VL <= w : x < w2; x += VL) {
@@ -33,14 +34,17 @@ static void FN(split)(const float *in, float *out, int h, int w, int pitch, int 
     }
 }
 
-/* nearest, to twice the size */
-static void FN(up2)(const float *in, float *out, int h, int w, int pitch, int pitch2) {
-  for (int y = 0; y < 2 * h; y++)
-    for (int x = 0; x < w; x += VL) {
+/* nearest, to twice the size: rows `y` to `end`; nothing is written behind the last one */
+static void FN(up2)(const float *in, float *out, int w, int pitch, int pitch2, int y, int end) {
+  for (; y < end; y++) {
+    int x = 0, exact = 2 * (w + VL) > (end - y) * pitch2;
+    for (; exact ? x + VL <= w : x < w; x += VL) {
       vec v = FN(load)(in + y / 2 * pitch + x);
       FN(store)(out + y * pitch2 + 2 * x, SHUFFLE(v, v, LOW));
       FN(store)(out + y * pitch2 + 2 * x + VL, SHUFFLE(v, v, HIGH));
     }
+    for (; x < w; x++) out[y * pitch2 + 2 * x] = out[y * pitch2 + 2 * x + 1] = in[y / 2 * pitch + x];
+  }
 }
 
 /* One line of w values, bilinearly to 2w or 4w; line[-1] and line[w] repeat the ends. */
@@ -61,28 +65,35 @@ static void FN(widen)(const float *line, float *out, int w, int times) {
   }
 }
 
-/* One plane, bilinearly by tables of two sources and the second one's weight: each row to the new width, then rows to rows.
+/* Rows `y` to `end` of a plane by tables of two source lines, at most one apart, and the second one's weight. A source row is
+ * brought to the new width when it is needed first, and `space` holds the last two; nothing is written behind the last row.
  * size: h, w, pitch, h2, w2, pitch2, -, times (as wide; 0: by table), then where the tables begin: rows, columns. */
-static void FN(resize)(const float *in, float *out, const int32_t *size, float *space) {
-  int h = size[0], w = size[1], pitch = size[2], h2 = size[3], w2 = size[4], pitch2 = size[5], times = size[7];
+static void FN(resize)(const float *in, float *out, const int32_t *size, float *space, int y, int end) {
+  int w = size[1], pitch = size[2], w2 = size[4], pitch2 = size[5], times = size[7], held[2] = {-1, -1};
   const int32_t *rows = INTS + size[8], *columns = INTS + size[10];
   const float *up = FLOATS + size[9], *across = FLOATS + size[11];
-  float *line = space + VL, *wide = line + w + 3 * VL;
-  int step = w2 + 4 * VL;
-  for (int y = 0; y < h; y++, in += pitch) {
-    if (times) {
-      FN(copy)(in, line, w);
-      line[-1] = in[0], line[w] = in[w - 1];
-      FN(widen)(line, wide + y * step, w, times);
-    } else {
-      for (int x = 0; x < w2; x++)
-        wide[y * step + x] = in[columns[2 * x]] * (1 - across[x]) + in[columns[2 * x + 1]] * across[x];
+  float *line = space + 16, *wide[2] = {space + (w + 63) / 16 * 16, space + (w + 63) / 16 * 16 + (w2 + 63) / 16 * 16};
+  for (out += (int64_t)y * pitch2; y < end; y++, out += pitch2) {
+    for (int i = 2 * y; i < 2 * y + 2; i++) {
+      const float *row = in + (int64_t)rows[i] * pitch;
+      float *to = wide[rows[i] & 1];
+      if (held[rows[i] & 1] == rows[i]) continue;
+      held[rows[i] & 1] = rows[i];
+      if (times) {
+        for (int x = 0; x < w; x += VL) FN(store)(line + x, FN(load)(row + x));
+        line[-1] = row[0], line[w] = row[w - 1];
+        FN(widen)(line, to, w, times);
+      } else {
+        for (int x = 0; x < w2; x++) to[x] = row[columns[2 * x]] * (1 - across[x]) + row[columns[2 * x + 1]] * across[x];
+      }
     }
-  }
-  for (int y = 0; y < h2; y++, out += pitch2) {
-    const float *r0 = wide + rows[2 * y] * step, *r1 = wide + rows[2 * y + 1] * step;
-    vec low = FN(splat)(1 - up[y]), high = FN(splat)(up[y]);
-    for (int x = 0; x < w2; x += VL) FN(store)(out + x, FN(fma)(FN(load)(r1 + x), high, FN(load)(r0 + x) * low));
+    const float *r0 = wide[rows[2 * y] & 1], *r1 = wide[rows[2 * y + 1] & 1];
+    vec low = FN(splat)(1 - up[y]), high = FN(splat)(up[y]), v;
+    int x = 0, exact = w2 + VL > (end - y) * pitch2;
+    for (; exact ? x + VL <= w2 : x < w2; x += VL) FN(store)(out + x, FN(fma)(FN(load)(r1 + x), high, FN(load)(r0 + x) * low));
+    if (x >= w2) continue;
+    v = FN(fma)(FN(load)(r1 + x), high, FN(load)(r0 + x) * low);
+    for (int i = 0; x < w2; i++, x++) out[x] = v[i];
   }
 }
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from supertickets.deploy.engine.program import PAGE, VECTOR, Ints, Op, Program, rounded
+from supertickets.deploy.engine.program import PAGE, VECTOR, Op, Program, rounded
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ def take_map(program: Program, channels: int, h: int, w: int, pad: int, *, halo:
     return Map(at + around, at, channels, h, w, pitch, plane, around, 4 if split else 1, phase)
 
 
-def clear_halos(program: Program, m: Map) -> None:
-    """Zeros before, between and behind the phases of each plane."""
-    program.op(Op.HALOS, m.at, m.channels, m.plane, m.halo, m.phase, m.phases, m.h * m.pitch)
+def clear_halos(program: Program, m: Map, *, own: bool = False) -> None:
+    """Zeros before, between and behind the phases of each plane; with `own` of a map in each thread's own memory."""
+    program.op(Op.HALOS, m.at, m.channels, m.plane, m.halo, m.phase, m.phases, m.h * m.pitch, own, wait=not own)
 
 
 def clear_pads(program: Program, m: Map) -> None:
@@ -79,9 +80,8 @@ def split_map(program: Program, x: Map | None, channels: int, h: int, w: int, pa
     return m
 
 
-def mask_bits(h: int, w: int, pitch: int, positions: int, *, split: bool) -> Ints:
-    """For each flat position of a map of (h, w), or of each of its four phases: all bits in the image, none elsewhere."""
+def inside(h: int, w: int, pitch: int, positions: int, *, split: bool) -> NDArray[np.bool_]:
+    """Whether each flat position of a map of (h, w), or of each of its four phases, is in the image."""
     y, x = np.divmod(np.arange(positions), pitch)
     ends = [(-(-(h - f // 2) // 2), -(-(w - f % 2) // 2)) for f in range(4)] if split else [(h, w)]
-    inside = np.concatenate([(y < rows) & (x < columns) for rows, columns in ends])
-    return -inside.astype(np.int64)
+    return np.concatenate([(y < rows) & (x < columns) for rows, columns in ends])

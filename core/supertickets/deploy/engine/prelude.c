@@ -6,8 +6,8 @@
 #define TABLE __attribute__((used)) static
 
 typedef struct { int32_t offset; float weight; } Tap;
-typedef struct { int32_t out, first, taps; float bias; } Row;
-typedef struct { int32_t kind, a[18]; } Op;
+typedef struct { int32_t out, first, shared, taps; float bias; } Row; /* taps: the first `shared` of them in the arena */
+typedef struct { int32_t kind, wait, a[17]; } Op;
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)

@@ -65,16 +65,19 @@ class Rows:
     out: Ints
     bias: Floats
     taps: list[tuple[Ints, Ints, Floats]] = field(default_factory=list)  # (row, offset, weight) of as many taps
+    own_taps: list[tuple[Ints, Ints, Floats]] = field(default_factory=list)  # the same, of each thread's own memory
 
     def add(self, row: Ints, offset: Ints, weight: Floats) -> None:
         """Taps of the rows `row`; those of weight zero are left out."""
         kept = weight != 0
         self.taps.append((row[kept], offset[kept], weight[kept]))
 
-    def add_matrix(self, weight: Floats, offset: Ints) -> None:
-        """Row i takes `weight[i, j]` times what lies at `offset[j]`, or at `offset[i, j]`."""
+    def add_matrix(self, weight: Floats, offset: Ints, *, own: bool = False) -> None:
+        """Row i takes `weight[i, j]` times what lies at `offset[j]`, or at `offset[i, j]`, maybe in each thread's own memory."""
         row, column = np.nonzero(weight)
-        self.taps.append((row, np.broadcast_to(offset, weight.shape)[row, column], weight[row, column]))
+        (self.own_taps if own else self.taps).append(
+            (row, np.broadcast_to(offset, weight.shape)[row, column], weight[row, column])
+        )
 
 
 class Arena:
@@ -116,57 +119,105 @@ class Program:
 
     def __init__(self) -> None:
         self.arena = Arena()
-        self.ops: list[tuple[int, ...]] = []
+        self.own = (0, 0)  # where what each thread of one image has of its own begins and ends in the arena
+        self.ops: list[tuple[int, bool, tuple[int, ...]]] = []  # kind, whether all threads wait for each other, numbers
         self.acts = Act.NONE  # all that occur
-        self._rows: list[tuple[Ints, Ints, Floats]] = []  # (out, taps of each, bias)
+        self._rows: list[tuple[Ints, Ints, Ints, Floats]] = []  # (out, taps in the arena and taps of each, bias)
         self._taps: list[tuple[Ints, Floats]] = []
         self._rows_so_far = 0
         self._ints: list[Ints] = []
+        self._masks: list[NDArray[np.bool_]] = []
         self._floats: list[Floats] = []
         self.output_shape: tuple[int, ...] = ()
 
-    def op(self, kind: Op, *numbers: int) -> None:
-        """One operation; what `numbers` mean stands beside its case in run.c."""
-        self.ops.append((int(kind), *map(int, numbers)))
+    def take_own(self, length: int) -> int:
+        """Offset of `length` floats that each thread of one image has for itself: one in the arena, the others behind it."""
+        offset = self.arena.take(length)
+        first, end = self.own if self.own[1] else (offset, offset)
+        self.own = min(first, offset), max(end, offset + rounded(length))
+        return offset
 
-    def rows(self, rows: Rows, positions: int, act: Act, *, phases: tuple[int, int] = (1, 0), mask: int = -1) -> None:
+    def op(self, kind: Op, *numbers: int, wait: bool = True) -> None:
+        """One operation; what `numbers` mean stands beside its case in run.c.
+
+        With `wait`, the threads of one image wait for each other after it. That is needed where what follows reads positions
+        that another thread writes, or writes to memory that another one may still read.
+        """
+        self.ops.append((int(kind), wait, tuple(map(int, numbers))))
+
+    def meet(self) -> None:
+        """The threads of one image wait for each other after what has been planned so far."""
+        if self.ops:
+            kind, _, numbers = self.ops[-1]
+            self.ops[-1] = kind, True, numbers
+
+    def rows(
+        self,
+        rows: Rows,
+        positions: int,
+        act: Act,
+        *,
+        phases: tuple[int, int, int] = (1, 0, 0),
+        mask: int = -1,
+        around: int = 0,
+        own: bool = False,
+        wait: bool = True,
+    ) -> None:
         """Run all rows over a tile of flat positions, then over the next.
 
-        `phases`: how many there are and how far apart; all rows run in each. `mask`: where a table of whole numbers begins, one
-        for each position of each phase, whose bits are kept. Rows that would change nothing are left out.
+        `phases`: how many there are, and how far apart in the input and in the output; all rows run in each. `mask`: what
+        `mask()` gave for the positions of each phase; zeros are written where it keeps nothing. `around`: so many positions
+        before and behind its share are computed by each thread as well. `own`: `rows.out` are offsets in each thread's own
+        memory. Rows that would change nothing are left out.
         """
-        self._rows_op(Op.ROWS, rows, act, (positions, act, *phases, mask))
+        taps = 0 if not rows.own_taps else 2 if any(len(part[0]) for part in rows.taps) else 1
+        self._rows_op(Op.ROWS, rows, act, (positions, act, *phases, mask, rounded(around), own, taps), wait)
 
-    def planes(self, rows: Rows, positions: int, act: Act) -> None:
-        """Run one row after the other, each over its whole plane, which is read many times (depthwise)."""
-        self._rows_op(Op.PLANES, rows, act, (positions, act))
+    def planes(self, rows: Rows, positions: int, act: Act, *, own: bool = False, wait: bool = True) -> None:
+        """Run one row after the other, each over its whole plane, which is read many times (depthwise).
 
-    def _rows_op(self, kind: Op, rows: Rows, act: Act, numbers: tuple[int, ...]) -> None:
+        With `own`, all offsets are in each thread's own memory.
+        """
+        self._rows_op(Op.PLANES, rows, act, (positions, act, own), wait)
+
+    def _rows_op(self, kind: Op, rows: Rows, act: Act, numbers: tuple[int, ...], wait: bool) -> None:
         self.acts |= act
         none = np.zeros(0, np.int64)
-        row, offset, weight = (np.concatenate(part) for part in zip((none, none, none.astype("f4")), *rows.taps, strict=True))
+        taps = [(none, none, none.astype("f4")), *rows.taps, *rows.own_taps]
+        row, offset, weight = (np.concatenate(part) for part in zip(*taps, strict=True))
         row = row.astype(np.int64)
+        shared = np.bincount(np.concatenate([none, *(part[0] for part in rows.taps)]), minlength=len(rows.out))
         count = np.bincount(row, minlength=len(rows.out))
+        last = np.arange(len(row)) >= len(row) - sum(len(part[0]) for part in rows.own_taps)
         # Rows of as many taps behind each other: the processor guesses each loop's end right.
         turn = np.argsort(count, kind="stable")
         if act == Act.ADD:
             turn = turn[(count[turn] > 0) | (rows.bias[turn] != 0)]
         place = np.full(len(rows.out), len(rows.out))
         place[turn] = np.arange(len(turn))
-        order = np.lexsort((offset, place[row]))
+        order = np.lexsort((offset, last, place[row]))
         if len(turn):
-            self.op(kind, self._rows_so_far, len(turn), *numbers)
-            self._rows.append((rows.out[turn], count[turn], rows.bias[turn]))
+            self.op(kind, self._rows_so_far, len(turn), *numbers, wait=wait)
+            self._rows.append((rows.out[turn], shared[turn], count[turn], rows.bias[turn]))
             self._taps.append((offset[order], weight[order]))
             self._rows_so_far += len(turn)
 
     def products(self) -> int:
         """Multiplications of one image: taps times positions."""
-        ends = np.cumsum(np.concatenate([np.zeros(1, np.int64), *(count for _, count, _ in self._rows)]))
+        ends = np.cumsum(np.concatenate([np.zeros(1, np.int64), *(count for _, _, count, _ in self._rows)]))
         total = 0
-        for kind, first, rows, positions, *rest in (op for op in self.ops if op[0] in (Op.ROWS, Op.PLANES)):
+        for kind, (first, rows, positions, *rest) in ((op[0], op[2]) for op in self.ops if op[0] in (Op.ROWS, Op.PLANES)):
             total += int(ends[first + rows] - ends[first]) * positions * (rest[1] if kind == Op.ROWS else 1)
         return total
+
+    def mask(self, kept: NDArray[np.bool_]) -> int:
+        """What a mask keeps, for whole vectors of positions; gives its place."""
+        self._masks.append(kept)
+        return sum(map(len, self._masks)) - len(kept)
+
+    def masks(self) -> NDArray[np.bool_]:
+        """All masks, one behind the other."""
+        return np.concatenate([*self._masks, np.zeros(4 * VECTOR, np.bool_)])
 
     def ints(self, values: Ints) -> int:
         """A table of whole numbers; gives its place."""
@@ -178,15 +229,15 @@ class Program:
         self._floats.append(values)
         return sum(map(len, self._floats)) - len(values)
 
-    def tables(self) -> tuple[list[tuple[int, int, int, float]], tuple[Ints, Floats], Ints, Floats]:
-        """Rows (out, first tap, taps, bias), taps (offsets, weights), whole numbers and floats.
+    def tables(self) -> tuple[list[tuple[int, int, int, int, float]], tuple[Ints, Floats], Ints, Floats]:
+        """Rows (out, first tap, taps in the arena, taps, bias), taps (offsets, weights), whole numbers and floats.
 
         Tables of a vector at least: a compiler that sees a shorter one warns of vectors that are never read.
         """
-        out, count, bias = (np.concatenate(part) for part in zip(*self._rows, strict=True))
+        out, shared, count, bias = (np.concatenate(part) for part in zip(*self._rows, strict=True))
         first = np.cumsum(count) - count
         zeros = np.zeros(4 * VECTOR, np.int64)
         offset, weight = (np.concatenate([*part, zeros[:1]]) for part in zip(*self._taps, strict=True))
         ints, floats = np.concatenate([*self._ints, zeros]), np.concatenate([*self._floats, zeros]).astype(np.float32)
-        rows = list(zip(out.tolist(), first.tolist(), count.tolist(), bias.tolist(), strict=True))
+        rows = list(zip(out.tolist(), first.tolist(), shared.tolist(), count.tolist(), bias.tolist(), strict=True))
         return rows, (offset, weight.astype(np.float32)), ints, floats

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 
 from supertickets.deploy.engine.maps import Map
-from supertickets.deploy.engine.program import VECTOR, Floats, Ints, Op, Program
+from supertickets.deploy.engine.program import VECTOR, Floats, Ints, Op, Program, rounded
 
 Lines: TypeAlias = tuple[Ints, Floats]  # the two sources of each output line, (n_out, 2), and the second one's weight
 
@@ -35,7 +35,8 @@ def resize_bilinear(program: Program, x: Map, out: Map) -> None:
 
 def resize(program: Program, x: Map, out: Map, rows: Lines, columns: Lines, times: int = 0) -> None:
     """`out` is `x` by these lines; with `times` of 2 or 4 the columns are known to be bilinear at so many times the width."""
-    space = program.arena.take(x.w + 4 * VECTOR + x.h * (out.w + 4 * VECTOR))  # a line, then all rows at their new width
+    space = rounded(x.w + 3 * VECTOR) + 2 * rounded(out.w + 3 * VECTOR)  # a line, then two rows at their new width
+    own = program.take_own(space)
     tables = (
         program.ints(rows[0].ravel()),
         program.floats(rows[1]),
@@ -43,5 +44,5 @@ def resize(program: Program, x: Map, out: Map, rows: Lines, columns: Lines, time
         program.floats(columns[1]),
     )
     numbers = (x.start, x.plane, out.start, out.plane, x.channels, x.h, x.w, x.pitch, out.h, out.w, out.pitch)
-    program.op(Op.RESIZE, *numbers, space, times, *tables)
-    program.arena.give(space)
+    program.op(Op.RESIZE, *numbers, own, times, *tables)
+    program.arena.give(own)

@@ -21,6 +21,19 @@ ALWAYS vec FN(relu)(vec v) { return (vec)((FN(lanes))v & (v > (vec){0})); }
 ALWAYS vec FN(fma)(vec a, vec b, vec c) { return a * b + c; }
 #endif
 
+/* What is kept of the vector `i` of a row, by a table of bits: one for each float, or all bits of each float. */
+#if VL == 16
+typedef uint16_t FN(mask);
+static const FN(mask) *FN(mask_at)(int place) { return MASK_BITS + place / 16; }
+ALWAYS vec FN(keep)(vec v, const FN(mask) *mask, int i) { return (vec)_mm512_maskz_mov_ps(mask[i], (__m512)v); }
+#else
+typedef int32_t FN(mask);
+static const FN(mask) *FN(mask_at)(int place) { return MASKS + place; }
+ALWAYS vec FN(keep)(vec v, const FN(mask) *mask, int i) {
+  return (vec)((FN(lanes))v & (FN(lanes))FN(load)((const float *)mask + i * VL));
+}
+#endif
+
 ALWAYS vec FN(least)(vec a, vec b) {
 #if VL == 16
   return (vec)_mm512_min_ps((__m512)a, (__m512)b);
@@ -60,70 +73,86 @@ ALWAYS vec FN(act)(vec v, int act) {
   return v;
 }
 
+ALWAYS void FN(tap)(vec *sum, const float *in, const Tap *tap, const int count) {
+  const float *x = in + tap->offset;
+  HIDE(x);
+  vec w = FN(splat)(tap->weight);
+  UNROLL for (int v = 0; v < count; v++) sum[v] = FN(fma)(w, FN(load)(x + v * VL), sum[v]);
+}
+
 /* One row over `count` vectors; count is a constant wherever this is inlined, so that all sums stay in registers.
- * Where there is a `mask`, only its bits are kept. */
-ALWAYS void FN(row)(float *out, const float *in, const Row *row, int act, const int32_t *mask, const int count) {
+ * Where there is a `mask`, only its bits are kept. Taps that are not shared lie in `own`; 0: all lie in `in`. */
+ALWAYS void FN(row)(
+    const float *in, const float *own, float *out, const Row *row, int act, const FN(mask) *mask, const int count) {
   vec sum[MOST], start = FN(splat)(row->bias);
   const Tap *tap = TAPS + row->first;
-  int taps = row->taps;
+  int taps = row->taps, shared = own ? row->shared : taps;
   HIDE(out);
   if (act & ADD) {
     UNROLL for (int v = 0; v < count; v++) sum[v] = start + FN(load)(out + v * VL);
   } else {
     UNROLL for (int v = 0; v < count; v++) sum[v] = start;
   }
-  for (int i = 0; i < taps; i++) {
-    const float *x = in + tap[i].offset;
-    HIDE(x);
-    vec w = FN(splat)(tap[i].weight);
-    UNROLL for (int v = 0; v < count; v++) sum[v] = FN(fma)(w, FN(load)(x + v * VL), sum[v]);
-  }
+  for (int i = 0; i < shared; i++) FN(tap)(sum, in, tap + i, count);
+  if (own)
+    for (int i = shared; i < taps; i++) FN(tap)(sum, own, tap + i, count);
   UNROLL for (int v = 0; v < count; v++) sum[v] = FN(act)(sum[v], act);
   if (mask) {
     HIDE(mask);
-    UNROLL for (int v = 0; v < count; v++) sum[v] = (vec)((FN(lanes))sum[v] & (FN(lanes))FN(load)((const float *)mask + v * VL));
+    UNROLL for (int v = 0; v < count; v++) sum[v] = FN(keep)(sum[v], mask, v);
   }
   UNROLL for (int v = 0; v < count; v++) FN(store)(out + v * VL, sum[v]);
 }
 
-#define TILE(COUNT)                                                                              \
-  case COUNT:                                                                                    \
-    for (int r = 0; r < rows; r++) FN(row)(at + row[r].out, at, row + r, act, mask, COUNT);      \
+#define TILE(COUNT)                                                                                       \
+  case COUNT:                                                                                             \
+    for (int r = 0; r < rows; r++) FN(row)(in, OWN_TAPS, out + row[r].out, row + r, act, mask, COUNT);    \
     break;
+#if MOST == 16
+#define TILES_BEYOND_8 TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14) TILE(15) TILE(16)
+#else
+#define TILES_BEYOND_8 TILE(9) TILE(10) TILE(11) TILE(12)
+#endif
+#define TILES TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8) TILES_BEYOND_8
 
-/* `rows` rows over the same `count` vectors from `at` on */
-static __attribute__((noinline)) void FN(tile)(float *at, const Row *row, int rows, int act, const int32_t *mask, int count) {
-  switch (count) {
-    TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8)
-#if MOST >= 12
-    TILE(9) TILE(10) TILE(11) TILE(12)
-#endif
-#if MOST >= 16
-    TILE(13) TILE(14) TILE(15) TILE(16)
-#endif
-  }
+/* `rows` rows over the same `count` vectors, and the same with taps in `own`, too. */
+#define OWN_TAPS 0
+static __attribute__((noinline)) void FN(tile)(
+    const float *in, float *out, const Row *row, int rows, int act, const FN(mask) *mask, int count) {
+  switch (count) { TILES }
+}
+#undef OWN_TAPS
+#define OWN_TAPS own
+static __attribute__((noinline)) void FN(tile_of_both)(
+    const float *in, const float *own, float *out, const Row *row, int rows, int act, const FN(mask) *mask, int count) {
+  switch (count) { TILES }
 }
 
-/* Rows over `vectors` vectors in tiles of about one size, of which each of `parts` runs as many; `mask` is as long, or 0. What the
- * last row reads of a tile, the row with the most taps, should stay in the first-level cache until the next row reads it. */
-static void FN(run_rows)(float *arena, const Row *row, int rows, int vectors, int act, const int32_t *mask, int part, int parts) {
+/* Rows over the vectors `first` to `end` of their planes, in tiles of about one size; `mask` is the place of the planes' mask, or -1. What
+ * the last row reads of a tile, the row with the most taps, should stay in the first-level cache until the next row reads it. */
+static void FN(run_rows)(
+    const float *in, const float *own, float *out, const Row *row, int rows, int first, int end, int act, int mask) {
   int most = rows == 1 ? MOST : CACHED / (VL * (row[rows - 1].taps + 1));
   most = most < 4 ? 4 : most > MOST ? MOST : most;
-  int tiles = (vectors + most * parts - 1) / (most * parts) * parts, count = vectors / tiles, larger = vectors % tiles;
-  for (int t = tiles / parts * part; t < tiles / parts * (part + 1); t++) {
-    int here = count + (t < larger), before = (t * count + (t < larger ? t : larger)) * VL;
-    if (here) FN(tile)(arena + before, row, rows, act, mask ? mask + before : 0, here);
+  for (int tiles = (end - first + most - 1) / most; first < end; tiles--) {
+    int count = (end - first + tiles - 1) / tiles, at = first * VL;
+    const FN(mask) *kept = mask < 0 ? 0 : FN(mask_at)(mask + at);
+    if (own == in)
+      FN(tile)(in + at, out + at, row, rows, act, kept, count);
+    else
+      FN(tile_of_both)(in + at, own + at, out + at, row, rows, act, kept, count);
+    first += count;
   }
 }
 
 /* One row over the vectors `v` to `end` of its plane. `taps` is a constant wherever this is inlined: weights and places stay in
  * registers. */
-ALWAYS void FN(plane)(float *arena, const Row *row, int v, int end, int act, const int taps) {
+ALWAYS void FN(plane)(const float *in, float *out, const Row *row, int v, int end, int act, const int taps) {
   const float *x[12];
   vec w[12], bias = FN(splat)(row->bias);
-  float *out = arena + row->out;
+  out += row->out;
   const Tap *tap = TAPS + row->first;
-  UNROLL for (int i = 0; i < taps; i++) x[i] = arena + tap[i].offset, w[i] = FN(splat)(tap[i].weight);
+  UNROLL for (int i = 0; i < taps; i++) x[i] = in + tap[i].offset, w[i] = FN(splat)(tap[i].weight);
   for (; v + 4 <= end; v += 4) {
     vec sum[4] = {bias, bias, bias, bias};
     UNROLL for (int i = 0; i < taps; i++)
@@ -139,18 +168,16 @@ ALWAYS void FN(plane)(float *arena, const Row *row, int v, int end, int act, con
 
 #define PLANES_OF(COUNT)                                       \
   case COUNT:                                                  \
-    do FN(plane)(arena, row++, first, end, act, COUNT);        \
+    do FN(plane)(in, out, row++, first, end, act, COUNT);      \
     while (row < last && row->taps == COUNT);                  \
     break;
 
-/* Rows one after the other, each over its whole plane; of `parts`, each runs about the positions that it runs in `run_rows`, so
- * that most of what it reads is in its own processor's cache. */
-static void FN(run_planes)(float *arena, const Row *row, int rows, int vectors, int act, int part, int parts) {
+/* Rows one after the other, each over the vectors `first` to `end` of its plane. */
+static void FN(run_planes)(const float *in, float *out, const Row *row, int rows, int first, int end, int act) {
   const Row *last = row + rows;
-  int first = vectors * part / parts, end = vectors * (part + 1) / parts;
   while (row < last && first < end) switch (row->taps) {
       PLANES_OF(1) PLANES_OF(2) PLANES_OF(3) PLANES_OF(4) PLANES_OF(5) PLANES_OF(6)
       PLANES_OF(7) PLANES_OF(8) PLANES_OF(9) PLANES_OF(10) PLANES_OF(11) PLANES_OF(12)
-      default: FN(run_rows)(arena + first * VL, row++, 1, end - first, act, 0, 0, 1);
+      default: FN(run_rows)(in, in, out, row++, 1, first, end, act, -1);
     }
 }

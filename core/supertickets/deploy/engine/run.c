@@ -1,15 +1,21 @@
-/* The columns behind each of h rows, and what lies behind the last row. */
-static void FN(pads)(float *plane, int h, int w, int pitch, int positions) {
-  int pad = pitch - w;
-  float *end = plane + w;
+/* Where rows of `pitch` floats begin from which on a part runs them: those in its share of the map's positions. */
+static int FN(row_of)(int h, int pitch, int part, int parts) {
+  int vectors = (h * pitch + 15) / 16 * (16 / VL), y = (vectors * part / parts * VL + pitch - 1) / pitch;
+  return y < h ? y : h;
+}
+
+/* The columns behind the rows `y` to `end` of (h, w), and what lies behind the last row. */
+static void FN(pads)(float *plane, int h, int w, int pitch, int positions, int y, int end) {
+  int pad = pitch - w, last = y < h && end == h;
+  float *at = plane + (int64_t)y * pitch + w;
   if (pad == 2)
-    for (int y = 0; y < h; y++, end += pitch) end[0] = end[1] = 0;
+    for (; y < end; y++, at += pitch) at[0] = at[1] = 0;
   else if (pad == 3)
-    for (int y = 0; y < h; y++, end += pitch) end[0] = end[1] = end[2] = 0;
+    for (; y < end; y++, at += pitch) at[0] = at[1] = at[2] = 0;
   else
-    for (int y = 0; y < h; y++, end += pitch)
-      for (int x = 0; x < pad; x++) end[x] = 0;
-  for (int p = h * pitch; p < positions; p++) plane[p] = 0;
+    for (; y < end; y++, at += pitch)
+      for (int x = 0; x < pad; x++) at[x] = 0;
+  for (int p = h * pitch; last && p < positions; p++) plane[p] = 0;
 }
 
 /* Zeros before, between and behind the phases of a plane. */
@@ -19,41 +25,58 @@ static void FN(halos)(float *plane, int halo, int phase, int phases, int positio
     FN(fill)(plane + halo + f * phase + positions, phase - positions);
 }
 
-/* One operation's share of `part` of `parts`. Where vectors reach over a plane's end or share memory, the first part does all. */
-static void FN(run_op)(const Op *op, const float *image, float *output, float *arena, int part, int parts) {
+/* One operation's share of `part` of `parts`: the positions or rows of maps from `first` to `end`, of which a part has about the
+ * same ones in each operation, so that what it reads is in its own processor's cache; else the channels that are its turn.
+ * What `own` is said of is memory of each part's own; everything else lies in the arena, which they share. */
+static void FN(run_op)(const Op *op, const float *image, float *output, float *arena, float *own, int part, int parts) {
   const int32_t *a = op->a;
+  int first, end;
   switch (op->kind) {
-    case ROWS: /* first row, rows, positions, act, phases, phase, where the phases' masks begin (-1: none) */
+    case ROWS: /* first row, rows, positions, act, phases, how far they are apart, the same in the output, where their masks begin
+                * (-1: none), the positions around a part's that it computes as well, whether the output is own, the taps (1: all
+                * own, 2: shared and own) */
+      first = a[2] / VL * part / parts, end = a[2] / VL * (part + 1) / parts;
+      if (first == end) break;
+      first = first - a[8] / VL, end = end + a[8] / VL;
+      if (first < 0) first = 0;
+      if (end > a[2] / VL) end = a[2] / VL;
       for (int f = 0; f < a[4]; f++)
-        FN(run_rows)(arena + (int64_t)f * a[5], ROW_TABLE + a[0], a[1], a[2] / VL, a[3], a[6] < 0 ? 0 : INTS + a[6] + f * a[2],
-                     part, parts);
+        FN(run_rows)((a[10] == 1 ? own : arena) + (int64_t)f * a[5], (a[10] ? own : arena) + (int64_t)f * a[5],
+                     (a[9] ? own : arena) + (int64_t)f * a[6], ROW_TABLE + a[0], a[1], first, end, a[3],
+                     a[7] < 0 ? -1 : a[7] + f * a[2]);
       break;
-    case PLANES: /* first row, rows, positions, act */
-      FN(run_planes)(arena, ROW_TABLE + a[0], a[1], a[2] / VL, a[3], part, parts);
+    case PLANES: /* first row, rows, positions, act, whether input and output are own */
+      first = a[2] / VL * part / parts, end = a[2] / VL * (part + 1) / parts;
+      FN(run_planes)(a[4] ? own : arena, a[4] ? own : arena, ROW_TABLE + a[0], a[1], first, end, a[3]);
       break;
     case PADS: /* start, planes, plane, h, w, pitch, positions */
-      for (int c = part; c < a[1]; c += parts) FN(pads)(arena + a[0] + (int64_t)c * a[2], a[3], a[4], a[5], a[6]);
+      first = FN(row_of)(a[3], a[5], part, parts), end = FN(row_of)(a[3], a[5], part + 1, parts);
+      for (int c = 0; c < a[1]; c++) FN(pads)(arena + a[0] + (int64_t)c * a[2], a[3], a[4], a[5], a[6], first, end);
       break;
-    case HALOS: /* start, planes, plane, halo, phase, phases, positions */
-      for (int c = part; c < a[1]; c += parts) FN(halos)(arena + a[0] + (int64_t)c * a[2], a[3], a[4], a[5], a[6]);
+    case HALOS: /* start, planes, plane, halo, phase, phases, positions, whether they are own */
+      for (int c = a[7] ? 0 : part; c < a[1]; c += a[7] ? 1 : parts)
+        FN(halos)((a[7] ? own : arena) + a[0] + (int64_t)c * a[2], a[3], a[4], a[5], a[6]);
       break;
     case COPY: /* out, plane, channels, h, w, pitch: the image as it is */
-      for (int c = part; c < a[2]; c += parts)
-        for (int y = 0; y < a[3]; y++)
+      first = FN(row_of)(a[3], a[5], part, parts), end = FN(row_of)(a[3], a[5], part + 1, parts);
+      for (int c = 0; c < a[2]; c++)
+        for (int y = first; y < end; y++)
           FN(copy)(image + ((int64_t)c * a[3] + y) * a[4], arena + a[0] + (int64_t)c * a[1] + y * a[5], a[4]);
       break;
-    case SPLIT: /* in (-1: the image), its plane, out, plane, channels, h, w, pitch, h2, w2, pitch2, phase, exact */
-      for (int c = part; c < a[4]; c += parts)
-        FN(split)((a[0] < 0 ? image : arena + a[0]) + (int64_t)c * a[1], arena + a[2] + (int64_t)c * a[3], a[5], a[6], a[7],
-                  a[8], a[9], a[10], a[11], a[12]);
+    case SPLIT: /* in (-1: the image), its plane, out, plane, channels, h, w, pitch, h2, w2, pitch2, phase, clear */
+      first = FN(row_of)(a[8], a[10], part, parts), end = FN(row_of)(a[8], a[10], part + 1, parts);
+      for (int c = 0; c < a[4]; c++)
+        FN(split)((a[0] < 0 ? image : arena + a[0]) + (int64_t)c * a[1], arena + a[2] + (int64_t)c * a[3], a + 5, first, end);
       break;
     case UP2: /* in, plane, out, plane, channels, h, w, pitch, pitch2 */
-      for (int c = 0; part == 0 && c < a[4]; c++)
-        FN(up2)(arena + a[0] + (int64_t)c * a[1], arena + a[2] + (int64_t)c * a[3], a[5], a[6], a[7], a[8]);
+      first = FN(row_of)(2 * a[5], a[8], part, parts), end = FN(row_of)(2 * a[5], a[8], part + 1, parts);
+      for (int c = 0; c < a[4]; c++)
+        FN(up2)(arena + a[0] + (int64_t)c * a[1], arena + a[2] + (int64_t)c * a[3], a[6], a[7], a[8], first, end);
       break;
-    case RESIZE: /* in, plane, out, plane, channels, h, w, pitch, h2, w2, pitch2, space, times, four tables (first numbers) */
-      for (int c = 0; part == 0 && c < a[4]; c++)
-        FN(resize)(arena + a[0] + (int64_t)c * a[1], arena + a[2] + (int64_t)c * a[3], a + 5, arena + a[11]);
+    case RESIZE: /* in, plane, out, plane, channels, h, w, pitch, h2, w2, pitch2, own space, times, four tables (first numbers) */
+      first = FN(row_of)(a[8], a[10], part, parts), end = FN(row_of)(a[8], a[10], part + 1, parts);
+      for (int c = 0; c < a[4]; c++)
+        FN(resize)(arena + a[0] + (int64_t)c * a[1], arena + a[2] + (int64_t)c * a[3], a + 5, own + a[11], first, end);
       break;
     case MEAN: /* in, plane, out, how far apart (1, or room for vectors, which are filled), channels, h, w, pitch */
       for (int c = part; c < a[4]; c += parts) {
@@ -79,19 +102,21 @@ static void FN(run_op)(const Op *op, const float *image, float *output, float *a
       for (int c = part; c < a[4]; c += parts) FN(pool)(arena + a[0] + (int64_t)c * a[1], arena + a[2] + (int64_t)c * a[3], a + 5);
       break;
     case OUTPUT: /* in, plane, channels, h, w, pitch */
-      for (int c = part; c < a[2]; c += parts)
-        for (int y = 0; y < a[3]; y++)
+      first = FN(row_of)(a[3], a[5], part, parts), end = FN(row_of)(a[3], a[5], part + 1, parts);
+      for (int c = 0; c < a[2]; c++)
+        for (int y = first; y < end; y++)
           FN(copy)(arena + a[0] + (int64_t)c * a[1] + y * a[5], output + ((int64_t)c * a[3] + y) * a[4], a[4]);
       break;
   }
 }
 
-/* All operations; after each one all parts wait for each other. */
+/* All operations; after those that `wait`, all parts wait for each other. */
 static void FN(run)(const float *image, float *output, char *memory, int part, int parts, void (*wait)(void)) {
-  uint32_t *arrived = (uint32_t *)memory;
+  uint32_t *arrived = (uint32_t *)memory, met = 1;
+  float *arena = (float *)(memory + 64), *own = part ? arena + SHARED - OWN_FROM + (int64_t)(part - 1) * OWN : arena;
   for (int i = 0; i < OP_COUNT; i++) {
-    FN(run_op)(OPS + i, image, output, (float *)(memory + 64), part, parts);
-    if (parts > 1) meet(arrived, (uint32_t)(i + 1) * (uint32_t)parts, wait);
+    FN(run_op)(OPS + i, image, output, arena, own, part, parts);
+    if (parts > 1 && OPS[i].wait) meet(arrived, met++ * (uint32_t)parts, wait);
   }
-  if (parts > 1) leave(arrived, (uint32_t)(OP_COUNT + 1) * (uint32_t)parts);
+  if (parts > 1) leave(arrived, met * (uint32_t)parts);
 }

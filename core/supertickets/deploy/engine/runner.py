@@ -80,12 +80,11 @@ class Engine:
             library = ctypes.CDLL(str(path.resolve()))
         except OSError as error:
             raise UserError(f"{path}: the system cannot open it ({error})") from error
-        sizes = (ctypes.c_int64 * 8)()
+        sizes = (ctypes.c_int64 * 9)()
         if library.ticket_sizes(sizes) != 0:
             raise UserError(f"{path}: compiled for {targets}, whose instructions this processor lacks; export it with --target")
         self.path, self.threads = path, threads
         self.input_shape = (int(sizes[0]), int(sizes[1]), int(sizes[2]))
-        self._scratch_bytes = int(sizes[6])
         library.ticket_metadata.restype = ctypes.c_char_p
         self.metadata: Mapping[str, object] = json.loads(library.ticket_metadata().decode())
         shape = self.metadata["output"]
@@ -96,6 +95,7 @@ class Engine:
         self._run_part = library.ticket_run_part
         self._run_part.argtypes = (*[ctypes.c_void_p] * 3, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
         self._parts = min(threads, int(sizes[7]) // SHARE)  # of one image
+        self._scratch_bytes = int(sizes[6]) + max(0, self._parts - 1) * int(sizes[8])
         self._faster = Faster()  # False: a single image is run by one thread, True: it is split
         self._spare: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from supertickets.deploy.engine.program import Act, Op, Program
+from supertickets.deploy.engine.program import VECTOR, Act, Op, Program
 
-INTERFACE = 2  # the number of the interface in ticket.h
+INTERFACE = 3  # the number of the interface in ticket.h
 MARKER = f"supertickets-engine {INTERFACE}"
 HERE = Path(__file__).parent
 HEADER = HERE / "ticket.h"
@@ -21,7 +21,10 @@ LINE = 120  # characters of a table's lines
 def source(program: Program, size: tuple[int, int], facts: Mapping[str, str]) -> str:
     """The C file's text for images (3, *size); `facts` (a JSON string a key) become its metadata."""
     shape = program.output_shape
-    sizes = [3, *size, *shape, *[1] * (3 - len(shape)), 4 * (program.arena.size + 128) + 64, program.products()]
+    first, end = program.own
+    shared, own = program.arena.size + 4 * VECTOR, end - first + 4 * VECTOR
+    scratch = 128 + 4 * shared  # 128: where the parts count, and what aligning takes
+    sizes = [3, *size, *shape, *[1] * (3 - len(shape)), scratch, program.products(), 4 * own]
     about = ", ".join(f"{json.dumps(key)}: {value}" for key, value in {**facts, "output": json.dumps(list(shape))}.items())
     code = "\n".join((HERE / piece).read_text() for piece in PIECES)
     return "\n".join(
@@ -30,7 +33,8 @@ def source(program: Program, size: tuple[int, int], facts: Mapping[str, str]) ->
             (HERE / "prelude.c").read_text(),
             _version(),
             f"static const char METADATA[] =\n{_text('{' + about + '}')};",
-            f"static const int64_t SIZES[8] = {{{', '.join(map(str, sizes))}}};",
+            f"static const int64_t SIZES[9] = {{{', '.join(map(str, sizes))}}};",
+            f"enum {{ SHARED = {shared}, OWN = {own}, OWN_FROM = {first} }};",
             *_tables(program),
             _for_x86(code),
             (HERE / "dispatch.c").read_text(),
@@ -53,15 +57,18 @@ def _version() -> str:
 
 def _tables(program: Program) -> list[str]:
     rows, (offsets, weights), ints, floats = program.tables()
-    ops = [f"{{{op[0]}, {{{', '.join(map(str, op[1:]))}}}}}" for op in program.ops]
+    masks = program.masks()
+    ops = [f"{{{kind}, {int(wait)}, {{{', '.join(map(str, numbers))}}}}}" for kind, wait, numbers in program.ops]
     taps = (f"{{{o},{_number(w)}}}" for o, w in zip(offsets.tolist(), weights.tolist(), strict=True))
     return [
         f"enum {{ {', '.join(f'{op.name} = {op.value}' for op in Op)} }};",
         f"enum {{ {', '.join(f'{act.name} = {act.value}' for act in Act if act.value)} }};",
         f"enum {{ ACTS = {int(program.acts)}, OP_COUNT = {len(ops)} }};",
         _table("Op OPS", ops),
-        _table("Row ROW_TABLE", (f"{{{o},{f},{n},{_number(b)}}}" for o, f, n, b in rows)),
+        _table("Row ROW_TABLE", (f"{{{o},{f},{s},{n},{_number(b)}}}" for o, f, s, n, b in rows)),
         _table("Tap TAPS", taps),
+        _table("int32_t MASKS", map(str, (-masks.astype(int)).tolist())),
+        _table("uint16_t MASK_BITS", map(str, np.packbits(masks, bitorder="little").view("<u2").tolist())),
         _table("int32_t INTS", map(str, ints.tolist())),
         _table("float FLOATS", map(_number, floats.tolist())),
     ]
@@ -97,7 +104,9 @@ def _for_x86(code: str) -> str:
 def _with(code: str, name: str, width: int, most: int) -> str:
     """`code` with vectors of `width` floats, `most` of them in a tile; its functions get `name` behind theirs."""
     begin = f"#define FN(name) name##_{name}\n#define VL {width}\n#define MOST {most}"
-    return f"{begin}\n{code}\n#undef FN\n#undef VL\n#undef MOST\n#undef vec"
+    return (
+        f"{begin}\n{code}\n#undef FN\n#undef VL\n#undef MOST\n#undef vec\n#undef TILE\n#undef TILES_BEYOND_8\n#undef OWN_TAPS"
+    )
 
 
 def _table(name: str, entries: Iterable[str]) -> str:

@@ -31,7 +31,9 @@ class SumPlanner:
         if wanted == {"split"} and not total.alone and all(term.pointwise for term in total.terms):
             out = self.room.padded(count, -(-total.h // 2), -(-total.w // 2), split=True).hold()
             rows = self.rows(out, total, lambda term: self.split(term.source, cleared=False))
-            self.program.rows(rows, out.positions, act, phases=(4, out.phase), mask=self.room.mask(out, total.h, total.w))
+            self.program.rows(
+                rows, out.positions, act, phases=(4, out.phase, out.phase), mask=self.room.mask(out, total.h, total.w)
+            )
             value = Value(np.zeros(0, np.int64), total.h, total.w, 0, (), split=out).hold()
         elif "zeros" in wanted:
             value = self.room.padded(count, total.h, total.w).hold()

@@ -23,22 +23,23 @@
 #endif
 
 /* sizes[0..2]: channels, height, width of the image; sizes[3..5]: channels, height, width of the output (height and width
- * are 1 for logits of a picture as a whole); sizes[6]: bytes of scratch memory for one call; sizes[7]: multiplications.
+ * are 1 for logits of a picture as a whole); sizes[6]: bytes of scratch memory for one call; sizes[7]: multiplications;
+ * sizes[8]: further bytes of scratch memory for each further thread that takes part in one call (`run_part`).
  * Returns 0 where this processor can run the ticket, -1 where it lacks the instructions. */
-TICKET_API int TICKET_FUNCTION(sizes)(int64_t sizes[8]);
+TICKET_API int TICKET_FUNCTION(sizes)(int64_t sizes[9]);
 
 /* Reads image, writes output, both whole. Scratch memory needs no alignment and no content; its old content is lost.
  * Returns 0, or -1 with nothing written where this processor lacks the instructions. */
 TICKET_API int TICKET_FUNCTION(run)(const float *image, float *output, void *scratch);
 
 /* One image by several threads: `parts` of them make the same call at once, each with its own `part` from 0 on and all with the
- * same scratch memory. Its first 128 bytes must be zero before its first use; every call leaves them fit for the next one. The
- * parts wait for each other after each operation: they spin, then call `wait` again and again (such as sched_yield; 0: they only
- * spin). */
+ * same scratch memory of sizes[6] + (parts - 1) * sizes[8] bytes. Its first 128 bytes must be zero before its first use; every
+ * call leaves them fit for the next one. The parts wait for each other after each block of the network: they spin, then call
+ * `wait` again and again (such as sched_yield; 0: they only spin). */
 TICKET_API int TICKET_FUNCTION(run_part)(
     const float *image, float *output, void *scratch, int part, int parts, void (*wait)(void));
 
-/* "supertickets-engine 2; x86-64-v3 x86-64-v4": the interface's number, then the processors that the code is for. */
+/* "supertickets-engine 3; x86-64-v3 x86-64-v4": the interface's number, then the processors that the code is for. */
 TICKET_API const char *TICKET_FUNCTION(version)(void);
 
 /* A JSON object: task, labels, preprocessing, metrics, sparsity, supertickets (the version that wrote it), output (shape). */

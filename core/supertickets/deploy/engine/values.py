@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.deploy.engine.maps import Map, clear_halos, mask_bits, plane_sizes
+from supertickets.deploy.engine.maps import Map, clear_halos, inside, plane_sizes
 from supertickets.deploy.engine.program import VECTOR, Ints, Program, rounded
 
 Doubles = NDArray[np.float64]
@@ -175,6 +175,5 @@ class Room:
         """Where the mask of a map of (h, w) begins that `value` holds, maybe split: ones in the image, zeros elsewhere."""
         key = (h, w, value.pitch, value.phase)
         if key not in self._masks:
-            bits = mask_bits(h, w, value.pitch, value.positions, split=value.phase > 0)
-            self._masks[key] = self.program.ints(bits)
+            self._masks[key] = self.program.mask(inside(h, w, value.pitch, value.positions, split=value.phase > 0))
         return self._masks[key]
