@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -171,6 +173,26 @@ def test_batches_and_threads_give_what_single_images_give(compiled, share, monke
     assert isinstance(as_torch, torch.Tensor) and np.array_equal(as_torch.numpy(), single)
     assert all(np.array_equal(three(x[:1]), single[:1]) for _ in range(4))  # split and whole
     assert one(x[:0]).shape == (0, *single.shape[1:])
+
+
+def test_the_threads_that_split_an_image_sleep_after_it_and_end_with_their_engine(compiled, monkeypatch):
+    monkeypatch.setattr(runner, "SHARE", 1)
+    monkeypatch.setattr(runner.Faster, "choose", lambda self: True)
+    x, engine = images_of((23, 30)), load(compiled, threads=3)
+    want = load(compiled)(x)
+    assert np.array_equal(engine(x), want) and np.array_equal(engine(x), want)
+    team = engine._team
+    assert team is not None
+    give_up = time.monotonic() + 20
+    while len(team._asleep) < 2 and time.monotonic() < give_up:
+        time.sleep(0.01)
+    assert len(team._asleep) == 2
+    assert np.array_equal(engine(x), want)  # woken
+    del engine
+    gc.collect()
+    for thread in team._threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in team._threads)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux lets a process choose")

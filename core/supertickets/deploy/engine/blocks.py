@@ -19,7 +19,7 @@ Layout: TypeAlias = tuple[int, int, int]  # height and width behind the depthwis
 
 @dataclass
 class Scratch:
-    """Planes that blocks share, for hidden values before (by layout) and behind the depthwise convs, in each thread's own memory.
+    """Planes for hidden values before (by layout) and behind the depthwise convs, which blocks share, but threads do not.
 
     How many are needed is only known once everything is planned: a first pass counts in `units` and `floats`, a second one is
     given them. Halos stay zero from a layout's first use on.

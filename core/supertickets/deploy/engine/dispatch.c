@@ -60,6 +60,30 @@ TICKET_API int TICKET_FUNCTION(run)(const float *image, float *output, void *scr
   return TICKET_FUNCTION(run_part)(image, output, scratch, 0, 1, 0);
 }
 
+TICKET_API int TICKET_FUNCTION(lead)(
+    TicketTeam *team, const float *image, float *output, void *scratch, int parts, void (*wait)(void)) {
+  team->image = image, team->output = output, team->scratch = scratch, team->parts = parts, team->finished = 0;
+  __atomic_add_fetch(&team->number, 1, __ATOMIC_RELEASE);
+  int failed = TICKET_FUNCTION(run_part)(image, output, scratch, 0, parts, wait);
+  meet_at(&team->finished, (uint32_t)(parts - 1), wait);
+  return failed;
+}
+
+TICKET_API uint32_t TICKET_FUNCTION(follow)(TicketTeam *team, int part, uint32_t seen, void (*wait)(void)) {
+  for (int turns = 0; turns < PATIENCE + 2000; turns++) {
+    uint32_t number = __atomic_load_n(&team->number, __ATOMIC_ACQUIRE);
+    if (number == seen) {
+      if (wait && turns > PATIENCE) wait();
+      continue;
+    }
+    seen = number, turns = 0;
+    if (part >= team->parts) continue;
+    TICKET_FUNCTION(run_part)(team->image, team->output, team->scratch, part, team->parts, wait);
+    __atomic_add_fetch(&team->finished, 1, __ATOMIC_RELEASE);
+  }
+  return seen;
+}
+
 TICKET_API const char *TICKET_FUNCTION(version)(void) { return VERSION; }
 
 TICKET_API const char *TICKET_FUNCTION(metadata)(void) { return METADATA; }

@@ -1,6 +1,7 @@
 #define ALWAYS static inline __attribute__((always_inline))
 #define HIDE(pointer) __asm__("" : "+r"(pointer)) /* one base register and constant displacements, whatever the loop */
 #define UNROLL _Pragma("GCC unroll 16")
+#define PATIENCE 2000 /* turns for which a thread that waits only spins */
 #define CACHED 8192 /* floats that surely stay in the first-level cache */
 /* Never written, but not const: gcc would look into such large tables for constants, which takes it gigabytes. */
 #define TABLE __attribute__((used)) static
@@ -47,10 +48,14 @@ typedef struct { int32_t kind, wait, a[17]; } Op;
 #endif
 
 /* The parts of a call count in its scratch memory how often one of them has arrived; the last one to leave sets the count back. */
+static void meet_at(const uint32_t *arrived, uint32_t all, void (*wait)(void)) {
+  for (int turns = 0; __atomic_load_n(arrived, __ATOMIC_ACQUIRE) < all; turns += turns <= PATIENCE)
+    if (wait && turns > PATIENCE) wait();
+}
+
 static void meet(uint32_t *arrived, uint32_t all, void (*wait)(void)) {
   __atomic_add_fetch(arrived, 1, __ATOMIC_ACQ_REL);
-  for (int turns = 0; __atomic_load_n(arrived, __ATOMIC_ACQUIRE) < all; turns++)
-    if (wait && turns > 2000) wait();
+  meet_at(arrived, all, wait);
 }
 
 static void leave(uint32_t *arrived, uint32_t all) {

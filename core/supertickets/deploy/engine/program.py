@@ -73,7 +73,7 @@ class Rows:
         self.taps.append((row[kept], offset[kept], weight[kept]))
 
     def add_matrix(self, weight: Floats, offset: Ints, *, own: bool = False) -> None:
-        """Row i takes `weight[i, j]` times what lies at `offset[j]`, or at `offset[i, j]`, maybe in each thread's own memory."""
+        """Row i takes `weight[i, j]` times what lies at `offset[j]` or `offset[i, j]`, maybe in each thread's own memory."""
         row, column = np.nonzero(weight)
         (self.own_taps if own else self.taps).append(
             (row, np.broadcast_to(offset, weight.shape)[row, column], weight[row, column])

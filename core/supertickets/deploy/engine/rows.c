@@ -104,9 +104,9 @@ ALWAYS void FN(row)(
   UNROLL for (int v = 0; v < count; v++) FN(store)(out + v * VL, sum[v]);
 }
 
-#define TILE(COUNT)                                                                                       \
-  case COUNT:                                                                                             \
-    for (int r = 0; r < rows; r++) FN(row)(in, OWN_TAPS, out + row[r].out, row + r, act, mask, COUNT);    \
+#define TILE(COUNT)                                                                                    \
+  case COUNT:                                                                                          \
+    for (int r = 0; r < rows; r++) FN(row)(in, OWN_TAPS, out + row[r].out, row + r, act, mask, COUNT); \
     break;
 #if MOST == 16
 #define TILES_BEYOND_8 TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14) TILE(15) TILE(16)
@@ -128,8 +128,8 @@ static __attribute__((noinline)) void FN(tile_of_both)(
   switch (count) { TILES }
 }
 
-/* Rows over the vectors `first` to `end` of their planes, in tiles of about one size; `mask` is the place of the planes' mask, or -1. What
- * the last row reads of a tile, the row with the most taps, should stay in the first-level cache until the next row reads it. */
+/* Rows over the vectors `first` to `end` of their planes, in tiles of about one size; `mask` is the place of the planes' mask, or
+ * -1. What the last row reads of a tile, the row with the most taps, should stay in the first-level cache for the next row. */
 static void FN(run_rows)(
     const float *in, const float *own, float *out, const Row *row, int rows, int first, int end, int act, int mask) {
   int most = rows == 1 ? MOST : CACHED / (VL * (row[rows - 1].taps + 1));

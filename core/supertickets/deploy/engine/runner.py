@@ -9,11 +9,13 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+import os
 import platform
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +25,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from supertickets.deploy.engine.scheduling import YIELD, keep_off_this_processor
+from supertickets.deploy.engine.scheduling import keep_off_this_processor
 from supertickets.deploy.engine.source import INTERFACE
+from supertickets.deploy.engine.team import Team
 from supertickets.errors import UserError
 
 Array = NDArray[np.float32]
@@ -92,10 +95,12 @@ class Engine:
         self.output_shape: tuple[int, ...] = tuple(shape)
         self._run = library.ticket_run
         self._run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
-        self._run_part = library.ticket_run_part
-        self._run_part.argtypes = (*[ctypes.c_void_p] * 3, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
         self._parts = min(threads, int(sizes[7]) // SHARE)  # of one image
         self._scratch_bytes = int(sizes[6]) + max(0, self._parts - 1) * int(sizes[8])
+        self._library = library
+        self._team: Team | None = None  # started with the first image that is split
+        self._team_process = 0
+        self._team_lock = threading.Lock()  # held while the team runs an image
         self._faster = Faster()  # False: a single image is run by one thread, True: it is split
         self._spare: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()
@@ -115,13 +120,13 @@ class Engine:
         images = np.ascontiguousarray(images, dtype=np.float32)
         out = np.empty((len(images), *self.output_shape), np.float32)
         if self._pool is not None and self._parts > 1 and len(images) == 1:
-            self._run_one(self._pool, images, out)
+            self._run_one(images, out)
         elif self._pool is None or len(images) < 2:
             self._run_all(images, out)
         else:
             parts = min(self.threads, len(images))
             slices = zip(np.array_split(images, parts), np.array_split(out, parts), strict=True)
-            self._run_together(self._pool, self._run_all, list(slices))
+            self._run_together(self._pool, list(slices))
         return out
 
     def _run_all(self, images: Array, out: Array) -> None:
@@ -129,31 +134,38 @@ class Engine:
             for image, output in zip(images, out, strict=True):
                 self._run(image.ctypes.data, output.ctypes.data, scratch)
 
-    def _run_one(self, pool: ThreadPoolExecutor, images: Array, out: Array) -> None:
-        """A single image, split or not, whichever is faster."""
-        split = self._faster.choose()
-        began = time.perf_counter()
-        if split:
-            self._run_split(pool, images[0], out[0])
-        else:
+    def _run_one(self, images: Array, out: Array) -> None:
+        """A single image, split or not, whichever is faster. It is not split while the threads run that of another caller."""
+        if not self._team_lock.acquire(blocking=False):
             self._run_all(images, out)
-        self._faster.record(split, time.perf_counter() - began)
+            return
+        try:
+            split = self._faster.choose()
+            began = time.perf_counter()
+            if split:
+                self._run_split(images[0], out[0])
+            else:
+                self._run_all(images, out)
+            self._faster.record(split, time.perf_counter() - began)
+        finally:
+            self._team_lock.release()
 
-    def _run_split(self, pool: ThreadPoolExecutor, image: Array, out: Array) -> None:
+    def _run_split(self, image: Array, out: Array) -> None:
         """One image by several threads at once, this one among them."""
+        if self._team is None or self._team_process != os.getpid():  # a fork has no threads
+            self._team, self._team_process = Team(self._library, self._parts), os.getpid()
+            weakref.finalize(self, self._team.stop)
         with self._scratch() as scratch:
-            parts = [(image.ctypes.data, out.ctypes.data, scratch, part, self._parts, YIELD) for part in range(self._parts)]
-            self._run_together(pool, self._run_part, parts)
+            self._team.run(image.ctypes.data, out.ctypes.data, scratch)
 
     def _enlist(self) -> None:
         self._helpers.append(threading.get_native_id())
 
-    def _run_together(self, pool: ThreadPoolExecutor, run: Callable[..., object], parts: Sequence[tuple[object, ...]]) -> None:
-        """`run` with each of `parts` at once, the first one in this thread."""
-        with self._lock:  # a call's parts stand together in the queue, so that no two calls wait for each other
-            keep_off_this_processor(self._helpers)
-            others = [pool.submit(run, *part) for part in parts[1:]]
-        run(*parts[0])
+    def _run_together(self, pool: ThreadPoolExecutor, parts: Sequence[tuple[Array, Array]]) -> None:
+        """Images and outputs of each part at once, those of the first one in this thread."""
+        keep_off_this_processor(self._helpers)
+        others = [pool.submit(self._run_all, *part) for part in parts[1:]]
+        self._run_all(*parts[0])
         for done in others:
             done.result()
 

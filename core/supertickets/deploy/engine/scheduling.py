@@ -24,12 +24,17 @@ YIELD = ctypes.cast(_YIELD, ctypes.c_void_p).value if _YIELD else None  # the ad
 _PROCESSOR = _system_function("sched_getcpu") if hasattr(os, "sched_setaffinity") else None  # the one that runs this thread
 
 
+def this_processor() -> int:
+    """The number of the processor that runs this thread; -1 where the system does not tell."""
+    return _PROCESSOR() if _PROCESSOR else -1
+
+
 def keep_off_this_processor(threads: Iterable[int]) -> None:
     """Let these threads (their native numbers) run on every processor that this thread may use but the one it runs on.
 
     Linux may wake a thread on the processor of the one that called it, and keep both there although others are idle.
     """
-    here = _PROCESSOR() if _PROCESSOR else -1
+    here = this_processor()
     if here < 0:
         return
     with suppress(OSError):  # a sandbox may forbid it

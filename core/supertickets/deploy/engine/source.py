@@ -104,9 +104,8 @@ def _for_x86(code: str) -> str:
 def _with(code: str, name: str, width: int, most: int) -> str:
     """`code` with vectors of `width` floats, `most` of them in a tile; its functions get `name` behind theirs."""
     begin = f"#define FN(name) name##_{name}\n#define VL {width}\n#define MOST {most}"
-    return (
-        f"{begin}\n{code}\n#undef FN\n#undef VL\n#undef MOST\n#undef vec\n#undef TILE\n#undef TILES_BEYOND_8\n#undef OWN_TAPS"
-    )
+    names = ("FN", "VL", "MOST", "vec", "TILE", "TILES_BEYOND_8", "OWN_TAPS")
+    return "\n".join([begin, code, *(f"#undef {name}" for name in names)])
 
 
 def _table(name: str, entries: Iterable[str]) -> str:

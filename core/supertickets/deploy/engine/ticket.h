@@ -1,4 +1,4 @@
-/* A ticket compiled to C: five functions, no library, no state. Weights and everything else that is needed are inside.
+/* A ticket compiled to C: seven functions, no library, no state. Weights and everything else that is needed are inside.
  *
  * All numbers are float32, images and outputs lie in memory as (C, H, W), one image a call. Any number of threads may run
  * the same ticket at once, each with its own scratch memory. Compile with -O3; GCC 9 or Clang 11 and newer.
@@ -38,6 +38,21 @@ TICKET_API int TICKET_FUNCTION(run)(const float *image, float *output, void *scr
  * `wait` again and again (such as sched_yield; 0: they only spin). */
 TICKET_API int TICKET_FUNCTION(run_part)(
     const float *image, float *output, void *scratch, int part, int parts, void (*wait)(void));
+
+/* One image after the other by the same threads. `team` begins as zeros. One thread calls `lead` for each image, as it would call
+ * `run_part`; each of the others calls `follow` with its own `part` from 1 to parts - 1 and the number of images that it has seen
+ * (0 at first). It spins, takes part in each image, and gives the new number when no image has come for about a millisecond. Until
+ * it calls `follow` again, `lead` waits for it: whoever wants it to sleep must wake it before the next image. */
+typedef struct {
+  uint32_t number, finished;
+  int32_t parts;
+  const float *image;
+  float *output;
+  void *scratch;
+} TicketTeam;
+TICKET_API int TICKET_FUNCTION(lead)(
+    TicketTeam *team, const float *image, float *output, void *scratch, int parts, void (*wait)(void));
+TICKET_API uint32_t TICKET_FUNCTION(follow)(TicketTeam *team, int part, uint32_t seen, void (*wait)(void));
 
 /* "supertickets-engine 3; x86-64-v3 x86-64-v4": the interface's number, then the processors that the code is for. */
 TICKET_API const char *TICKET_FUNCTION(version)(void);

@@ -1,0 +1,64 @@
+"""The threads that run single images together with the thread that calls."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+
+from supertickets.deploy.engine.scheduling import YIELD, keep_off_this_processor, this_processor
+
+
+class Team:
+    """`parts` - 1 threads that run their parts of single images, which `run` leads.
+
+    After an image they spin for about a millisecond, because to wake a sleeping thread takes as long as to run a small network.
+    """
+
+    def __init__(self, library: ctypes.CDLL, parts: int) -> None:
+        self._lead, self._follow = library.ticket_lead, library.ticket_follow
+        self._lead.argtypes = (*[ctypes.c_void_p] * 4, ctypes.c_int, ctypes.c_void_p)
+        self._follow.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p)
+        self._follow.restype = ctypes.c_uint32
+        self._memory = (ctypes.c_uint64 * 8)()  # C's TicketTeam
+        self._parts = parts
+        self._lock = threading.Lock()
+        self._led = 0  # images so far
+        self._asleep: list[threading.Event] = []
+        self._stopped = False
+        self._processor = -1
+        self._threads = [threading.Thread(target=self._serve, args=(part,), daemon=True) for part in range(1, parts)]
+        for thread in self._threads:
+            thread.start()
+
+    def run(self, image: int, output: int, scratch: int) -> None:
+        """Run one image, given as addresses. One call at a time."""
+        if (here := this_processor()) != self._processor:
+            keep_off_this_processor(thread.native_id for thread in self._threads if thread.native_id)
+            self._processor = here
+        with self._lock:
+            self._led = (self._led + 1) % 2**32
+            sleepers, self._asleep = self._asleep, []
+        for sleeper in sleepers:
+            sleeper.set()
+        self._lead(self._memory, image, output, scratch, self._parts, YIELD)
+
+    def stop(self) -> None:
+        """End the threads."""
+        with self._lock:
+            self._stopped = True
+            sleepers, self._asleep = self._asleep, []
+        for sleeper in sleepers:
+            sleeper.set()
+
+    def _serve(self, part: int) -> None:
+        seen, awake = 0, threading.Event()
+        while True:
+            seen = self._follow(self._memory, part, seen, YIELD)
+            with self._lock:
+                if self._stopped:
+                    return
+                if self._led != seen:
+                    continue
+                awake.clear()
+                self._asleep.append(awake)
+            awake.wait()
