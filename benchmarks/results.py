@@ -29,9 +29,10 @@ Searches and pruners have half of the MACs of the network that they start from. 
 `supertickets-unpruned` is searched but not pruned, and `supertickets-small` is searched down to a sixth of the MACs and not
 pruned.
 Milliseconds are CPU time for one image in float32 on one thread, with ONNX Runtime or, for our tickets, with the sparse engine
-if that is faster. All networks of a table run in turns, so that each finds the caches filled by others. MACs and milliseconds that differ by at most 2 % count as equal. "File" is the file of the weights. A
-score is the mean over the seeds with its standard deviation. Each row of `benchmarks/results/peers.csv` names its seed,
-commit, command, minutes and machine."""
+if that is faster. All networks of a table run in turns, so that each finds the caches filled by others. MACs and
+milliseconds that differ by at most 2 % count as equal. "File" is the file of the weights. A score is the mean over the seeds
+with its standard deviation. Each row of `benchmarks/results/peers.csv` names its seed, commit, command, minutes and
+machine."""
 
 CLAIMS_HOW = """Each claim compares two arms with the same seeds. It holds where the whole 95 % interval of the paired
 differences (Student's t) is above zero, or, for claims that something is no worse, above minus a margin. It does not hold

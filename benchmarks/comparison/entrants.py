@@ -130,7 +130,7 @@ ENTRANTS: Mapping[str, Entrant] = MappingProxyType(
     {
         "supertickets": Entrant(draw_jointly, 0.94),
         "supertickets-unpruned": Entrant(partial(draw_jointly, prune=UNPRUNED), 0.79),
-        "supertickets-small": Entrant(partial(draw_jointly, search={"target_macs": SMALL}, prune=UNPRUNED), 0.6),
+        "supertickets-small": Entrant(partial(draw_jointly, search={"target_macs": SMALL, "divisor": 8}, prune=UNPRUNED), 0.6),
         "torch-pruning-bn": Entrant(partial(prune_with, "bn"), 0.8),
         "torch-pruning-taylor": Entrant(partial(prune_with, "taylor"), 0.87),
         "fastnas": Entrant(partial(prune_with, "fastnas"), 0.86),  # its search takes further minutes
