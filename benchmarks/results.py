@@ -12,9 +12,10 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from textwrap import wrap
 
 from comparison.charts import draw_scores, draw_sweep, sweep_of
-from comparison.verdicts import Line, lines_of, verdicts_of
+from comparison.verdicts import Comparison, Line, Verdict, comparisons_of, lines_of
 from rows import Row, read_rows
 
 from supertickets.arguments import friendly
@@ -46,13 +47,20 @@ def peers_section(rows: Sequence[Row], pictures: Path) -> tuple[list[str], list[
     top, text = [], ["## Beside other tools and networks", "", *HOW.splitlines(), ""]
     for data_set in dict.fromkeys(row["data_set"] for row in rows):
         lines = lines_of([row for row in rows if row["data_set"] == data_set])
-        for verdict, peers in verdicts_of(lines).items():
-            if peers:
-                about = "; ".join(f"{name} ({words})" for name, words in peers.items())
-                top.append(f"- {data_set}, {verdict.value}: {about}.")
+        compared = comparisons_of(lines)
+        top += summary(data_set, compared)
         picture = pictures / f"results_{data_set}.png"
         draw_scores(lines, picture, title=data_set)
-        text += [f"### {data_set}", "", *table(lines), "", f"![Scores and costs on {data_set}](pictures/{picture.name})", ""]
+        text += [
+            f"### {data_set}",
+            "",
+            *table(lines),
+            "",
+            *comparison_table(compared),
+            "",
+            f"![Scores and costs on {data_set}](pictures/{picture.name})",
+            "",
+        ]
     return top, text
 
 
@@ -68,6 +76,31 @@ def table(lines: Sequence[Line]) -> list[str]:
         for line in lines
     ]
     return markdown(head, cells)
+
+
+def summary(data_set: str, compared: Sequence[Comparison]) -> list[str]:
+    """One item of a list: which peers our tickets are ahead of, and which not."""
+    parts = []
+    for verdict in Verdict:
+        if names := [it.peer.name for it in compared if it.verdict is verdict]:
+            parts.append(f"{verdict.value} {', '.join(names)}")
+    return item(f"{data_set}: {'; '.join(parts)}.") if parts else []
+
+
+def comparison_table(compared: Sequence[Comparison]) -> list[str]:
+    """For each peer the ticket of ours that stands best beside it."""
+    head = ("our ticket is", "peer", "our ticket", "score", "MACs", "milliseconds", "minutes of training")
+    cells = []
+    for it in compared:
+        doubt = f" ({it.doubt})" if it.doubt else ""
+        shares = (f"{share:.2f} times" for share in it.shares)
+        cells.append((it.verdict.value, it.peer.name, it.ours.name, f"{it.gain:+.3f}{doubt}", *shares))
+    return markdown(head, cells) if cells else []
+
+
+def item(text: str) -> list[str]:
+    """The lines of one item of a Markdown list."""
+    return wrap(text, width=120, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def markdown(head: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
@@ -98,13 +131,13 @@ def claims_section(claims: Sequence[Row], runs: Sequence[Row], pictures: Path) -
 
 
 def verdicts_in_words(claims: Sequence[Row]) -> list[str]:
-    """One line for each setting and verdict, with the claims of this verdict."""
+    """An item for each setting and verdict, with the claims of this verdict."""
     lines = []
     for data_set in dict.fromkeys(row["data_set"] for row in claims):
         rows = [row for row in claims if row["data_set"] == data_set]
         for verdict in dict.fromkeys(row["verdict"] for row in rows):
-            texts = "; ".join(f"{row['claim']} ({row['mean']})" for row in rows if row["verdict"] == verdict)
-            lines.append(f"- Claims of the paper, {data_set}, {verdict}: {texts}.")
+            texts = "; ".join(row["claim"] for row in rows if row["verdict"] == verdict)
+            lines += item(f"Claims of the paper ({data_set}), {verdict}: {texts}.")
     return lines
 
 

@@ -34,7 +34,7 @@ class Line:
 
     @property
     def name(self) -> str:
-        return f"{self.entrant}, {self.start}"
+        return f"{self.entrant} ({self.start})"
 
     @property
     def ours(self) -> bool:
@@ -70,8 +70,29 @@ class Verdict(Enum):
     BEHIND = "behind"  # a lower score at no less cost
 
 
-def compare(ours: Line, peer: Line) -> tuple[Verdict, str]:
-    """The verdict, and the differences in words.
+@dataclass(frozen=True)
+class Comparison:
+    """One of our tickets beside a peer. Costs are as shares of the peer's."""
+
+    verdict: Verdict
+    ours: Line
+    peer: Line
+    doubt: str  # why the difference of the scores is not decided; empty where it is
+
+    @property
+    def gain(self) -> float:
+        return self.ours.score - self.peer.score
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """Our MACs, milliseconds and minutes of training."""
+        pairs = ((getattr(self.ours, key), getattr(self.peer, key)) for key in ("macs", "ms", "minutes"))
+        macs, ms, minutes = (mine / theirs for mine, theirs in pairs)
+        return macs, ms, minutes
+
+
+def compare(ours: Line, peer: Line) -> Comparison:
+    """Our ticket beside a peer.
 
     Scores differ if they do so by more than one standard deviation of either; where both have one seed, nothing is decided.
     """
@@ -81,25 +102,16 @@ def compare(ours: Line, peer: Line) -> tuple[Verdict, str]:
     costs = [(ours.macs, peer.macs), (ours.ms, peer.ms)]
     dearer = any(mine > theirs * (1 + TOLERANCE) for mine, theirs in costs)
     cheaper = any(mine * (1 + TOLERANCE) < theirs for mine, theirs in costs)
-    doubt = "" if decided else " within one deviation" if deviations else " with one seed"
-    words = (
-        f"our score is {'higher' if gain > 0 else 'lower'} by {abs(gain):.3f}{doubt}",
-        f"{ours.macs / peer.macs:.2f} times its MACs, {ours.ms / peer.ms:.2f} times its milliseconds",
-        f"{ours.minutes / peer.minutes:.2f} times its minutes of training",
-    )
     verdict = Verdict.NEITHER
     if decided and gain > 0 and not dearer:
         verdict = Verdict.AHEAD
     elif decided and gain < 0 and not cheaper:
         verdict = Verdict.BEHIND
-    return verdict, ", ".join(words)
+    return Comparison(verdict, ours, peer, "" if decided else "within one deviation" if deviations else "one seed")
 
 
-def verdicts_of(lines: Sequence[Line]) -> dict[Verdict, dict[str, str]]:
-    """The peers by the best verdict that any ticket of ours has on them, with the differences in words."""
+def comparisons_of(lines: Sequence[Line]) -> list[Comparison]:
+    """For each peer the best verdict that any ticket of ours has on it."""
     tickets, order = [line for line in lines if line.ours], list(Verdict)
-    found: dict[Verdict, dict[str, str]] = {verdict: {} for verdict in Verdict}
-    for peer in (line for line in lines if tickets and not line.ours):
-        verdict, words = min((compare(ticket, peer) for ticket in tickets), key=lambda pair: order.index(pair[0]))
-        found[verdict][peer.name] = words
-    return found
+    peers = [line for line in lines if tickets and not line.ours]
+    return [min((compare(ticket, peer) for ticket in tickets), key=lambda it: order.index(it.verdict)) for peer in peers]

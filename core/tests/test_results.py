@@ -57,13 +57,14 @@ def test_the_page_begins_with_how_tickets_stand_beside_each_peer(results, tmp_pa
     page.parent.mkdir()
     results.write_page(tmp_path, page)
     text = page.read_text()
-    ahead, neither, behind = (line for line in text.splitlines() if line.startswith("- pets"))
-    assert [name for name in cases if f"{name}, hrnas" in ahead] == ["weak", "once"]
-    assert [name for name in cases if f"{name}, hrnas" in neither] == ["near", "slim", "fast", "large"]
-    assert [name for name in cases if f"{name}, hrnas" in behind] == ["best"]
-    costs = "1.00 times its MACs, 2.00 times its milliseconds, 1.00 times its minutes of training"
-    assert f"fast, hrnas (our score is higher by 0.210, {costs})" in neither
-    assert "near, hrnas (our score is higher by 0.010 within one deviation" in neither and "lower by 0.090" in behind
+    top = " ".join(text.split("This page is")[0].split())
+    ahead = "- pets: ahead of weak (hrnas), once (hrnas); "
+    neither = "neither ahead of nor behind large (hrnas), near (hrnas), slim (hrnas), fast (hrnas); "
+    assert ahead + neither + "behind best (hrnas)." in top
+    start = "| neither ahead of nor behind |"
+    assert f"{start} fast (hrnas) | supertickets (hrnas) | +0.210 | 1.00 times | 2.00 times | 1.00 times |" in text
+    assert f"{start} near (hrnas) | supertickets (hrnas) | +0.010 (within one deviation) |" in text
+    assert "| behind | best (hrnas) | supertickets (hrnas) | -0.090 |" in text
     assert "| **supertickets** | hrnas | 0.820 ± 0.020 | 3 | 10.0 M | 50 k | 2 KiB | 2.00 (onnx) | 5 | 3.0 |" in text
     assert (page.parent / "pictures" / "results_pets.png").stat().st_size > 1000
     monkeypatch.setattr(results, "draw_scores", lambda *_, **__: None)  # once is enough
@@ -76,7 +77,9 @@ def test_a_cheaper_ticket_of_ours_can_be_the_one_that_is_ahead(results, tmp_path
     small = ("supertickets-small", [0.70, 0.71, 0.72], 5, 1.0)
     write_rows(tmp_path / "peers.csv", ("supertickets", [0.80], 10, 2.0), small, ("plain", [0.5], 5, 1.5))
     results.write_page(tmp_path, tmp_path / "results.md")
-    assert "- pets, ahead of: plain, hrnas (our score is higher by 0.210," in (tmp_path / "results.md").read_text()
+    text = (tmp_path / "results.md").read_text()
+    assert "- pets: ahead of plain (hrnas)." in text
+    assert "| ahead of | plain (hrnas) | supertickets-small (hrnas) | +0.210 | 1.00 times | 0.67 times |" in text
 
 
 def test_the_page_shows_claims_with_their_runs_and_sizes(results, tmp_path):
