@@ -187,6 +187,13 @@ def test_the_code_for_other_processors_agrees(case, tmp_path):
 
 @needs_compiler
 @pytest.mark.slow
+def test_no_thread_reads_or_writes_where_another_one_writes(tmp_path):
+    net, size = branchy(0)
+    assert run_as_program(net, size, tmp_path, ["cc", "-O1", "-g", "-fsanitize=thread"], threads=3) <= 1e-4
+
+
+@needs_compiler
+@pytest.mark.slow
 @pytest.mark.parametrize("body", ["timm:mobilenetv3_small_050"])
 def test_a_shrunk_body_runs(body, tmp_path):
     task = ToyTask(toy_config(tmp_path).model_copy(update={"arch": ArchConfig(body=body)}))
