@@ -4,7 +4,7 @@
     python benchmarks/peers.py DATA_SET --time     # measure the milliseconds of all rows again, in turns
 
 A row is written when its network is trained, exported and timed; finished rows are kept, and one that was interrupted starts
-again. Every entrant has as many epochs as fit into the data set's minutes of CPU time, which follows from the time of an epoch
+again. Times and scores depend on the processor, so rows of another machine are no finished rows. Every entrant has as many epochs as fit into the data set's minutes of CPU time, which follows from the time of an epoch
 of the network that it starts from (`peers_epochs.csv`, measured once) and from the share of it that the entrant's epochs take.
 Networks train on the split "train" and are scored once, at the end, on the split "val".
 The peers' packages: pip install torch-pruning==1.6.1 nvidia-modelopt==0.47.0 torchprofile==0.0.4
@@ -58,14 +58,14 @@ def plan_epochs(options: argparse.Namespace, entrant: Entrant, start: str, confi
 
 def epoch_seconds(options: argparse.Namespace, start: str, config: Config) -> float:
     """CPU seconds that an epoch of the network `start` takes; measured once, then read."""
-    known = {"data_set": options.data_set, "start": start}
+    known = {"data_set": options.data_set, "start": start, "machine": machine()}
     path = options.out.with_name(f"{options.out.stem}_epochs.csv")
     row = find_row(read_rows(path), **known)
     if row is not None:
         return float(row["seconds_per_epoch"])
     task = task_of(options.data_set, config)
     seconds = seconds_per_epoch(task, config, network_of(start, task, config))
-    append_row(path, known | {"seconds_per_epoch": f"{seconds:.2f}", "commit": commit(), "machine": machine()}, EPOCH_FIELDS)
+    append_row(path, known | {"seconds_per_epoch": f"{seconds:.2f}", "commit": commit()}, EPOCH_FIELDS)
     return seconds
 
 
@@ -107,10 +107,12 @@ def folder_of(options: argparse.Namespace, entrant: str, start: str, seed: objec
 
 
 def time_again(options: argparse.Namespace) -> None:
-    """Measure the milliseconds of all rows of the data set whose files are there, in turns."""
+    """Measure the milliseconds of all rows of the data set and this machine whose files are there, in turns."""
     rows = read_rows(options.out)
     named: dict[str, Row] = {
-        f"{row['entrant']}, {row['start']}, {row['seed']}": row for row in rows if row["data_set"] == options.data_set
+        f"{row['entrant']}, {row['start']}, {row['seed']}": row
+        for row in rows
+        if (row["data_set"], row["machine"]) == (options.data_set, machine())
     }
     folders = {name: folder_of(options, row["entrant"], row["start"], row["seed"]) for name, row in named.items()}
     folders = {name: folder for name, folder in folders.items() if (folder / "network.onnx").exists()}
@@ -150,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         time_again(options)
         return
     for entrant, start, seed in chosen_rows(options):
-        if find_row(read_rows(options.out), data_set=options.data_set, entrant=entrant, start=start, seed=seed):
+        known = {"data_set": options.data_set, "entrant": entrant, "start": start, "seed": seed, "machine": machine()}
+        if find_row(read_rows(options.out), **known):
             continue
         row = measure(options, entrant, start, seed, overrides)
         append_row(options.out, row, FIELDS)

@@ -22,18 +22,18 @@ from supertickets.arguments import friendly
 from supertickets.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-HOW = """One table for each data set. Every network has the same data, augmentation, batch size, optimizer, schedule, averaging
-and evaluation, and about the same CPU time for training: an entrant whose network shrinks early has more epochs in these
-minutes. The search of FastNAS comes on top, so its rows show more minutes. Networks train on the split "train", which also
-gives the batches that searches and pruners look at. The split "val" gives the one score at the end and chooses nothing.
-Searches and pruners have half of the MACs of the network that they start from. `supertickets` is searched and pruned,
-`supertickets-unpruned` is searched but not pruned, and `supertickets-small` is searched down to a sixth of the MACs and not
-pruned.
-Milliseconds are CPU time for one image in float32 on one thread, with ONNX Runtime or, for our tickets, with the sparse engine
-if that is faster. All networks of a table run in turns, so that each finds the caches filled by others. MACs and
-milliseconds that differ by at most 2 % count as equal. "File" is the file of the weights. A score is the mean over the seeds
-with its standard deviation. Each row of `benchmarks/results/peers.csv` names its seed, commit, command, minutes and
-machine."""
+HOW = """One table for each data set and machine. Every network has the same data, augmentation, batch size, optimizer,
+schedule, averaging and evaluation, and about the same CPU time for training: an entrant whose network shrinks early
+has more epochs in these minutes. The search of FastNAS comes on top, so its rows show more minutes. Networks train on
+the split "train", which also gives the batches that searches and pruners look at. The split "val" gives the one score
+at the end and chooses nothing. Searches and pruners have half of the MACs of the network that they start from.
+`supertickets` is searched and pruned, `supertickets-unpruned` is searched but not pruned, and `supertickets-small` is
+searched down to a sixth of the MACs and not pruned.
+Milliseconds are CPU time for one image in float32 on one thread, with ONNX Runtime or, for our tickets, with the
+sparse engine if that is faster. All networks of a table run in turns, so that each finds the caches filled by others.
+MACs and milliseconds that differ by at most 2 % count as equal. "File" is the file of the weights. A score is the
+mean over the seeds with its standard deviation. Each row of `benchmarks/results/peers.csv` names its seed, commit,
+command, minutes and machine."""
 
 CLAIMS_HOW = """Each claim compares two arms with the same seeds. It holds where the whole 95 % interval of the paired
 differences (Student's t) is above zero, or, for claims that something is no worse, above minus a margin. It does not hold
@@ -45,22 +45,16 @@ names its command."""
 def peers_section(rows: Sequence[Row], pictures: Path) -> tuple[list[str], list[str]]:
     """What stands at the top of the page, and the section about peers; its pictures are written to `pictures`."""
     top, text = [], ["## Beside other tools and networks", "", *HOW.splitlines(), ""]
-    for data_set in dict.fromkeys(row["data_set"] for row in rows):
-        lines = lines_of([row for row in rows if row["data_set"] == data_set])
+    for data_set, machine in dict.fromkeys((row["data_set"], row["machine"]) for row in rows):
+        lines = lines_of([row for row in rows if (row["data_set"], row["machine"]) == (data_set, machine)])
         compared = comparisons_of(lines)
-        top += summary(data_set, compared)
-        picture = pictures / f"results_{data_set}.png"
-        draw_scores(lines, picture, title=data_set)
-        text += [
-            f"### {data_set}",
-            "",
-            *table(lines),
-            "",
-            *comparison_table(compared),
-            "",
-            f"![Scores and costs on {data_set}](pictures/{picture.name})",
-            "",
-        ]
+        where = f"{data_set}, {machine}"
+        top += summary(where, compared)
+        number = list(dict.fromkeys(row["machine"] for row in rows if row["data_set"] == data_set)).index(machine) + 1
+        picture = pictures / f"results_{data_set}{f'_{number}' if number > 1 else ''}.png"
+        draw_scores(lines, picture, title=where)
+        image = f"![Scores and costs: {where}](pictures/{picture.name})"
+        text += [f"### {where}", "", *table(lines), "", *comparison_table(compared), "", image, ""]
     return top, text
 
 
@@ -78,13 +72,13 @@ def table(lines: Sequence[Line]) -> list[str]:
     return markdown(head, cells)
 
 
-def summary(data_set: str, compared: Sequence[Comparison]) -> list[str]:
+def summary(where: str, compared: Sequence[Comparison]) -> list[str]:
     """One item of a list: which peers our tickets are ahead of, and which not."""
     parts = []
     for verdict in Verdict:
         if names := [it.peer.name for it in compared if it.verdict is verdict]:
             parts.append(f"{verdict.value} {', '.join(names)}")
-    return item(f"{data_set}: {'; '.join(parts)}.") if parts else []
+    return item(f"{where}: {'; '.join(parts)}.") if parts else []
 
 
 def comparison_table(compared: Sequence[Comparison]) -> list[str]:

@@ -26,11 +26,12 @@ def commit() -> str:
 def machine() -> str:
     """The processor and how many of its cores this process may use."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        known = dict(re.findall(r"^(model name|cpu family|model)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
     except OSError:
-        found = None
-    name = found[1] if found else platform.processor() or platform.machine()
-    return f"{name}, {len(own_cores())} cores"
+        known = {}
+    name = known.get("model name") or platform.processor() or platform.machine()
+    kind = f" (family {known['cpu family']}, model {known['model']})" if "cpu family" in known else ""
+    return f"{name}{kind}, {len(own_cores())} cores"
 
 
 def read_rows(path: Path) -> list[Row]:

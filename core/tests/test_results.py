@@ -30,11 +30,11 @@ def results(scripts) -> ModuleType:
     return scripts("results")
 
 
-def write_rows(path: Path, *entrants: tuple[str, list[float], float, float]) -> None:
+def write_rows(path: Path, *entrants: tuple[str, list[float], float, float], machine: str = "Z80") -> None:
     """A CSV file of peers with these entrants: name, scores by seed, million MACs, milliseconds."""
-    head = "data_set,entrant,start,seed,score,metric,macs,nonzeros,bytes,runtime,ms,size,minutes,epochs"
+    head = "data_set,entrant,start,seed,score,metric,macs,nonzeros,bytes,runtime,ms,size,minutes,epochs,machine"
     lines = [
-        f"pets,{name},hrnas,{seed},{score},top1,{macs * 1e6:.0f},50000,2048,onnx,{ms},8x8,3.0,5"
+        f"pets,{name},hrnas,{seed},{score},top1,{macs * 1e6:.0f},50000,2048,onnx,{ms},8x8,3.0,5,{machine}"
         for name, scores, macs, ms in entrants
         for seed, score in enumerate(scores)
     ]
@@ -58,7 +58,7 @@ def test_the_page_begins_with_how_tickets_stand_beside_each_peer(results, tmp_pa
     results.write_page(tmp_path, page)
     text = page.read_text()
     top = " ".join(text.split("This page is")[0].split())
-    ahead = "- pets: ahead of weak (hrnas), once (hrnas); "
+    ahead = "- pets, Z80: ahead of weak (hrnas), once (hrnas); "
     neither = "neither ahead of nor behind large (hrnas), near (hrnas), slim (hrnas), fast (hrnas); "
     assert ahead + neither + "behind best (hrnas)." in top
     start = "| neither ahead of nor behind |"
@@ -78,8 +78,20 @@ def test_a_cheaper_ticket_of_ours_can_be_the_one_that_is_ahead(results, tmp_path
     write_rows(tmp_path / "peers.csv", ("supertickets", [0.80], 10, 2.0), small, ("plain", [0.5], 5, 1.5))
     results.write_page(tmp_path, tmp_path / "results.md")
     text = (tmp_path / "results.md").read_text()
-    assert "- pets: ahead of plain (hrnas)." in text
+    assert "- pets, Z80: ahead of plain (hrnas)." in text
     assert "| ahead of | plain (hrnas) | supertickets-small (hrnas) | +0.210 | 1.00 times | 0.67 times |" in text
+
+
+def test_rows_of_two_machines_are_not_averaged(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "draw_scores", lambda *_, **__: None)
+    write_rows(tmp_path / "peers.csv", ("supertickets", [0.80, 0.81], 10, 2.0), ("plain", [0.5], 10, 2.0))
+    write_rows(tmp_path / "other.csv", ("supertickets", [0.40, 0.41], 10, 1.0), ("plain", [0.5], 10, 1.0), machine="6502")
+    both = [(tmp_path / name).read_text().splitlines() for name in ("peers.csv", "other.csv")]
+    (tmp_path / "peers.csv").write_text("\n".join(both[0] + both[1][1:]) + "\n")
+    results.write_page(tmp_path, tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    assert "- pets, Z80: ahead of plain (hrnas).\n- pets, 6502: behind plain (hrnas)." in text
+    assert "### pets, Z80" in text and "### pets, 6502" in text and "0.405 ± 0.007 | 2 |" in text
 
 
 def test_the_page_shows_claims_with_their_runs_and_sizes(results, tmp_path):
