@@ -4,8 +4,9 @@
     python benchmarks/peers.py DATA_SET --time     # measure the milliseconds of all rows again, in turns
 
 A row is written when its network is trained, exported and timed; finished rows are kept, and one that was interrupted starts
-again. Times and scores depend on the processor, so rows of another machine are no finished rows. Every entrant has as many epochs as fit into the data set's minutes of CPU time, which follows from the time of an epoch
-of the network that it starts from (`peers_epochs.csv`, measured once) and from the share of it that the entrant's epochs take.
+again. Times and scores depend on the processor, so rows of another machine are no finished rows. Every entrant has as many
+epochs as fit into the data set's minutes of CPU time, which follows from the time of an epoch of the network that it starts
+from (`peers_epochs.csv`, measured once) and from the share of it that the entrant's epochs take.
 Networks train on the split "train" and are scored once, at the end, on the split "val".
 The peers' packages: pip install torch-pruning==1.6.1 nvidia-modelopt==0.47.0 torchprofile==0.0.4
 """
