@@ -109,11 +109,9 @@ def folder_of(options: argparse.Namespace, entrant: str, start: str, seed: objec
 
 def time_again(options: argparse.Namespace) -> None:
     """Measure the milliseconds of all rows of the data set and this machine whose files are there, in turns."""
-    rows = read_rows(options.out)
+    rows, here = read_rows(options.out), (options.data_set, machine())
     named: dict[str, Row] = {
-        f"{row['entrant']}, {row['start']}, {row['seed']}": row
-        for row in rows
-        if (row["data_set"], row["machine"]) == (options.data_set, machine())
+        f"{row['entrant']}, {row['start']}, {row['seed']}": row for row in rows if (row["data_set"], row["machine"]) == here
     }
     folders = {name: folder_of(options, row["entrant"], row["start"], row["seed"]) for name, row in named.items()}
     folders = {name: folder for name, folder in folders.items() if (folder / "network.onnx").exists()}

@@ -13,7 +13,7 @@ static void FN(copy)(const float *in, float *out, int n) {
   for (; x < n; x++) out[x] = in[x];
 }
 
-/* (h, w) -> rows `y` to `end` of four phases of (h2, w2), `phase` apart: value (y, x) -> phase (y % 2, x % 2) at (y / 2, x / 2).
+/* (h, w) -> rows `first` to `end` of four phases of (h2, w2), `phase` apart: value (y, x) -> phase (y % 2, x % 2) at (y / 2, x / 2).
  * `clear`: nothing is read behind a row, and zeros are written there. */
 static void FN(split)(const float *in, float *out, const int32_t *size, int first, int end) {
   int h = size[0], w = size[1], pitch = size[2], h2 = size[3], w2 = size[4], pitch2 = size[5], phase = size[6], clear = size[7];

@@ -37,18 +37,19 @@ class Team:
             self._processor = here
         with self._lock:
             self._led = (self._led + 1) % 2**32
-            sleepers, self._asleep = self._asleep, []
-        for sleeper in sleepers:
-            sleeper.set()
+            self._wake()
         self._lead(self._memory, image, output, scratch, self._parts, YIELD)
 
     def stop(self) -> None:
         """End the threads."""
         with self._lock:
             self._stopped = True
-            sleepers, self._asleep = self._asleep, []
-        for sleeper in sleepers:
-            sleeper.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        """Wake the threads that sleep; the lock is held."""
+        while self._asleep:
+            self._asleep.pop().set()
 
     def _serve(self, part: int) -> None:
         seen, awake = 0, threading.Event()
