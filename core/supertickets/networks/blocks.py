@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supertickets.networks.arch import Arch, Units
+from supertickets.networks.depthwise import DepthwiseConv
 from supertickets.networks.transformer import TokenMixer
 from supertickets.networks.unit_group import BN_TENSORS, UnitGroup, indices_of
 
@@ -74,7 +75,7 @@ class MixedBlock(nn.Module):
         self.expand = nn.Conv2d(self.in_channels, hidden, 1, bias=False)
         self.expand_bn = batch_norm(hidden, arch)
         self.depthwise = nn.ModuleDict(
-            {str(k): nn.Conv2d(n, n, k, self.stride, k // 2, groups=n, bias=False) for k, n in units.items()}
+            {str(k): DepthwiseConv(n, n, k, self.stride, k // 2, groups=n, bias=False) for k, n in units.items()}
         )
         self.depthwise_bn = batch_norm(hidden, arch)
         self.project = nn.Conv2d(hidden, self.out_channels, 1, bias=False)

@@ -16,6 +16,7 @@ from supertickets.config.sections import ArchConfig
 from supertickets.errors import UserError
 from supertickets.networks.arch import Arch
 from supertickets.networks.blocks import mixed_blocks
+from supertickets.networks.depthwise import use_depthwise
 from supertickets.networks.library import SHAPE, build_classifier, build_maps, library_version, map_shapes
 from supertickets.networks.network import Network
 from supertickets.networks.tracing import Traced, trace
@@ -76,6 +77,7 @@ class BodyNet(Network):
             self.body = build_classifier(arch.body, head.classes)
         else:
             self.body = build_maps(arch.body, arch.outputs)
+        use_depthwise(self.body)
         self.head = head  # behind the body: tickets hold their tensors in this order
         self._traced: Traced | None = None
         if arch.shapes:

@@ -1,0 +1,83 @@
+"""Depthwise convs that train faster on a CPU where their kernel is taller than the feature map.
+
+There oneDNN, which computes PyTorch's convs on CPUs, has no fast code for the gradient of the weights and computes one small
+matrix product for each image and channel, which can take ten times as long as the rest of the conv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.nn import grad as gradients
+
+Pair = tuple[int, int]
+
+
+class DepthwiseConv(nn.Conv2d):
+    """(B, C, H, W) -> (B, C, H', W'): a depthwise conv without bias, as `nn.Conv2d` but for how its gradient is rounded."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        slow = self.training and x.device.type == "cpu" and self.kernel_size[0] > x.shape[2]
+        if slow and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+            out: Tensor = _Depthwise.apply(x, self.weight, self.stride, self.padding)
+            return out
+        return super().forward(x)
+
+
+class _Depthwise(torch.autograd.Function):
+    """A depthwise conv whose weight gets its gradient from `weight_gradient`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight, None, stride, padding, groups=len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight = None, None
+        if ctx.needs_input_grad[0]:
+            of_x = gradients.conv2d_input(x.shape, weight, grad, ctx.stride, ctx.padding, groups=len(weight))
+        if ctx.needs_input_grad[1]:
+            of_weight = weight_gradient(x, grad, weight.shape[2:], ctx.stride, ctx.padding)
+        return of_x, of_weight, None, None
+
+
+def weight_gradient(x: Tensor, grad: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+    """The gradient (C, 1, *kernel) of a depthwise conv's weight from its input (B, C, H, W) and its output's gradient."""
+    x, grad = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)  # channels last
+    out = x.new_zeros(*kernel, x.shape[3])
+    columns = list(_meetings(kernel[1], x.shape[2], grad.shape[2], stride[1], padding[1]))
+    for i, rows_in, rows_out in _meetings(kernel[0], x.shape[1], grad.shape[1], stride[0], padding[0]):
+        for j, columns_in, columns_out in columns:
+            out[i, j] = (x[:, rows_in, columns_in] * grad[:, rows_out, columns_out]).sum((0, 1, 2))
+    return out.permute(2, 0, 1)[:, None]
+
+
+def _meetings(kernel: int, size_in: int, size_out: int, stride: int, padding: int) -> Iterator[tuple[int, slice, slice]]:
+    """For each tap of one dimension that meets the input: the tap, the places that it reads, and those of the output."""
+    for tap in range(kernel):
+        offset = tap - padding
+        first = max(0, -(offset // stride))
+        last = min(size_out - 1, (size_in - 1 - offset) // stride)
+        if first <= last:
+            yield tap, slice(first * stride + offset, last * stride + offset + 1, stride), slice(first, last + 1)
+
+
+def use_depthwise(net: nn.Module) -> None:
+    """Make `DepthwiseConv`s of the plain depthwise convs of a network of another library; their tensors stay."""
+    for module in net.modules():
+        if type(module) is nn.Conv2d and _is_depthwise(module):
+            module.__class__ = DepthwiseConv
+
+
+def _is_depthwise(conv: nn.Conv2d) -> bool:
+    plain = conv.bias is None and conv.padding_mode == "zeros" and conv.dilation == (1, 1) and not isinstance(conv.padding, str)
+    return plain and 1 < conv.groups == conv.in_channels == conv.out_channels
