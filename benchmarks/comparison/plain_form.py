@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from supertickets.networks.blocks import MixedBlock
+from supertickets.networks.depthwise import DepthwiseConv
 
 
 class KernelBlock(nn.Module):
@@ -77,7 +78,7 @@ class _Branches(nn.Module):
 
 
 def plain_form(net: nn.Module) -> nn.Module:
-    """A copy of one of this project's networks in which all blocks are `KernelBlock`s and timm's norms are PyTorch's own.
+    """A copy of one of this project's networks in which all blocks are `KernelBlock`s, and convs and norms are PyTorch's own.
 
     The same function; outputs differ by rounding alone.
     """
@@ -94,6 +95,8 @@ def plain_form(net: nn.Module) -> nn.Module:
             new = KernelBlock(module)
         elif isinstance(module, nn.BatchNorm2d) and type(module) is not nn.BatchNorm2d:  # timm's, with an activation inside
             new = nn.Sequential(_part_of_norm(module, slice(0, module.num_features)), module.drop, module.act)
+        elif isinstance(module, DepthwiseConv):
+            module.__class__ = nn.Conv2d
         if new is not None:
             parent, _, name = path.rpartition(".")
             setattr(net.get_submodule(parent), name, new.train(module.training))

@@ -1,0 +1,81 @@
+"""Measure what the project's own gradient of depthwise convs gains in a training step, for the recipes of all tasks.
+
+    python benchmarks/depthwise.py [RECIPE ...] [--steps N] [--threads N]
+
+Each step of the full supernet is a forward and backward pass on one training batch. Steps with PyTorch's own gradient and with
+the project's run in turns, in process CPU time; the figures are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+from rows import commit, machine, write_rows
+from torch import nn
+
+from supertickets.arguments import Parser, friendly
+from supertickets.config.reader import load_config
+from supertickets.networks.build import build_net, full_arch
+from supertickets.networks.depthwise import DepthwiseConv
+from supertickets.recipes import find_recipe
+from supertickets.task import package_of, task_class
+from supertickets.terminal import console
+
+RECIPES = {
+    "classification": ("scenes", "cifar10", "cifar10_lite0"),
+    "segmentation": ("scenes", "camvid", "camvid_lite0"),
+    "keypoint": ("scenes", "lspet", "lspet_lite0"),
+}
+FIELDS = ("task", "recipe", "size", "batch", "threads", "plain_ms", "ms", "speed_up", "commit", "command", "machine")
+
+
+def measure(task_name: str, recipe: str, options: argparse.Namespace) -> dict[str, object]:
+    """The median milliseconds of a step with PyTorch's gradient and with the project's."""
+    cls = task_class(task_name)
+    config = load_config(cls.Config, find_recipe(recipe, package_of(cls)), [])
+    task = cls(config)
+    batch = next(iter(task.build_loaders(config.train.batch_size)[0]))
+    net = build_net(full_arch(config.arch, task.input_shape), task).train().to(memory_format=torch.channels_last)
+    convs = [module for module in net.modules() if isinstance(module, DepthwiseConv)]
+    seconds: dict[type[nn.Conv2d], list[float]] = {nn.Conv2d: [], DepthwiseConv: []}
+    for _ in range(options.steps + 1):
+        for kind, taken in seconds.items():
+            for conv in convs:
+                conv.__class__ = kind
+            began = time.process_time()
+            task.loss(net, batch).backward()
+            taken.append(time.process_time() - began)
+    plain, ours = (median(taken[1:]) * 1e3 for taken in seconds.values())  # the first steps allocate
+    return {
+        **{"task": task_name, "recipe": recipe, "size": "x".join(map(str, task.input_shape[1:]))},
+        **{"batch": config.train.batch_size, "threads": options.threads, "plain_ms": round(plain, 1), "ms": round(ours, 1)},
+        **{"speed_up": round(plain / ours, 3), "commit": commit(), "machine": machine()},
+    }
+
+
+@friendly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure every recipe, print its row and write the CSV file."""
+    parser = Parser("depthwise.py", description="Measure what the project's own gradient of depthwise convs gains.")
+    parser.add_argument("recipes", nargs="*", default=sorted({name for names in RECIPES.values() for name in names}))
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "depthwise.csv")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    command, rows = f"python benchmarks/depthwise.py --steps {options.steps} --threads {options.threads}", []
+    for task, names in RECIPES.items():
+        for recipe in (name for name in names if name in options.recipes):
+            row = measure(task, recipe, options)
+            rows.append(row | {"command": command})
+            console.print("{task} {recipe}: {plain_ms} ms -> {ms} ms, {speed_up} times as fast".format(**row))
+    write_rows(options.out, rows, FIELDS)
+
+
+if __name__ == "__main__":
+    main()
