@@ -131,18 +131,31 @@ def _with_random_mask(source: Path, folder: Path, seed: int) -> Path:
     return folder
 
 
+def learn_from(teacher: str, bench: Bench, seed: int) -> Measured:
+    """A joint drawing with distillation from `ema`, from `supernet`, or from a `dense` one that was trained for as many epochs."""
+    which: str | Path = teacher
+    if teacher == "dense":
+        draw("dense", bench, seed, search={"enabled": False}, prune={"enabled": False})
+        which = bench.folder("dense", seed) / "ticket"
+    return draw(f"taught by {teacher}", bench, seed, distill={"teacher": which})
+
+
+TEACHERS = ("ema", "supernet", "dense")
 TRANSFERS = (*CONTROLS, "random ERK", "dense body", "drawn there")
 EVERY = 2  # epochs between two prunes where reactivation is tested: a shrink comes between them
 
 
 def arm_named(name: str) -> Arm:
-    """The arm of this name; `joint S` and `pipeline S CRITERION` have the sparsity S, `to TASK CONTROL` is a transfer."""
+    """The arm of this name; `joint S` and `pipeline S CRITERION` have the sparsity S, `to TASK CONTROL` is a transfer, and
+    `taught by TEACHER` has distillation."""
     kind, *rest = name.split()
     if kind in ("joint", "pipeline") and rest:
         prune = {"target": float(rest[0]), **({"criterion": rest[1]} if rest[1:] else {})}
         return partial(draw, name, prune=prune) if kind == "joint" else partial(draw_by_pipeline, arm=name, **prune)
     if kind == "to":
         return partial(transfer, " ".join(rest[1:]))
+    if kind == "taught":
+        return partial(learn_from, rest[-1])
     return ARMS[name]
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/claims.py TASK [RECIPE] [--claims ...] [--seeds 0 1 2] [--target TASK] [--dotted.key value ...]
 
-Every run is a row of `claims_runs.csv`. Finished runs are kept and interrupted ones continued. `claims.csv` has the verdicts on
+Every run is a row of `claims_runs.csv`. Finished runs are kept and interrupted ones continued; scores depend on the processor,
+so the runs of another machine are not finished runs, and only runs of one machine are paired. `claims.csv` has the verdicts on
 all runs that are there: a claim holds where the whole interval is above minus its margin, does not hold where it is below, and
 is otherwise not decided. One seed decides nothing.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import torch
-from arms import TRANSFERS, Bench, arm_named
+from arms import TEACHERS, TRANSFERS, Bench, arm_named
 from comparison.data_sets import QUIET, as_arguments
 from rows import Row, append_row, commit, find_row, machine, read_rows, write_rows
 
@@ -57,6 +58,7 @@ CLAIMS: dict[str, list[Claim]] = {
         Claim("a ticket is no worse than itself trained for as many epochs again", "joint", "retrained", 0.01),
         Claim("joint is no worse than joint in half of the epochs and then retrained", "joint", "half retrained", 0.01),
     ],
+    "distillation": [Claim(f"distillation helps, taught by {name}", f"taught by {name}", "joint") for name in TEACHERS],
 }
 
 MORE = ("transfer", "sweep")
@@ -88,15 +90,16 @@ def interval(differences: Sequence[float]) -> tuple[float, float, float]:
 
 
 def judge(claim: Claim, rows: Sequence[Row], data_set: str) -> dict[str, object] | None:
-    """The verdict on a claim from the runs of both arms with the same seeds; None where there is no pair."""
-    scores: dict[str, dict[str, float]] = {claim.arm: {}, claim.against: {}}
+    """The verdict on a claim from the runs of both arms with the same seeds and machines; None where there is no pair."""
+    scores: dict[str, dict[tuple[str, str], float]] = {claim.arm: {}, claim.against: {}}
     for row in rows:
         if row["data_set"] == data_set and row["arm"] in scores:
-            scores[row["arm"]][row["seed"]] = float(row["score"])
-    seeds = sorted(scores[claim.arm].keys() & scores[claim.against].keys(), key=int)
-    if not seeds:
+            scores[row["arm"]][row["seed"], row["machine"]] = float(row["score"])
+    pairs = scores[claim.arm].keys() & scores[claim.against].keys()
+    if not pairs:
         return None
-    middle, low, high = interval([scores[claim.arm][seed] - scores[claim.against][seed] for seed in seeds])
+    seeds = sorted({seed for seed, _ in pairs}, key=int)
+    middle, low, high = interval([scores[claim.arm][pair] - scores[claim.against][pair] for pair in sorted(pairs)])
     verdict = "holds" if low > -claim.margin else "does not hold" if high < -claim.margin else "not decided"
     returned = [row["revived"] for row in rows if row["data_set"] == data_set and row["arm"] == "reactivated"]
     if claim.arm == "reactivated" and "0" in returned:
@@ -113,7 +116,7 @@ def run_arms(claims: Sequence[Claim], bench: Bench, options: argparse.Namespace,
     path = runs_file(options.out)
     for seed in options.seeds:
         for arm in dict.fromkeys(name for claim in claims for name in (claim.arm, claim.against)):
-            if find_row(read_rows(path), data_set=options.data_set, arm=arm, seed=seed):
+            if find_row(read_rows(path), data_set=options.data_set, arm=arm, seed=seed, machine=machine()):
                 continue
             found = asdict(arm_named(arm)(bench, seed))
             command = command_of(options, seed, overrides)
