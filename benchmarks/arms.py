@@ -132,7 +132,7 @@ def _with_random_mask(source: Path, folder: Path, seed: int) -> Path:
 
 
 def learn_from(teacher: str, bench: Bench, seed: int) -> Measured:
-    """A joint drawing with distillation from `ema`, from `supernet`, or from a `dense` one that was trained for as many epochs."""
+    """A joint drawing with distillation from `ema`, from `supernet`, or from a trained `dense` one (as many epochs)."""
     which: str | Path = teacher
     if teacher == "dense":
         draw("dense", bench, seed, search={"enabled": False}, prune={"enabled": False})
