@@ -129,7 +129,8 @@ def test_a_claim_is_judged_by_the_interval_of_paired_differences(scripts):
     def rows(*differences: float) -> list[dict[str, str]]:
         runs = [("a", 0.1 * seed + d, seed) for seed, d in enumerate(differences)]
         runs += [("b", 0.1 * seed, seed) for seed in range(4)]  # seeds without a partner do not count
-        return [{"data_set": "pets", "arm": arm, "seed": str(seed), "score": str(score)} for arm, score, seed in runs]
+        about = {"data_set": "pets", "machine": "Z80"}
+        return [{**about, "arm": arm, "seed": str(seed), "score": str(score)} for arm, score, seed in runs]
 
     assert claims.judge(claim, rows(), "pets") is None
     assert claims.judge(claim, rows(0.5), "pets")["verdict"] == "not decided"
@@ -143,6 +144,8 @@ def test_a_claim_is_judged_by_the_interval_of_paired_differences(scripts):
     assert claims.judge(claim, rows(-0.19, -0.2, -0.21), "pets")["verdict"] == "does not hold"
     assert claims.judge(claim, rows(-0.04, -0.05, -0.06), "pets")["verdict"] == "does not hold"
     assert claims.judge(lenient, rows(-0.04, -0.05, -0.06), "pets")["verdict"] == "holds"
+    elsewhere = [row | {"machine": "6502"} for row in rows(0.5, 0.5) if row["arm"] == "b"]
+    assert claims.judge(claim, [*rows(0.19, 0.2, 0.21), *elsewhere], "pets")["mean"] == "+0.2000"  # pairs are of one machine
 
 
 def test_runs_are_named_by_their_settings_and_retell_their_command(scripts):
