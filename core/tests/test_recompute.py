@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
+from supertickets.networks import blocks
 from supertickets.networks.blocks import MixedBlock, outer_blocks
 from supertickets.networks.library import build_maps
 from supertickets.testing import ToyTask, micro_arch, micro_net, toy_config
@@ -62,6 +63,31 @@ def test_recomputed_blocks_give_the_same_numbers_and_keep_less(kind):
         near = torch.equal if kind in ("timm", "changed BN") or name == "random" else close
         assert near(plain[name], again[name]) and torch.equal(again[name], third[name]), name
     assert kept < 0.6 * all_kept
+
+
+@pytest.mark.parametrize("kind", ["supernet", "frozen BN", "changed BN"])
+def test_large_blocks_train_one_kernel_size_after_the_other(kind, monkeypatch):
+    """On a CPU; in double precision the numbers agree to 1e-9. With `train.sync_bn` they run as a whole."""
+    calls = []
+    in_parts = MixedBlock.forward_in_parts
+    monkeypatch.setattr(MixedBlock, "forward_in_parts", lambda self, x, run: calls.append(self) or in_parts(self, x, run))
+    net, x = micro_net(tokens=4).double(), torch.randn(2, 3, 32, 32).double()
+    for norm in net.modules() if kind == "changed BN" else ():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.forward = MethodType(nn.BatchNorm2d.forward, norm)
+    other = copy.deepcopy(net)
+    plain, _ = train_twice(net, x, frozen=kind == "frozen BN")
+    assert not calls
+    monkeypatch.setattr(blocks, "LARGE", 1)
+    parts, _ = train_twice(other, x, frozen=kind == "frozen BN")
+    assert bool(calls) == (kind != "changed BN")
+    for name in plain:
+        assert (torch.equal if not calls else close)(plain[name], parts[name]), name
+    calls.clear()
+    with torch.no_grad():
+        other(x)
+    other.eval()(x)
+    assert not calls
 
 
 def close(a: Tensor, b: Tensor) -> bool:

@@ -2,7 +2,8 @@
 
 HR-NAS (arXiv 2106.06560) runs one inverted residual per kernel size and sums them before a last BN. A sum of projections is
 a projection of the concatenation, so all expansions are one 1x1 conv, all projections another, and only the depthwise
-convs act on slices: the same function, faster.
+convs act on slices: the same function, faster. Training on a CPU is an exception: there, large blocks are faster one kernel
+size after the other, because their hidden values then fit into the caches and are not concatenated.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return scale, norm.bias.double() - scale * norm.running_mean.double()
 
 
+LARGE = 2**19  # hidden values from which on a block trains faster on a CPU one kernel size after the other
 _UNIT_PARTS = ("expand", "expand_bn", "depthwise", "depthwise_bn", "project", "project_bn")  # gone where no unit is left
 
 
@@ -82,6 +84,8 @@ class MixedBlock(nn.Module):
         self.project_bn = batch_norm(self.out_channels, arch)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._trains_in_parts(x):
+            return self.forward_in_parts(x, _call)
         shortcut = self.shortcut(x)  # (B, C_out, H/s, W/s)
         if self.mixer is not None:
             shortcut = shortcut + self.mixer(x, shortcut.shape[-2:])
@@ -92,6 +96,13 @@ class MixedBlock(nn.Module):
         mixed = [conv(part) for conv, part in zip(self.depthwise.values(), slices, strict=True)]
         hidden = torch.relu_(self.depthwise_bn(torch.cat(mixed, dim=1)))  # (B, sum of units, H/s, W/s)
         return self.project_bn(self.project(hidden)) + shortcut
+
+    def _trains_in_parts(self, x: Tensor) -> bool:
+        """Whether this is a training step on a CPU for which the block is large."""
+        trains = self.training and torch.is_grad_enabled() and x.device.type == "cpu"
+        if not trains or len(self.units) < 2 or x[:, 0].numel() * sum(self.units.values()) < LARGE:
+            return False
+        return not any("forward" in vars(norm) for norm in (self.expand_bn, self.depthwise_bn))  # `train.sync_bn`
 
     def forward_in_parts(self, x: Tensor, run: Callable[..., Tensor]) -> Tensor:
         """`forward`, one kernel size after the other as HR-NAS does: equal up to rounding, with fewer hidden values at once.
@@ -152,6 +163,10 @@ class MixedBlock(nn.Module):
         if like is not None:
             self.to(like)
         self.train(self.training).load_state_dict(dict(tensors))
+
+
+def _call(function: Callable[..., Tensor], *inputs: object) -> Tensor:
+    return function(*inputs)
 
 
 def _norm_part(norm: nn.BatchNorm2d, x: Tensor, channels: slice) -> Tensor:

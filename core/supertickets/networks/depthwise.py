@@ -1,7 +1,8 @@
 """Depthwise convs that train faster on a CPU where their kernel is taller than the feature map.
 
 There oneDNN, which computes PyTorch's convs on CPUs, has no fast code for the gradient of the weights and computes one small
-matrix product for each image and channel, which can take ten times as long as the rest of the conv.
+matrix product for each image and channel, which can take ten times as long as the rest of the conv. Where there are many of
+these, the gradient is computed here, one tap of the kernel after the other (`benchmarks/cpu_step.py`).
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from torch.nn import functional as F
 from torch.nn import grad as gradients
 
 Pair = tuple[int, int]
+MANY = 1024  # images times channels from which on one tap after the other is faster
 
 
 class DepthwiseConv(nn.Conv2d):
     """(B, C, H, W) -> (B, C, H', W'): a depthwise conv without bias, as `nn.Conv2d` but for how its gradient is rounded."""
 
     def forward(self, x: Tensor) -> Tensor:
-        slow = self.training and x.device.type == "cpu" and self.kernel_size[0] > x.shape[2]
-        if slow and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+        trains = self.training and torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        if trains and self.kernel_size[0] > x.shape[2] and x[:, :, 0, 0].numel() >= MANY:
             out: Tensor = _Depthwise.apply(x, self.weight, self.stride, self.padding)
             return out
         return super().forward(x)

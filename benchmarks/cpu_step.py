@@ -1,9 +1,10 @@
-"""Measure what the project's own gradient of depthwise convs gains in a training step, for the recipes of all tasks.
+"""Measure what the forms for CPUs gain in a training step, for the recipes of all tasks.
 
-    python benchmarks/depthwise.py [RECIPE ...] [--steps N] [--threads N]
+    python benchmarks/cpu_step.py [RECIPE ...] [--steps N] [--threads N]
 
-Each step of the full supernet is a forward and backward pass on one training batch. Steps with PyTorch's own gradient and with
-the project's run in turns, in process CPU time; the figures are medians.
+There are two: the project's own gradient of depthwise convs (`networks/depthwise.py`), and large blocks that run one kernel
+size after the other (`networks/blocks.py`). A step is a forward and backward pass of the full supernet on one training batch.
+Steps with neither, with the first and with both run in turns, in process CPU time; the figures are medians.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import nn
 
 from supertickets.arguments import Parser, friendly
 from supertickets.config.reader import load_config
+from supertickets.networks import blocks
 from supertickets.networks.build import build_net, full_arch
 from supertickets.networks.depthwise import DepthwiseConv
 from supertickets.recipes import find_recipe
@@ -31,49 +33,57 @@ RECIPES = {
     "segmentation": ("scenes", "camvid", "camvid_lite0"),
     "keypoint": ("scenes", "lspet", "lspet_lite0"),
 }
-FIELDS = ("task", "recipe", "size", "batch", "threads", "plain_ms", "ms", "speed_up", "commit", "command", "machine")
+FORMS = {"neither": (nn.Conv2d, float("inf")), "gradient": (DepthwiseConv, float("inf")), "both": (DepthwiseConv, blocks.LARGE)}
+FIELDS = (
+    *("task", "recipe", "size", "batch", "threads", "neither_ms", "gradient_ms", "both_ms", "speed_up"),
+    *("commit", "command", "machine"),
+)
 
 
 def measure(task_name: str, recipe: str, options: argparse.Namespace) -> dict[str, object]:
-    """The median milliseconds of a step with PyTorch's gradient and with the project's."""
+    """The median milliseconds of a step in each form."""
     cls = task_class(task_name)
     config = load_config(cls.Config, find_recipe(recipe, package_of(cls)), [])
     task = cls(config)
     batch = next(iter(task.build_loaders(config.train.batch_size)[0]))
     net = build_net(full_arch(config.arch, task.input_shape), task).train().to(memory_format=torch.channels_last)
     convs = [module for module in net.modules() if isinstance(module, DepthwiseConv)]
-    seconds: dict[type[nn.Conv2d], list[float]] = {nn.Conv2d: [], DepthwiseConv: []}
+    seconds: dict[str, list[float]] = {form: [] for form in FORMS}
     for _ in range(options.steps + 1):
-        for kind, taken in seconds.items():
+        for form, (kind, large) in FORMS.items():
+            blocks.LARGE = large
             for conv in convs:
                 conv.__class__ = kind
             began = time.process_time()
             task.loss(net, batch).backward()
-            taken.append(time.process_time() - began)
-    plain, ours = (median(taken[1:]) * 1e3 for taken in seconds.values())  # the first steps allocate
+            seconds[form].append(time.process_time() - began)
+    middle = {form: median(taken[1:]) * 1e3 for form, taken in seconds.items()}  # the first steps allocate
     return {
         **{"task": task_name, "recipe": recipe, "size": "x".join(map(str, task.input_shape[1:]))},
-        **{"batch": config.train.batch_size, "threads": options.threads, "plain_ms": round(plain, 1), "ms": round(ours, 1)},
-        **{"speed_up": round(plain / ours, 3), "commit": commit(), "machine": machine()},
+        **{"batch": config.train.batch_size, "threads": options.threads},
+        **{f"{form}_ms": round(ms, 1) for form, ms in middle.items()},
+        **{"speed_up": round(middle["neither"] / middle["both"], 3), "commit": commit(), "machine": machine()},
     }
 
 
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure every recipe, print its row and write the CSV file."""
-    parser = Parser("depthwise.py", description="Measure what the project's own gradient of depthwise convs gains.")
+    parser = Parser("cpu_step.py", description="Measure what the forms for CPUs gain in a training step.")
     parser.add_argument("recipes", nargs="*", default=sorted({name for names in RECIPES.values() for name in names}))
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "depthwise.csv")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cpu_step.csv")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
-    command, rows = f"python benchmarks/depthwise.py --steps {options.steps} --threads {options.threads}", []
+    command, rows = f"python benchmarks/cpu_step.py --steps {options.steps} --threads {options.threads}", []
     for task, names in RECIPES.items():
         for recipe in (name for name in names if name in options.recipes):
             row = measure(task, recipe, options)
             rows.append(row | {"command": command})
-            console.print("{task} {recipe}: {plain_ms} ms -> {ms} ms, {speed_up} times as fast".format(**row))
+            console.print(
+                "{task} {recipe}: {neither_ms} ms, {gradient_ms} ms, {both_ms} ms: {speed_up} times as fast".format(**row)
+            )
     write_rows(options.out, rows, FIELDS)
 
 
