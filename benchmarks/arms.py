@@ -140,20 +140,33 @@ def learn_from(teacher: str, bench: Bench, seed: int) -> Measured:
     return draw(f"taught by {teacher}", bench, seed, distill={"teacher": which})
 
 
+def search_alone(bench: Bench, seed: int, *, importance: str, scratch: bool = False) -> Measured:
+    """A search without pruning, with `default` by the recipe's importance, or what it found trained from `scratch`."""
+    arm, off = f"searched by {importance}", {"enabled": False}
+    search = {} if importance == "default" else {"importance": importance}
+    found = draw(arm, bench, seed, search=search, prune=off)
+    if not scratch:
+        return found
+    init = {"ticket": bench.folder(arm, seed) / "ticket", "weights": "fresh", "mask": "none"}
+    return draw(f"{arm}, from scratch", bench, seed, init=init, search=off, prune=off)
+
+
 TEACHERS = ("ema", "supernet", "dense")
 TRANSFERS = (*CONTROLS, "random ERK", "dense body", "drawn there")
 EVERY = 2  # epochs between two prunes where reactivation is tested: a shrink comes between them
 
 
 def arm_named(name: str) -> Arm:
-    """The arm of this name; `joint S` and `pipeline S CRITERION` have the sparsity S, `to TASK CONTROL` is a transfer, and
-    `taught by TEACHER` has distillation."""
+    """The arm of this name; `joint S` and `pipeline S CRITERION` have the sparsity S, `to TASK CONTROL` is a transfer,
+    `taught by TEACHER` has distillation, and `searched by IMPORTANCE` has no pruning."""
     kind, *rest = name.split()
     if kind in ("joint", "pipeline") and rest:
         prune = {"target": float(rest[0]), **({"criterion": rest[1]} if rest[1:] else {})}
         return partial(draw, name, prune=prune) if kind == "joint" else partial(draw_by_pipeline, arm=name, **prune)
     if kind == "to":
         return partial(transfer, " ".join(rest[1:]))
+    if kind == "searched":
+        return partial(search_alone, importance=rest[1].rstrip(","), scratch=rest[-1] == "scratch")
     if kind == "taught":
         return partial(learn_from, rest[-1])
     return ARMS[name]

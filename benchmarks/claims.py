@@ -58,6 +58,15 @@ CLAIMS: dict[str, list[Claim]] = {
         Claim("a ticket is no worse than itself trained for as many epochs again", "joint", "retrained", 0.01),
         Claim("joint is no worse than joint in half of the epochs and then retrained", "joint", "half retrained", 0.01),
     ],
+    "search": [
+        Claim("the search is better than uniform width", "searched by default", "searched by uniform"),
+        Claim("the search is better than random units", "searched by default", "searched by random"),
+        Claim(
+            "the searched architecture from scratch is better than uniform width from scratch",
+            "searched by default, from scratch",
+            "searched by uniform, from scratch",
+        ),
+    ],
     "distillation": [Claim(f"distillation helps, taught by {name}", f"taught by {name}", "joint") for name in TEACHERS],
 }
 
