@@ -100,7 +100,7 @@ class MixedBlock(nn.Module):
     def _trains_in_parts(self, x: Tensor) -> bool:
         """Whether this is a training step on a CPU for which the block is large."""
         trains = self.training and torch.is_grad_enabled() and x.device.type == "cpu"
-        if not trains or len(self.units) < 2 or x[:, 0].numel() * sum(self.units.values()) < LARGE:
+        if not trains or len(self.units) < 2 or x.numel() // self.in_channels * sum(self.units.values()) < LARGE:
             return False
         return not any("forward" in vars(norm) for norm in (self.expand_bn, self.depthwise_bn))  # `train.sync_bn`
 

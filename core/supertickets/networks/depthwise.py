@@ -25,7 +25,7 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         trains = self.training and torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        if trains and self.kernel_size[0] > x.shape[2] and x[:, :, 0, 0].numel() >= MANY:
+        if trains and self.kernel_size[0] > x.shape[2] and x.shape[0] * x.shape[1] >= MANY:
             out: Tensor = _Depthwise.apply(x, self.weight, self.stride, self.padding)
             return out
         return super().forward(x)
