@@ -76,11 +76,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cpu_step.csv")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
-    command, rows = f"python benchmarks/cpu_step.py --steps {options.steps} --threads {options.threads}", []
+    settings, rows = f"--steps {options.steps} --threads {options.threads}", []
     for task, names in RECIPES.items():
         for recipe in (name for name in names if name in options.recipes):
             row = measure(task, recipe, options)
-            rows.append(row | {"command": command})
+            rows.append(row | {"command": f"python benchmarks/cpu_step.py {recipe} {settings}"})
             console.print(
                 "{task} {recipe}: {neither_ms} ms, {gradient_ms} ms, {both_ms} ms: {speed_up} times as fast".format(**row)
             )

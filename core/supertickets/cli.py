@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,6 +129,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(
         "supertickets",
         description="Begin with own data, look at runs and tickets, make tickets smaller, export and import them.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"supertickets {version('supertickets')}, torch {torch.__version__}"
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for add in (add_new, add_compare, add_report, _add_info, _add_compact, _add_export, _add_import_original, _add_weights):

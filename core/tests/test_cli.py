@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -139,3 +140,10 @@ def test_a_command_leaves_its_process_group():
 
     command()
     assert not dist.is_initialized()
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.split()[:2] == ["supertickets", version("supertickets") + ","]

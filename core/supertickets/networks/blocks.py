@@ -8,7 +8,7 @@ size after the other, because their hidden values then fit into the caches and a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import gcd
 from typing import Protocol, runtime_checkable
 
@@ -36,6 +36,11 @@ def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 LARGE = 2**19  # hidden values from which on a block trains faster on a CPU one kernel size after the other
 _UNIT_PARTS = ("expand", "expand_bn", "depthwise", "depthwise_bn", "project", "project_bn")  # gone where no unit is left
+
+
+def has_replaced_forward(modules: Iterable[nn.Module]) -> bool:
+    """Whether a module runs another forward than its class's, as BNs do with `train.sync_bn`."""
+    return any("forward" in vars(module) for module in modules)
 
 
 @runtime_checkable
@@ -102,7 +107,7 @@ class MixedBlock(nn.Module):
         trains = self.training and torch.is_grad_enabled() and x.device.type == "cpu"
         if not trains or len(self.units) < 2 or x.numel() // self.in_channels * sum(self.units.values()) < LARGE:
             return False
-        return not any("forward" in vars(norm) for norm in (self.expand_bn, self.depthwise_bn))  # `train.sync_bn`
+        return not has_replaced_forward([self.expand_bn, self.depthwise_bn])
 
     def forward_in_parts(self, x: Tensor, run: Callable[..., Tensor]) -> Tensor:
         """`forward`, one kernel size after the other as HR-NAS does: equal up to rounding, with fewer hidden values at once.
