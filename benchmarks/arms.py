@@ -183,6 +183,7 @@ ARMS: dict[str, Arm] = {
     "one shot": partial(draw, "one shot", prune={"schedule": "one_shot"}),
     "reactivated": partial(draw, "reactivated", **_reactivating("after_shrink")),
     "never reactivated": partial(draw, "never reactivated", **_reactivating("never")),
+    "regrown": partial(draw, "regrown", prune={"regrow": "gradient"}),
     "retrained": retrain,
     "half retrained": partial(retrain, first="half", arm="half retrained"),
 }

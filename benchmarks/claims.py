@@ -54,6 +54,7 @@ CLAIMS: dict[str, list[Claim]] = {
     "half": [Claim("joint in half the epochs is no worse than search, prune, retrain", "half", "pipeline", 0.01)],
     "progressive": [Claim("progressive pruning is better than one shot", "joint", "one shot")],
     "reactivation": [Claim("reactivation helps", "reactivated", "never reactivated")],
+    "regrowth": [Claim("weights that grow back by gradient help", "regrown", "joint")],
     "no_retraining": [
         Claim("a ticket is no worse than itself trained for as many epochs again", "joint", "retrained", 0.01),
         Claim("joint is no worse than joint in half of the epochs and then retrained", "joint", "half retrained", 0.01),

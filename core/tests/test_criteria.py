@@ -138,8 +138,9 @@ def test_regrowth_gives_back_exactly_the_most_promising():
 
 
 def test_regrowth_fades_to_nothing():
-    assert regrow_share(0, 10, 0.3) == pytest.approx(0.3) and regrow_share(5, 10, 0.3) == pytest.approx(0.15)
-    assert regrow_share(10, 10, 0.3) == pytest.approx(0)
+    shares = [regrow_share(epoch, 8, 12, 0.3) for epoch in (8, 10, 12)]
+    assert shares == pytest.approx([0.3, 0.15, 0])
+    assert regrow_share(8, 8, 8, 0.3) == 0  # the only prune is the last one
 
 
 _WORKER = """

@@ -13,9 +13,9 @@ from supertickets.pruning.criteria import Scores
 from supertickets.pruning.mask import Mask
 
 
-def regrow_share(epoch: int, last: int, fraction: float) -> float:
-    """The share of the kept weights that is exchanged: `fraction` at first, 0 at the last prune (RigL's cosine)."""
-    return fraction * (1 + cos(pi * epoch / last)) / 2 if last else 0.0
+def regrow_share(epoch: int, first: int, last: int, fraction: float) -> float:
+    """The share of the kept weights that is exchanged: `fraction` at the first prune, 0 at the last one (RigL's cosine)."""
+    return fraction * (1 + cos(pi * (epoch - first) / (last - first))) / 2 if first < last else 0.0
 
 
 def regrow(mask: Mask, growth: Scores, count: int) -> Mask:

@@ -49,7 +49,7 @@ def check_prunes(state: TrainState, cfg: PruneConfig, *, epochs: int, input_shap
         changed = cfg.model_copy(update={"target": target})
         plan = plan_prunes(epochs, changed)
         to_come = {epoch: share for epoch, share in plan.items() if epoch >= state.epoch}
-        gone = {e: s + _exchanged(s, e, changed, last=max(plan), count=count) / count for e, s in to_come.items()}
+        gone = {e: s + _exchanged(s, e, changed, plan=plan, count=count) / count for e, s in to_come.items()}
         return all(round(share * count) <= room for share in gone.values())
 
     if cfg.enabled is False or cfg.target == 0:
@@ -85,9 +85,11 @@ def _check_mac_budget(
         )
 
 
-def _exchanged(sparsity: float, epoch: int, cfg: PruneConfig, *, last: int, count: int) -> int:
+def _exchanged(sparsity: float, epoch: int, cfg: PruneConfig, *, plan: Mapping[int, float], count: int) -> int:
     """How many of `count` weights a prune takes out beyond the sparsity, as many others grow back."""
-    return 0 if cfg.regrow == "none" else int(regrow_share(epoch, last, cfg.regrow_fraction) * (1 - sparsity) * count)
+    if cfg.regrow == "none":
+        return 0
+    return int(regrow_share(epoch, min(plan), max(plan), cfg.regrow_fraction) * (1 - sparsity) * count)
 
 
 def prune_weights(state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, float], evidence: Evidence) -> Pruned:
@@ -102,7 +104,7 @@ def prune_weights(state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, flo
     grows = cfg.reactivate == "never" or state.mask_held
     if grows and not last:  # a shrink can leave the rest sparser than asked for now: no reason to give weights back
         sparsity = max(sparsity, _sparsity_now(state, cfg, ranked=ranked, evidence=evidence))
-    exchanged = _exchanged(sparsity, state.epoch, cfg, last=max(plan), count=sum(ranked.values()))
+    exchanged = _exchanged(sparsity, state.epoch, cfg, plan=plan, count=sum(ranked.values()))
     keep_pruned = before if grows and not exchanged else None
     asked = sparsity + exchanged / sum(ranked.values())
     chosen = choose_mask(state, asked, cfg=cfg, evidence=evidence, keep_pruned=keep_pruned)
