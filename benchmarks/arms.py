@@ -183,7 +183,7 @@ ARMS: dict[str, Arm] = {
     "one shot": partial(draw, "one shot", prune={"schedule": "one_shot"}),
     "reactivated": partial(draw, "reactivated", **_reactivating("after_shrink")),
     "never reactivated": partial(draw, "never reactivated", **_reactivating("never")),
-    "regrown": partial(draw, "regrown", prune={"regrow": "gradient"}),
+    "regrown": partial(draw, "regrown", prune={"regrow": "gradient", "regrow_fraction": 0.1}),
     "retrained": retrain,
     "half retrained": partial(retrain, first="half", arm="half retrained"),
 }
