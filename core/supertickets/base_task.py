@@ -97,8 +97,11 @@ def fit_to_body(config: C, body: str | None = None) -> C:
 
 
 def read_settings(schema: type[C], given: C | Mapping[str, object] | None) -> C:
-    """`given` itself if it is a config of this schema, otherwise the config made from it; None gives the defaults."""
-    return given if isinstance(given, schema) else schema.model_validate(given or {})
+    """`given` itself if it is a config of this schema, otherwise the config made from it; None gives the defaults.
+
+    `data.mean` and `data.std` become those of the body, if there is one and they are not set.
+    """
+    return fit_to_body(given if isinstance(given, schema) else schema.model_validate(given or {}))
 
 
 @contextmanager

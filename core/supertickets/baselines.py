@@ -6,14 +6,16 @@ iterative magnitude pruning with rewinding (Frankle & Carbin, arXiv 1803.03635; 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from supertickets.config.sections import Config, PruneConfig
 from supertickets.draw import draw_ticket
-from supertickets.errors import Stopped
+from supertickets.errors import Stopped, UserError
 from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import check_same_experiment, check_same_labels, run_folder
+from supertickets.training.schedule import plan_prunes
 
 
 def search_then_prune(task: Task, config: Config, *, searched: Path | None = None) -> Ticket:
@@ -35,16 +37,15 @@ def search_then_prune(task: Task, config: Config, *, searched: Path | None = Non
         "search": {"enabled": True},
     }
     searched = searched or folder / "search"
+    after: dict[str, dict[str, object]] = {
+        "train": {"epochs": later},
+        "search": {"enabled": False},
+        "prune": {"enabled": True, **({"end": 0.0} if config.prune.schedule == "one_shot" else {})},
+        "init": {"ticket": searched / "ticket"},
+    }
+    plan_prunes(later, _changed(config, after).resolved().prune)  # settings that cannot work stop it before the search
     draw_or_resume(task, config, searched, **alone)
-    return draw_or_resume(
-        task,
-        config,
-        folder / "retrain",
-        train={"epochs": later},
-        search={"enabled": False},
-        prune={"enabled": True, **({"end": 0.0} if config.prune.schedule == "one_shot" else {})},
-        init={"ticket": searched / "ticket"},
-    )
+    return draw_or_resume(task, config, folder / "retrain", **after)
 
 
 def draw_by_rounds(task: Task, config: Config) -> Ticket:
@@ -54,6 +55,8 @@ def draw_by_rounds(task: Task, config: Config) -> Ticket:
     (1 - prune.target)^(i/n). Only the first round searches; the architecture stays the same from then on, because rewinding
     needs the same tensors. Each round trains for `train.epochs`.
     """
+    if config.run.rewind_epoch:
+        raise UserError("run.rewind_epoch: with imp.rounds, set imp.rewind_epoch instead")
     folder, rounds = run_folder(task.name, config), config.imp.rounds
     for i in range(rounds):
         sparsity = config.prune.last_sparsity if i == rounds - 1 else 1 - (1 - config.prune.last_sparsity) ** ((i + 1) / rounds)
@@ -79,8 +82,7 @@ def draw_or_resume(task: Task, config: Config, folder: Path, **sections: dict[st
     holds a drawing with other settings.
     """
     sections["run"] = {**sections.get("run", {}), "dir": folder, "resume": "auto"}
-    changed = {name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
-    config = config.model_copy(update=changed)
+    config = _changed(config, sections)
     if (folder / "ticket" / "ticket.json").exists():
         check_same_experiment(folder, config.resolved())
         check_same_labels(folder, list(task.labels))
@@ -90,3 +92,8 @@ def draw_or_resume(task: Task, config: Config, folder: Path, **sections: dict[st
     except Stopped as stop:
         stop.folder = str(folder.parent)  # of all drawings together
         raise
+
+
+def _changed(config: Config, sections: Mapping[str, dict[str, object]]) -> Config:
+    """The config with other values in some sections."""
+    return config.model_copy(update={name: getattr(config, name).model_copy(update=new) for name, new in sections.items()})

@@ -76,9 +76,9 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=path_argument, help="write the scores to this JSON file")
     _add_engine(parser)
     options, overrides = split_overrides(parser, argv)
-    check_scores_file(options.out)
-    ticket = _load_ticket(options.ticket, task_name)
-    config = load_config(cls.Config, chosen_recipe(options, package_of(cls)), overrides, base=ticket.settings)
+    ticket, recipe = _load_ticket(options.ticket, task_name), chosen_recipe(options, package_of(cls))
+    config = load_config(cls.Config, recipe, overrides, base=ticket.settings)
+    check_scores_file(options.out, inputs=[*config.paths(), *([recipe] if recipe else [])])
     prepare_cpu(config.run.threads)
     task, accelerator = cls(config), Accelerator()
     if difference := ticket.other_labels(task.labels):
@@ -275,8 +275,10 @@ def _add_size(parser: argparse.ArgumentParser, use: str) -> None:
 
 
 def _size(options: argparse.Namespace) -> tuple[int, int] | None:
-    if options.size and min(options.size) < 1:
-        raise UserError(f"--size: {options.size} must be two positive numbers, height and width in pixels")
+    from supertickets.ticket.limits import SIDE_PX
+
+    if options.size and not 1 <= min(options.size) <= max(options.size) <= SIDE_PX:
+        raise UserError(f"--size: {options.size} must be height and width in pixels, from 1 to {SIDE_PX}")
     return tuple(options.size) if options.size else None
 
 

@@ -68,6 +68,8 @@ def add_report(commands: Commands) -> None:
 
         if options.out.is_dir():
             raise UserError(f"--out: {options.out} is a folder; name an HTML file")
+        if options.out.suffix.lower() not in (".html", ".htm"):
+            raise UserError(f"--out: {options.out} must end in .html")
         console.print(f"written to {write_report(read_runs(options.runs), options.out)}", highlight=False)
 
     parser.set_defaults(run=run)

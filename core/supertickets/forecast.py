@@ -23,6 +23,7 @@ from supertickets.training.milestones import plan_milestones
 from supertickets.training.pruning import check_prunes
 from supertickets.training.run import open_run
 from supertickets.training.schedule import plan_prunes, plan_shrinks
+from supertickets.training.state import Underway
 from supertickets.training.trainer import Trainer
 
 WARM_UP, MEASURED = 2, 8  # batches of training that are not timed, and that are
@@ -100,6 +101,7 @@ def forecast_run(task: Task, config: Config) -> Forecast:
         state = run.state(task)
         check_prunes(state, config.prune, epochs=epochs, input_shape=task.input_shape)
         trainer = Trainer(task, config, state, run.accelerator, search_end=max(shrinks, default=0))
+        state.underway = Underway()  # steps are timed at the beginning of an epoch, wherever the run was saved
         steps = trainer.steps_per_epoch
         step_s, evaluation_s = _time_steps(trainer), _time_evaluation(trainer)
     finally:

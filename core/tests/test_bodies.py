@@ -364,3 +364,9 @@ if __name__ == "__main__":  # writes docs/backbones.md
             rows.append(check_contract(name, Path(place)))
         print(rows[-1], file=sys.stderr, flush=True)
     DOCS.write_text(HEAD + "\n".join(rows) + "\n")
+
+
+def test_a_body_on_images_that_are_too_small_is_one_line():
+    pytest.importorskip("timm")
+    with pytest.raises(UserError, match=r"data\.size_px: timm:vgg11_bn does not work on images of 16x16 pixels \(.+\)$"):
+        full_arch(ArchConfig(body="timm:vgg11_bn"), (3, 16, 16))

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from supertickets.config.interval import read_interval
 from supertickets.draw import draw_ticket
 from supertickets.errors import Stopped, UserError
+from supertickets.forecast import forecast_run
 from supertickets.testing import ToyTask, toy_config
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.feed import Feed
@@ -206,3 +207,10 @@ def test_intervals_are_steps_or_minutes():
     for text in ("200", "0 steps", "1.5 minutes", "5 hours", " 5 steps"):
         with pytest.raises(ValueError, match="write a whole number and steps or minutes"):
             read_interval(text)
+
+
+def test_the_plan_of_a_run_that_was_saved_within_an_epoch(tmp_path: Path):
+    with pytest.raises(Stopped):
+        draw(tmp_path, at={"loss": 11}, run={"save_every": "2 steps"})
+    config = toy_config(tmp_path, train=SHORT, run={"save_every": "2 steps", "resume": True})
+    assert forecast_run(Restless(config), config).steps_per_epoch == 6

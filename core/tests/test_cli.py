@@ -86,6 +86,11 @@ def test_evaluate_overwrites_nothing_but_its_own_figures(capsys, toy_folder, tmp
     before = (toy_folder / "ticket.json").read_bytes()
     said = fails(capsys, cli.evaluate, "toy", [str(toy_folder), "--out", str(toy_folder / "ticket.json")])
     assert "would be overwritten" in said and (toy_folder / "ticket.json").read_bytes() == before
+    (tmp_path / "mine.yaml").write_text("train: {batch_size: 4}\n")
+    said = fails(
+        capsys, cli.evaluate, "toy", [str(toy_folder), *[str(tmp_path / "mine.yaml")], "--out", str(tmp_path / "mine.yaml")]
+    )
+    assert "would be overwritten" in said and "batch_size" in (tmp_path / "mine.yaml").read_text()
     os.mkfifo(tmp_path / "pipe")
     assert "not a regular file" in fails(capsys, cli.evaluate, "toy", [str(toy_folder), "--out", str(tmp_path / "pipe")])
     assert "empty text" in fails(capsys, cli.evaluate, "toy", [str(toy_folder), "--out", ""])
@@ -147,3 +152,13 @@ def test_version(capsys):
         cli.main(["--version"])
     assert stop.value.code == 0
     assert capsys.readouterr().out.split()[:2] == ["supertickets", version("supertickets") + ","]
+
+
+def test_sizes_are_bounded_before_anything_is_built(capsys, toy_folder):
+    for size in (["0", "8"], ["8", "100000"]):
+        assert "in pixels, from 1 to 16384" in fails(capsys, cli.main, ["info", str(toy_folder), "--size", *size])
+
+
+def test_a_report_is_a_page(capsys, toy_folder):
+    said = fails(capsys, cli.main, ["report", str(toy_folder), "--out", str(toy_folder / "ticket.json")])
+    assert "must end in .html" in said and Ticket.load(toy_folder)

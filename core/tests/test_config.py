@@ -403,7 +403,8 @@ def test_paths_are_written_out_as_a_shell_would(write, monkeypatch) -> None:
         file = write(f"run: {{dir: '{given}'}}")
         for config in (load_config(Config, file), load_config(Config, None, ["--run.dir", given])):
             assert config.run.dir == Path(expected) == cli.path_argument(given)
-    with pytest.raises(UserError, match=r"run\.dir: .*the environment variable NOWHERE is not set"):
-        load_config(Config, None, ["--run.dir", "$NOWHERE/x"])
+    for given in ("$NOWHERE/x", "runs/$NOWHERE", "runs/${NOWHERE}_1/x"):
+        with pytest.raises(UserError, match=r"run\.dir: .*the environment variable NOWHERE is not set"):
+            load_config(Config, None, ["--run.dir", given])
     with pytest.raises(UserError, match="the home folder that ~ means is not known"):
         load_config(Config, None, ["--run.dir", "~nobody_of_this_name/x"])

@@ -183,3 +183,9 @@ def test_the_notebook_runs_from_top_to_bottom(monkeypatch, tmp_path):
     for number, source in enumerate(code):
         exec(compile(source, f"tour.ipynb, cell {number}", "exec"), names)
     assert len(code) >= 5 and Path("report.html").exists()
+
+
+def test_front_matter_stands_on_lines_of_its_own():
+    for page in PAGES:
+        text = page.read_text()
+        assert not text.startswith("---") or re.match(r"---\n(\w+: .*\n)+---\n", text), page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +76,23 @@ def test_a_batch_that_bn_cannot_train_on_is_refused():
         check_batch(net, (3, *size), batch)
     with pytest.raises(UserError, match=r"train\.batch_size: 1 image gives the coarsest map \(1x1\) one value per channel"):
         check_batch(net, (3, 8, 8), 1)
+
+
+@pytest.mark.parametrize("name", [run.CONFIG, run.LABELS])
+def test_a_file_that_is_not_a_run_s_is_not_overwritten(tmp_path: Path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=rf"run\.dir: {tmp_path / name} would be overwritten"):
+        draw_ticket(ToyTask(None), toy_config(tmp_path))
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_a_resumed_run_may_spread_an_update_over_fewer_steps(tmp_path: Path):
+    """As it must on another number of processes; the images of an update stay as many."""
+    train = {"batch_size": 4, "accumulate": 2}
+    draw_ticket(ToyTask(None), toy_config(tmp_path, train=train))
+    shutil.rmtree(tmp_path / "ticket")
+    resumed = toy_config(tmp_path, train={"batch_size": 8, "accumulate": 1}, run={"resume": True})
+    assert draw_ticket(ToyTask(None), resumed).metrics
+    for other in ({"batch_size": 4, "accumulate": 1}, train | {"lr": 0.5}):
+        with pytest.raises(UserError, match=r"images per update|other settings: train\.lr"):
+            draw_ticket(ToyTask(None), toy_config(tmp_path, train=other, run={"resume": True}))

@@ -288,3 +288,17 @@ def test_pipelines_can_share_one_search(tmp_path):
     other = toy_config(tmp_path / "magnitude", prune=prune | {"target": 0.6}, pipeline={"enabled": True, "retrain": 0.5})
     with pytest.raises(UserError, match=r"had other settings: prune\.target \(0\.7 -> 0\.6\)"):
         search_then_prune(ToyTask(other), other, searched=searched)
+
+
+@pytest.mark.parametrize("prune", [{"criterion": "lampp"}, {"schedule": "progressive", "every": 30}])
+def test_a_pipeline_with_prunes_that_cannot_work_stops_before_its_search(tmp_path, prune):
+    config = toy_config(tmp_path / "run", prune=prune, pipeline={"enabled": True, "retrain": 0.5})
+    with pytest.raises(UserError, match="prune"):
+        search_then_prune(ToyTask(config), config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rounds_have_a_key_of_their_own_for_the_epoch_to_rewind_to(tmp_path):
+    config = toy_config(tmp_path / "run", train=SHORT, imp={"rounds": 1}, run={"rewind_epoch": 1})
+    with pytest.raises(UserError, match=r"run\.rewind_epoch: with imp\.rounds, set imp\.rewind_epoch instead"):
+        draw_by_rounds(ToyTask(config), config)

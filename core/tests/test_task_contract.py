@@ -119,3 +119,14 @@ def test_defaults_are_a_valid_config(name):
 def test_unknown_task_lists_the_installed():
     with pytest.raises(UserError, match="no task named 'detection' is installed"):
         load_task("detection")
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_tasks_made_in_python_take_the_body_s_own_colours(name):
+    pytest.importorskip("timm")
+    data = {"data": {"mean": [0.1, 0.2, 0.3]}}
+    settings = {"arch": {"body": "timm:tf_efficientnet_lite0"}}
+    assert load_task(name, settings).config.data.mean == (0.5, 0.5, 0.5)
+    assert load_task(name, settings | data).config.data.mean == (0.1, 0.2, 0.3)
+    with pytest.raises(UserError, match="colours go from 0 to 1 here; divide"):
+        load_task(name, {"data": {"mean": [123.675, 116.28, 103.53]}})

@@ -7,12 +7,19 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-Mean = Annotated[float, Field(ge=-1000, le=1000)]
-"""Of a colour, in 0..1 for most networks."""
-Deviation = Annotated[float, Field(ge=1e-4, le=1000)]
-"""Standard deviation of a colour, in 0..1 for most networks."""
+
+def _of_unit_range(value: float) -> float:
+    if abs(value) > 10:
+        raise ValueError(f"{value} given, but colours go from 0 to 1 here; divide means and deviations of 0 to 255 by 255")
+    return value
+
+
+Mean = Annotated[float, AfterValidator(_of_unit_range)]
+"""Of a colour between 0 and 1."""
+Deviation = Annotated[float, Field(ge=1e-4), AfterValidator(_of_unit_range)]
+"""Standard deviation of a colour between 0 and 1."""
 LARGEST = 2**31  # whole numbers above it are no setting of any network or run
 
 
@@ -29,6 +36,12 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
     )
+
+    def paths(self) -> list[Path]:
+        """All files and folders that the settings name."""
+        values = [getattr(self, name) for name in type(self).model_fields]
+        below = [path for value in values if isinstance(value, Section) for path in value.paths()]
+        return [value for value in values if isinstance(value, Path)] + below
 
     @field_validator("*")
     @classmethod
@@ -47,7 +60,7 @@ class Section(BaseModel):
 def expand_path(given: str | Path) -> Path:
     """A path with `~`, `~user` and `$NAME` written out, as a shell would. `ValueError` where one of them is not known."""
     text = os.path.expandvars(given)
-    if unset := re.match(r"\$([A-Za-z_]\w*)(?=/|$)|\$\{([A-Za-z_]\w*)\}", str(text)):
+    if unset := re.search(r"(?:^|/)\$(?:([A-Za-z_]\w*)(?=/|$)|\{([A-Za-z_]\w*)\})", str(text)):
         raise ValueError(f"{given}: the environment variable {unset[1] or unset[2]} is not set")
     try:
         return Path(text).expanduser()

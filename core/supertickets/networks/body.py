@@ -214,7 +214,13 @@ def body_arch(config: ArchConfig, input_shape: tuple[int, int, int]) -> BodyArch
     if config.own_head:
         return BodyArch.model_validate(about | {"own_head": True})
     with torch.device("meta"):
-        maps = map_shapes(build_maps(config.body), input_shape)
+        net = build_maps(config.body)
+        try:
+            maps = map_shapes(net, input_shape)
+        except (RuntimeError, ValueError) as error:
+            size = "x".join(map(str, input_shape[1:]))
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"data.size_px: {config.body} does not work on images of {size} pixels ({reason})") from error
     strides = [round(input_shape[1] / height) for _, height, _ in maps]
     outputs = config.outputs
     if outputs is None:

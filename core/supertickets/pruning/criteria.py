@@ -144,7 +144,7 @@ def _mean_gradients(weights: Mapping[str, Tensor], losses: Iterable[Tensor], evi
         torch._foreach_add_(totals, torch.autograd.grad(loss, list(weights.values())))
         count += 1
     means = (evidence.mean(total / count) for total in totals)
-    return {name: mean.double().cpu() for name, mean in zip(weights, means, strict=True)}
+    return {name: mean.cpu().double() for name, mean in zip(weights, means, strict=True)}
 
 
 Criterion = Callable[[nn.Module, Evidence], Scores]

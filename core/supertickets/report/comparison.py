@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from supertickets.report.runs import RunFacts, differing_settings
+from supertickets.report.runs import RunFacts, differing_settings, finite
 from supertickets.terminal import human
 from supertickets.types import JsonObject
 
@@ -31,7 +31,7 @@ def figures_of(run: RunFacts) -> JsonObject:
         "latency_ms": run.latency_ms,
         "size": facts["size"],
         "epochs": len(run.records),
-        "seconds": sum(record.get("seconds", 0) for record in run.records) or None,
+        "seconds": sum(finite(record.get("seconds")) or 0 for record in run.records) or None,
         "scores_by_label": run.scores_by_label,
         "supernet": {"macs": full.get("macs"), "params": full.get("params"), "latency_ms": run.supernet_latency_ms},
     }

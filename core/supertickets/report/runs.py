@@ -126,7 +126,7 @@ def read_run(place: str | Path, *, name: str | None = None) -> RunFacts:
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a `metrics.jsonl` file. Raises `UserError` for a line that is none."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
             record = json.loads(line)
             epoch = record["epoch"]
@@ -141,7 +141,8 @@ def full_network(ticket: Ticket, path: Path) -> Network | None:
     config = ticket.provenance.get("config") or {}
     if not isinstance(config, dict) or not isinstance(config.get("arch"), dict):
         return None
-    if (config.get("init") or {}).get("ticket") is not None:
+    init = config.get("init")
+    if isinstance(init, dict) and init.get("ticket") is not None:
         return None
     try:
         task = ticket.load_task()

@@ -27,7 +27,9 @@ def _write_label_maps(folder: Path, split: str, scenes: list[Scene]) -> None:
         _save(scene, folder / "images" / split / f"{i:05d}.png")
         path = folder / "labels" / split / f"{i:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(scene.labels).save(path)
+        labels = scene.labels.copy()
+        labels[0] = 255  # no class
+        Image.fromarray(labels).save(path)
     (folder / "classes.json").write_text(json.dumps(list(CLASSES)))
 
 

@@ -278,6 +278,8 @@ def _read_json(path: Path) -> JsonObject:
     full = about["provenance"].get("supernet") or {}
     if not isinstance(full, dict) or not all(type(value) in (int, float) for value in full.values()):
         raise UserError(f"{path}: not a ticket ('provenance.supernet' must be numbers by name)")
+    if not isinstance(about["provenance"].get("config") or {}, dict):
+        raise UserError(f"{path}: not a ticket ('provenance.config' must be settings by name)")
     given = about.pop("sha256", None)
     if given != _digest(about):
         raise UserError(f"{path}: damaged or edited by hand (its checksum differs)")

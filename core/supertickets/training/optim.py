@@ -103,7 +103,8 @@ def lr_at(step: int, *, train: TrainConfig, steps_per_epoch: int, peak: float) -
         return _cosine(peak, low / train.final_div, min((step - rise) / max(total - 1 - rise, 1e-9), 1.0))
     if train.schedule == "exponential":
         risen = min((step + 1) / max(train.warmup * steps_per_epoch, 1), 1.0)
-        return (train.lr + (peak - train.lr) * risen) * train.decay ** int(epoch / train.decay_epochs)
+        low = 0.0 if train.lr_per_batch is None else train.lr
+        return (low + (peak - low) * risen) * train.decay ** int(epoch / train.decay_epochs)
     if epoch < train.warmup:
         return peak * (step + 1) / (train.warmup * steps_per_epoch)
     if train.schedule == "cosine":

@@ -14,7 +14,7 @@ from supertickets.config.pattern import read_pattern
 from supertickets.config.sections import PruneConfig
 from supertickets.errors import UserError
 from supertickets.networks.macs import count_layers, dense_macs
-from supertickets.networks.supernet import prunable
+from supertickets.networks.supernet import device_of, prunable
 from supertickets.pruning.criteria import CRITERIA, Evidence, Scores, gradients
 from supertickets.pruning.mac_budget import positions_of, share_to_prune, sparse_share
 from supertickets.pruning.mask import Mask, apply_mask
@@ -182,7 +182,10 @@ def _growth(state: TrainState, cfg: PruneConfig, *, evidence: Evidence) -> Score
         scores = CRITERIA["random"](state.net, evidence)
     else:
         scores = {name: grad.abs() for name, grad in gradients(state.net, evidence).items()}
-    return broadcast({name: score for name, score in scores.items() if name.startswith(state.prefix)})
+    ours = {name: score for name, score in scores.items() if name.startswith(state.prefix)}
+    if (device := device_of(state.net)).type == "cuda":  # between GPUs, only what is on them can be sent
+        ours = {name: score.to(device) for name, score in ours.items()}
+    return {name: score.cpu() for name, score in broadcast(ours).items()}
 
 
 def prune_copy(

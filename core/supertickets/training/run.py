@@ -65,7 +65,10 @@ class Run:
         self.labels = list(task.labels)
         if self.resumes:
             check_same_labels(self.folder, self.labels)
-            return self.checkpoints.load(task, self.config, self.accelerator.device)
+            state = self.checkpoints.load(task, self.config, self.accelerator.device)
+            if state.underway.processes:  # within an epoch
+                check_same_experiment(self.folder, self.config)
+            return state
         set_seed(self.config.run.seed)  # the same network on all processes
         return new_state(task, self.config, self.accelerator.device)
 
@@ -79,7 +82,7 @@ class Run:
         self.accelerator.project_configuration.set_directories(str(self.folder))
         self.accelerator.project_configuration.logging_dir = str(self.folder)
         if self.main:
-            write_text(self.folder / "config.yaml", config_to_yaml(self.config))
+            write_text(self.folder / CONFIG, config_to_yaml(self.config))
             write_text(self.folder / LABELS, json.dumps(self.labels, indent=1) + "\n")
             self.checkpoints.set_aside()
             self._forget_after(state.logged)
@@ -161,6 +164,7 @@ def _by_main(work: Callable[[], object]) -> str:
     return shared[0]
 
 
+CONFIG = "config.yaml"  # the settings of a run, with every default
 LABELS = "labels.json"  # the labels that a run began with, in the order of their numbers
 
 
@@ -182,9 +186,15 @@ def _claim(folder: Path, config: Config) -> Path:
 
 
 def check_unused(folder: Path, *, but_metrics: bool = False) -> None:
-    """`UserError` where `folder` holds a run, or with `but_metrics` a finished one: a run can end before its checkpoint."""
+    """`UserError` where `folder` holds a run, or with `but_metrics` a finished one: a run can end before its checkpoint.
+
+    Also where one of the two files that a run writes first is there alone, and so is not a run's.
+    """
     if (folder / "metrics.jsonl").exists() and not but_metrics or (folder / "ticket").exists():
         raise UserError(f"run.dir: {folder} already holds a run; choose another folder, or continue it with --run.resume")
+    ours = [path for path in (folder / CONFIG, folder / LABELS) if path.exists()]
+    if len(ours) == 1:
+        raise UserError(f"run.dir: {ours[0]} would be overwritten; choose another folder")
 
 
 def check_same_labels(folder: Path, labels: list[str]) -> None:
@@ -259,7 +269,7 @@ def open_run(task: str, config: Config) -> Run:
         raise UserError(f"run.resume: {folder} holds no checkpoint to continue from")
     resumes = bool(config.run.resume) and begun
     if resumes:
-        check_same_experiment(folder, config)
+        check_same_experiment(folder, config, but_spread=True)
         _by_main(lambda: lock.claim(folder))  # before its last checkpoint is read
     elif config.run.dir is not None:
         check_unused(folder, but_metrics=config.run.resume == "auto")
@@ -279,9 +289,15 @@ def run_folder(task: str, config: Config) -> Path:
 _RUN_KEYS = ("seed", "rewind_epoch", "tickets_at", "keep_best")  # the only keys of the `run` section that change what is drawn
 
 
-def check_same_experiment(folder: Path, config: Config) -> None:
-    """Raise `UserError` where the run in `folder` had other settings, except for where it writes and what it prints."""
-    path = folder / "config.yaml"
+_SPREAD_KEYS = ("batch_size", "accumulate")  # of the `train` section: how the images of an update are spread
+
+
+def check_same_experiment(folder: Path, config: Config, *, but_spread: bool = False) -> None:
+    """Raise `UserError` where the run in `folder` had other settings, except for where it writes and what it prints.
+
+    With `but_spread`, the images of an update may be spread over processes and steps in another way; see `images_per_update`.
+    """
+    path = folder / CONFIG
     if not path.exists():
         return
     before = load_config(type(config), path).model_dump(mode="json")
@@ -289,7 +305,9 @@ def check_same_experiment(folder: Path, config: Config) -> None:
         f"{section}.{key} ({before[section].get(key)} -> {value})"
         for section, values in config.model_dump(mode="json").items()
         for key, value in values.items()
-        if value != before[section].get(key) and (section != "run" or key in _RUN_KEYS)
+        if value != before[section].get(key)
+        and (section != "run" or key in _RUN_KEYS)
+        and not (but_spread and section == "train" and key in _SPREAD_KEYS)
     ]
     if changed:
         raise UserError(

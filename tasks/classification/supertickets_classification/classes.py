@@ -27,7 +27,7 @@ def with_classes(data: ClassificationData) -> ClassificationData:
     """
     if data.classes is not None:
         return data
-    folders = stored_folders(data)
+    folders = data.folders or stored_folders(data)
     if data.num_classes not in (None, len(folders)):
         where = data.root or data.name
         raise UserError(f"data.num_classes is {data.num_classes}, but {where} has {len(folders)} classes: {listed(folders)}")

@@ -72,7 +72,7 @@ class ClassificationData(Section):
 
     train_images: int = Field(3000, ge=1, le=1_000_000)
     """scenes: images drawn for training."""
-    val_images: int = Field(1000, ge=1)
+    val_images: int = Field(1000, ge=1, le=1_000_000)
     """scenes: images drawn for validation."""
     seed: int = Field(0, ge=0)
     """scenes: seed of the drawn world."""

@@ -109,3 +109,9 @@ def test_uneven_classes_are_told(folder_root: Path, capsys):
         Image.new("RGB", (8, 8)).save(folder_root / f"train/cat/more_{i}.png")
     task_on(folder_root).check_data()
     assert "train: classes differ in size, from 4 (ant) to 84 images (cat)" in capsys.readouterr().out
+
+
+def test_folders_that_are_named_are_the_ones_that_count(folder_root: Path):
+    task_on(folder_root, folders=["ant", "bee", "cat"]).check_data()
+    with pytest.raises(UserError, match="has cat besides; all splits need the same class folders"):
+        task_on(folder_root, folders=["ant", "bee"]).check_data()

@@ -92,7 +92,7 @@ class KeypointData(Section):
 
     train_images: int = Field(2000, ge=1, le=1_000_000)
     """scenes: images drawn for training."""
-    val_images: int = Field(200, ge=1)
+    val_images: int = Field(200, ge=1, le=1_000_000)
     """scenes: images drawn for validation."""
     scene_px: int = Field(128, ge=32, le=512)
     """scenes: side of an image, in pixels."""

@@ -49,8 +49,10 @@ def evaluate_results(argv: Sequence[str]) -> None:
     parser.add_argument("--results", type=path_argument, required=True, help="poses in COCO's result layout")
     parser.add_argument("--out", type=path_argument, help="write the scores to this JSON file")
     options, overrides = split_overrides(parser, argv)
-    check_scores_file(options.out, inputs=[options.results])
-    scores = score_results(options.results, load_config(KeypointConfig, chosen_recipe(options, PACKAGE), overrides))
+    recipe = chosen_recipe(options, PACKAGE)
+    config = load_config(KeypointConfig, recipe, overrides)
+    check_scores_file(options.out, inputs=[options.results, *config.paths(), *([recipe] if recipe else [])])
+    scores = score_results(options.results, config)
     report_scores(f"{options.results}", scores, options.out)
 
 

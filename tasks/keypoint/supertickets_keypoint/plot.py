@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from supertickets.arguments import Parser, friendly, path_argument
 from supertickets.errors import UserError
+from supertickets.files import check_outputs
 from supertickets.images import find_images, read_image, save_whole, unused_name
 from supertickets.terminal import console
 from supertickets_keypoint.annotations import Truth, check_joints, own_results, read_results, read_truth
@@ -71,11 +72,9 @@ def plot(results: Path, images: Path, out_dir: Path, annotations: Path | None = 
     if not poses:
         raise UserError(f"{results}: no pose has a score of at least {min_score:g}; lower --min-score")
     used: set[str] = set()
-    written = []
-    for path, found in poses.items():
-        picture = draw_poses(read_image(path), found, joints, min_score=min_score)
-        written.append(save_whole(picture, out_dir / f"{unused_name(path.stem, used)}_poses.png"))
-    return written
+    outputs = {path: out_dir / f"{unused_name(path.stem, used)}_poses.png" for path in poses}
+    check_outputs(outputs.values(), poses)
+    return [save_whole(draw_poses(read_image(p), found, joints, min_score=min_score), outputs[p]) for p, found in poses.items()]
 
 
 def _skeleton(count: int, truth: Truth | None, results: Path) -> Joints:

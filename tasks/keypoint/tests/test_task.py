@@ -354,3 +354,13 @@ def test_original_checkpoint_is_a_keypoint_ticket():
     with torch.no_grad():
         torch.testing.assert_close(ticket.build()(tensors["__input__"]), tensors["__output__"], atol=1e-5, rtol=0)
     assert ticket.load_task().input_shape == (3, 256, 192) and ticket.load_task().config.evaluation.flip
+
+
+def test_plot_writes_over_none_of_its_images(tmp_path: Path, capsys):
+    for name in ("a.png", "a_poses.png"):
+        Image.new("RGB", (40, 40)).save(tmp_path / name)
+    before = (tmp_path / "a_poses.png").read_bytes()
+    poses = [{"image_id": n, "file_name": n, "keypoints": [5, 5, 1] * 17, "score": 1} for n in ("a.png", "a_poses.png")]
+    (tmp_path / "poses.json").write_text(json.dumps(poses))
+    assert run(plot.main, tmp_path / "poses.json", "--images", tmp_path, "--out", tmp_path) == 2
+    assert "a_poses.png would be overwritten" in capsys.readouterr().err and (tmp_path / "a_poses.png").read_bytes() == before

@@ -77,9 +77,12 @@ def check_names(data: SegmentationData) -> None:
     """`UserError` where the data set's own class file gives other names than `data.classes`: label maps follow the file."""
     path = data.classes_file or (data.root / "classes.json" if data.root else None)
     ours = data.classes or []
+    made_up = all(re.fullmatch(r"class_\d+", name) for name in ours)  # an original checkpoint knows how many, no more
+    known = data.name == "cityscapes" and not (made_up and len(ours) == len(CITYSCAPES))
+    if known and (difference := differences(ours, list(CITYSCAPES))):
+        raise UserError(f"Cityscapes: data.classes (the ticket's, where there is one) {difference}")
     if data.name != "pairs" or path is None or not path.is_file():
         return
-    made_up = all(re.fullmatch(r"class_\d+", name) for name in ours)  # an original checkpoint knows how many, no more
     theirs, _ = read_names(path)
     if not (made_up and len(ours) == len(theirs)) and (difference := differences(ours, theirs)):
         raise UserError(f"{path}: data.classes (the ticket's, where there is one) {difference}")

@@ -67,7 +67,7 @@ class SegmentationData(Section):
 
     train_images: int = Field(1000, ge=1, le=1_000_000)
     """scenes: images drawn for training."""
-    val_images: int = Field(200, ge=1)
+    val_images: int = Field(200, ge=1, le=1_000_000)
     """scenes: images drawn for validation."""
     seed: int = Field(0, ge=0)
     """scenes: seed of the drawn world."""

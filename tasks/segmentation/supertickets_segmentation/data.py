@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from supertickets.errors import UserError
+from supertickets.errors import UserError, listed
 from supertickets.images import image_size, orientation_of, packed, read_image, resize_image
 from supertickets_segmentation.classes import check_names
 from supertickets_segmentation.config import SegmentationData
@@ -74,8 +74,10 @@ class SceneSource:
     """The generated world: pictures drawn from their number alone."""
 
     def __init__(self, data: SegmentationData, split: str) -> None:
-        from supertickets.scenes import VAL_START
+        from supertickets.scenes import CLASSES, VAL_START
 
+        if data.classes is not None and data.classes != list(CLASSES):
+            raise UserError(f"data.classes: the classes of the scenes are {listed(CLASSES)}, in this order")
         self.data = data
         self.start, self.count = (0, data.train_images) if split == "train" else (VAL_START, data.val_images)
         self.size_px = max(data.resize or data.size_px)
@@ -92,14 +94,18 @@ class SceneSource:
         return self._draw(index).image
 
     def labels(self, index: int) -> NDArray[np.integer]:
-        return self._draw(index).labels
+        return self._labels(self._draw(index))
 
     def size(self, index: int) -> tuple[int, int]:
         return self.size_px, self.size_px
 
     def both(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
         scene = self._draw(index)
-        return scene.image, scene.labels
+        return scene.image, self._labels(scene)
+
+    def _labels(self, scene: Scene) -> NDArray[np.integer]:
+        """Of a type that can also hold the void value."""
+        return scene.labels if self.data.void <= 255 else scene.labels.astype(np.int32)
 
     def _draw(self, index: int) -> Scene:
         from supertickets.scenes import draw_scene

@@ -11,7 +11,7 @@ from PIL import Image
 from supertickets.errors import UserError
 from supertickets_segmentation import SegmentationTask
 from supertickets_segmentation.audit import audit, doubts
-from supertickets_segmentation.classes import read_classes, with_classes
+from supertickets_segmentation.classes import check_names, read_classes, with_classes
 from supertickets_segmentation.config import SegmentationData
 from supertickets_segmentation.data import FileSource, cached
 
@@ -163,3 +163,19 @@ def test_memory_is_reckoned_by_all_pictures(pairs_root: Path, monkeypatch):
     for limit, kept in ((total + 1, True), (total, False)):
         monkeypatch.setattr("supertickets_segmentation.data.CACHE_BYTES", limit)
         assert cached(source) == kept
+
+
+def test_known_data_have_classes_of_their_own():
+    with pytest.raises(UserError, match=r"data\.classes: the classes of the scenes are .*, in this order"):
+        SegmentationTask({"data": {"classes": ["a", "b"]}}).check_data()
+    foreign = SegmentationData(name="cityscapes", classes=[f"thing {i}" for i in range(19)])
+    with pytest.raises(UserError, match=r"Cityscapes: data\.classes"):
+        check_names(foreign)
+    check_names(with_classes(SegmentationData(name="cityscapes")))
+    check_names(SegmentationData(name="cityscapes", classes=[f"class_{i}" for i in range(19)]))
+
+
+def test_scenes_with_a_void_value_beyond_a_byte():
+    data = {"ignore_index": 300, "train_images": 2, "val_images": 1, "size_px": [32, 32], "scale": [0.5, 0.5]}
+    train, _ = SegmentationTask({"data": data}).build_loaders(1)
+    assert all(300 in labels for _, labels in train)

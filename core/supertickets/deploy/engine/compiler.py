@@ -55,19 +55,6 @@ def target_suffix(target: str) -> str:
     return native_suffix() if target == "native" else TARGETS[target].suffix
 
 
-def runs_here(target: str) -> bool:
-    """Whether a file compiled for `target` is for this kind of machine; its processor may still lack the instructions."""
-    words = {"Linux": "linux", "Darwin": "darwin", "Windows": "mingw"}.get(platform.system(), "")
-    return target == "native" or set(TARGETS[target].fits) == {_machine(), words}
-
-
-def _machine() -> str:
-    machine = platform.machine().lower()
-    if platform.system() == "Darwin":
-        return machine
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
-
-
 def find_compiler(target: str = "native") -> list[str]:
     """The command that compiles for `target`: $CC, then cc, where they do, then zig.
 
