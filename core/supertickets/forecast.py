@@ -146,7 +146,7 @@ class FirstBatches:
             self.seconds.append(now - began)
             began = now
         batches.close()
-        self.loader.end()  # the loop may have stopped early: Accelerate must not consider this loader still in use
+        self.loader.end()  # stopped early: Accelerate must not consider this loader still in use
 
 
 def _time_steps(trainer: Trainer) -> float:
