@@ -21,7 +21,7 @@ MANY = 1024  # from this number of images times channels on, one tap after the o
 
 
 class DepthwiseConv(nn.Conv2d):
-    """(B, C, H, W) -> (B, C, H', W'): a depthwise conv without bias, `nn.Conv2d` up to the rounding of its gradient."""
+    """(B, C, H, W) -> (B, C, H', W'): a depthwise conv without bias, equal to `nn.Conv2d` up to its gradient's rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
         trains = self.training and torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
