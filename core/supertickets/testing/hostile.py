@@ -1,4 +1,4 @@
-"""Data with one place changed into what no reader expects: for tests that readers refuse it in one line."""
+"""Data with one place changed to something unexpected, for tests that readers refuse it with a one-line message."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def mutated(value: object, rng: random.Random) -> object:
 
 
 def _holders(value: object) -> Iterator[Batch]:
-    """All mappings and lists within JSON-able data, itself included."""
+    """All mappings and lists within JSON-serialisable data, including the data itself."""
     waiting = [value]
     while waiting:
         one = waiting.pop()

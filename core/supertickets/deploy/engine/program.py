@@ -89,7 +89,7 @@ class Arena:
         self._used: dict[int, int] = {}
 
     def take(self, length: int) -> int:
-        """Allocate `length` floats in the smallest gap that fits or at the end; returns their offset."""
+        """Allocate `length` floats, rounded up to whole vectors, in the smallest gap that fits or at the end."""
         length = rounded(length)
         gaps = [gap for gap in self._free if gap[1] >= length]
         if gaps:
