@@ -4,7 +4,7 @@
 
 There are two: the project's own gradient of depthwise convs (`networks/depthwise.py`), and large blocks that run one kernel
 size after the other (`networks/blocks.py`). A step is a forward and backward pass of the full supernet on one training batch.
-Steps with neither, with the first and with both run in turns, in process CPU time; the figures are medians.
+Steps with neither, with the first and with both run alternately and are measured in process CPU time; the figures are medians.
 """
 
 from __future__ import annotations
