@@ -95,7 +95,7 @@ def path_argument(text: str) -> Path:
     from supertickets.config.section import expand_path
 
     if not text:
-        raise argparse.ArgumentTypeError("an empty text is given; name a file or folder (. is the current one)")
+        raise argparse.ArgumentTypeError("the path is an empty text; name a file or folder (. is the current one)")
     try:
         return expand_path(text)
     except ValueError as error:

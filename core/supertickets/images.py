@@ -121,7 +121,7 @@ def image_size(file: Path | BinaryIO, *, where: object = None) -> tuple[int, int
 def need_root(root: Path | None, name: str) -> Path:
     """The folder of the data set `name`. Raises `UserError`, saying how to set it, if it is unset."""
     if root is None:
-        raise UserError(f"data.root is unset: data set '{name}' needs the folder it lies in (--data.root FOLDER)")
+        raise UserError(f"data.root is unset: data set '{name}' needs the folder that contains it (--data.root FOLDER)")
     return root
 
 
@@ -202,7 +202,7 @@ def expand_images(paths: Iterable[str | Path]) -> list[Path]:
     found: list[Path] = []
     for given in paths:
         if not str(given):
-            raise UserError("an image is given as an empty text; name a file, a folder or a pattern")
+            raise UserError("the path of an image is an empty text; name a file, a folder or a pattern")
         path = Path(given)
         if path.is_dir():
             matches = find_images(path)
@@ -239,14 +239,14 @@ def match_names(names: Iterable[str], files: Iterable[Path], *, where: object) -
             continue
         found = by_end[common]
         if len(found) > 1:
-            raise UserError(f"{where}: '{name}' may be {found[0]} or {found[1]}; more of the path would tell")
+            raise UserError(f"{where}: '{name}' may be {found[0]} or {found[1]}; give more of the path")
         fits.setdefault(found[0], {})[name] = len(common), len(common) == len(parts)
     matched: dict[str, Path] = {}
     for file, candidates in fits.items():
         longest = max(length for length, _ in candidates.values())
         best = [name for name, (length, _) in candidates.items() if length == longest]
         if len(best) > 1 and not all(candidates[name][1] for name in best):
-            raise UserError(f"{where}: {file} may be '{best[0]}' or '{best[1]}'; more of the path would tell")
+            raise UserError(f"{where}: {file} may be '{best[0]}' or '{best[1]}'; give more of the path")
         matched |= {name: file for name, (length, whole) in candidates.items() if whole or length == longest}
     return matched
 

@@ -88,6 +88,6 @@ class _Loader(yaml.BaseLoader):
                 raise UserError(f"{names.place}: _include must be the name of a YAML file or a list of names")
             files = (*self.files, self.files[-1].parent / expand_variables(name.value, name.place))
             if files[-1].resolve() in map(Path.resolve, self.files):
-                raise UserError(f"{name.place}: _include goes round in a circle: {' -> '.join(map(str, files))}")
+                raise UserError(f"{name.place}: _include forms a circle: {' -> '.join(map(str, files))}")
             found |= read_file(*files, where=f"{name.place}: _include: ")
         return found

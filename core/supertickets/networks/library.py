@@ -233,5 +233,5 @@ def published_weights(body: str) -> dict[str, Tensor]:
     except Exception as error:  # libraries raise many kinds of errors for downloads
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"arch.pretrained: the weights of {body} could not be had ({reason:.160}); give a file in arch.weights instead"
+            f"arch.pretrained: the weights of {body} could not be loaded ({reason:.160}); give a file in arch.weights instead"
         ) from error

@@ -31,7 +31,7 @@ def check_size(path: Path, most: int) -> None:
     if not path.is_file():
         raise UserError(f"{path}: not a file")
     if size > most:
-        raise UserError(f"{path}: has {size} bytes; a ticket's has at most {most}")
+        raise UserError(f"{path}: has {size} bytes; files of tickets have at most {most}")
 
 
 def check_plain(content: object, path: Path) -> None:

@@ -41,7 +41,7 @@ def read_about(stored: bytes | None, out: Path) -> JsonObject:
     try:
         about = json.loads(stored or b"{}")
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{out}: what it says about itself is damaged ({error}); delete it and pack again") from error
+        raise UserError(f"{out}: its description is damaged ({error}); delete it and pack again") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise UserError(f"{out}: not an LMDB of images that this version packs")
     counts, texts = [about.get(key) for key in ("done", "total", "images")], [about.get(key) for key in ("folders", "skipped")]
@@ -50,7 +50,7 @@ def read_about(stored: bytes | None, out: Path) -> JsonObject:
         or not all(isinstance(one, list) and all(isinstance(text, str) for text in one) for one in texts)
         or not isinstance(about.get("complete"), bool)
     ):
-        raise UserError(f"{out}: what it says about itself is damaged; delete it and pack again")
+        raise UserError(f"{out}: its description is damaged; delete it and pack again")
     return about
 
 

@@ -148,6 +148,6 @@ def audit(sources: dict[str, CocoSource], data: KeypointData, joints: Joints, *,
     console.print(table)
     category = next(iter(sources.values())).truth["categories"][0]
     if counts_from_zero(category.get("skeleton"), len(joints)):
-        note(f"the skeleton of category '{category.get('name')}' counts joints from 0, not from 1 as COCO's does: taken so")
+        note(f"the skeleton of category '{category.get('name')}' counts joints from 0 (COCO: from 1) and is read that way")
     for line in doubts(audits, data, joints, assumed):
         note(line)

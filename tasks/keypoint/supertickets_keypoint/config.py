@@ -123,12 +123,10 @@ class KeypointData(Section):
         for key, names in used.items():
             unknown = [name for name in names if name not in joints]
             if unknown:
-                raise ValueError(f"{key}: '{unknown[0]}' is no joint; the joints are {', '.join(self.joints)}")
+                raise ValueError(f"{key}: '{unknown[0]}' is not a joint; the joints are {', '.join(self.joints)}")
         twice = sorted(name for name, count in Counter(used["flip_pairs"]).items() if count > 1)
         if twice:
-            raise ValueError(
-                f"flip_pairs are not mutual: '{twice[0]}' stands in more than one place; each joint has one partner"
-            )
+            raise ValueError(f"flip_pairs are not mutual: '{twice[0]}' is in more than one pair; each joint has one partner")
         return self
 
 

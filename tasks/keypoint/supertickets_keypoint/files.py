@@ -45,9 +45,7 @@ class ImageFiles:
             return self._by_name.get(name)
         found = self._by_id.get(image_id(str(entry["image_id"])), [])
         if len(found) > 1:
-            raise UserError(
-                f"{self.where}: image_id {entry['image_id']} may be {found[0]} or {found[1]}; a file_name would tell"
-            )
+            raise UserError(f"{self.where}: image_id {entry['image_id']} may be {found[0]} or {found[1]}; give its file_name")
         return found[0] if found else None
 
 

@@ -87,7 +87,7 @@ def find_compiler(target: str = "native") -> list[str]:
     if find_spec("ziglang") is not None:
         return [sys.executable, "-m", "ziglang", "cc", *(["-target", TARGETS[target].zig] if target != "native" else [])]
     there = f" (there is {'; '.join(seen)})" if seen else ""
-    raise UserError(f"no C compiler for {target} ({suffix}) is at hand{there}: set CC to one, or {INSTALL}")
+    raise UserError(f"no C compiler for {target} ({suffix}) was found{there}: set CC to one, or {INSTALL}")
 
 
 def _triple(command: list[str]) -> str:
