@@ -13,7 +13,7 @@ def read_interval(text: str) -> tuple[int, str]:
     found = re.fullmatch(r"([1-9]\d{0,8}) (step|minute)s?", text, re.ASCII)
     if found is None:
         raise ValueError(
-            f"'{text}' is not an interval: write a whole number of steps or minutes, such as 200 steps or 5 minutes"
+            f"'{text}' is not an interval: write a whole number and steps or minutes, such as 200 steps or 5 minutes"
         )
     return int(found[1]), f"{found[2]}s"
 
