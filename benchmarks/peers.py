@@ -1,7 +1,7 @@
 """Compare our tickets with alternatives on one data set, with a row for each entrant, network and seed.
 
     python benchmarks/peers.py DATA_SET [--entrants ...] [--starts ...] [--seeds 0 1 2] [--minutes M] [--dotted.key value ...]
-    python benchmarks/peers.py DATA_SET --time     # measure the milliseconds of all rows again, in turns
+    python benchmarks/peers.py DATA_SET --time     # measure the milliseconds of all rows again, alternately
 
 A row is written when its network has been trained, exported and timed. Finished rows are kept, and an interrupted one starts
 again. Times and scores depend on the processor, so rows from another machine do not count as finished. Every entrant has as

@@ -97,7 +97,7 @@ def fit_to_body(config: C, body: str | None = None) -> C:
 
 
 def read_settings(schema: type[C], given: C | Mapping[str, object] | None) -> C:
-    """`given` itself if it is a config of this schema, otherwise the config made from it; None gives the defaults."""
+    """`given` itself if it is a config of this schema, otherwise the config made from it; for None, the defaults."""
     return given if isinstance(given, schema) else schema.model_validate(given or {})
 
 

@@ -84,7 +84,7 @@ def _to_8_bits(gray: NDArray[np.generic], *, where: object) -> NDArray[np.uint8]
         if low < 0 or high > tops[-1]:
             raise UserError(f"{where}: holds values from {low:g} to {high:g}; whole numbers must lie within 0..255 or 0..65535")
         return (gray.astype(np.int64) >> {255: 0, 4095: 4, 65535: 8}[next(t for t in tops if high <= t)]).astype(np.uint8)
-    if not (low >= 0 and high <= 255):  # also where one is not a number
+    if not (low >= 0 and high <= 255):  # also if one is not a number
         raise UserError(f"{where}: holds values from {low:g} to {high:g}; fractions must lie within 0..1 or 0..255")
     return (values * (255 if high <= 1 else 1)).round().astype(np.uint8)
 

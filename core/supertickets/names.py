@@ -69,7 +69,7 @@ def printable(name: str) -> str:
     """A file name as valid text: bytes that are not UTF-8 are written as `\\xNN`."""
     try:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half of a pair of code units, which no file name holds
+    except UnicodeEncodeError:  # an unpaired surrogate, which no file name contains
         return name.encode("utf-8", "backslashreplace").decode()
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from supertickets.config.section import Section
 from supertickets.config.yaml_text import Node
 
-Kinds: TypeAlias = tuple[object, ...]  # the members of a union, without Annotated; () where the schema has nothing
+Kinds: TypeAlias = tuple[object, ...]  # the members of a union, without Annotated; () if the schema has nothing there
 _SHAPE_ERRORS = ("_type", "_parsing", "literal_error", "int_from_float", "too_long", "missing")
 _WORDS: dict[object, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
@@ -34,7 +34,7 @@ def inside(kinds: Kinds, key: str | int) -> Kinds:
     """The kinds of values that a section, mapping or list of these kinds accepts at `key`."""
     if section := section_in(kinds):
         return members_of(section.model_fields[str(key)].annotation) if key in section.model_fields else ()
-    index, origins = (0, (list, tuple)) if isinstance(key, int) else (1, (dict,))  # tuples in schemas are of one type
+    index, origins = (0, (list, tuple)) if isinstance(key, int) else (1, (dict,))  # tuples in schemas have items of one type
     return next((members_of(get_args(kind)[index]) for kind in kinds if get_origin(kind) in origins), ())
 
 

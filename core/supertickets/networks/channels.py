@@ -40,8 +40,8 @@ class Channels:
         self._signals: list[Signal] = []
         self._numbers: dict[Signal, int] = {}
         self._cuts: dict[Place, list[int]] = {}  # channel of each index
-        self._gates: dict[int, set[str]] = {}  # channel -> the BN scales behind which it is read
-        self._kept: dict[int, str] = {}  # channel -> why it stays
+        self._gates: dict[int, set[str]] = {}  # channel -> the BN scales after which it is read
+        self._kept: dict[int, str] = {}  # channel -> reason why it stays
 
     def __getitem__(self, number: int) -> Signal:
         return self._signals[number]

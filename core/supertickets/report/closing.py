@@ -67,7 +67,7 @@ def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early_tensor
 def write_run_report(folder: Path, *, native_ms: float | None = None) -> None:
     """Write the run's report.html, or say why it was not written; the run itself is already complete.
 
-    `native_ms` are the sparse engine's milliseconds for one image, where they were measured.
+    `native_ms` are the sparse engine's milliseconds for one image, if they were measured.
     """
     from supertickets.report.page import write_report
     from supertickets.report.runs import read_run
@@ -83,7 +83,7 @@ def write_run_report(folder: Path, *, native_ms: float | None = None) -> None:
 def summary(ticket: Ticket, metric: str, folder: Path, *, native_ms: float | None = None) -> dict[str, str]:
     """The rows of the closing table, with each figure next to that of the full supernet if it is known.
 
-    `native_ms` are the sparse engine's milliseconds for one image, where they were measured.
+    `native_ms` are the sparse engine's milliseconds for one image, if they were measured.
     """
     figures, supernet = ticket.metrics, ticket.provenance.get("supernet", {})
 

@@ -87,7 +87,7 @@ class Canvas:
         return np.array([m[0] for m in self._materials], dtype=np.uint8)[self._material_map()]
 
     def parts(self) -> np.ndarray:
-        """(H, W) uint8 body part numbers, `NO_PART` where there is no person."""
+        """(H, W) uint8 body part numbers, with `NO_PART` for pixels without a person."""
         return np.array([m[3] for m in self._materials], dtype=np.uint8)[self._material_map()]
 
     def render(self, rng: np.random.Generator) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import nn
 from supertickets.deploy.engine.files import write_c
 from supertickets.deploy.plain import fold
 
-# Reads an image, runs the ticket on scratch memory full of NaNs that ends where it should, writes the output.
+# Reads an image, runs the ticket on scratch memory of exactly the right size that is filled with NaNs, and writes the output.
 HARNESS = r"""
 #include "ticket.h"
 #include <pthread.h>

@@ -1,4 +1,4 @@
-"""The exponential moving average (EMA) of parameters and BN statistics, as named tensors beside the network.
+"""The exponential moving average (EMA) of parameters and BN statistics, as named tensors next to the network.
 
 decay(t) = min(decay^(batch / 4096), (1 + t) / (10 + t)) after t updates: adjusted to the batch size as in HR-NAS, with a warm
 start.

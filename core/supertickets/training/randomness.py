@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 _TORCH = torch.get_rng_state().numel()
-_PYTHON = 625  # words of Python's Mersenne Twister with its position; the normal number kept for later is stored behind them
+_PYTHON = 625  # words of Python's Mersenne Twister with its position, followed by the normal number kept for later
 _NUMPY = 624  # words of NumPy's generator, followed by position, whether a normal number is kept, and that number
 SIZE = _TORCH + 8 * (_PYTHON + 1) + 8 * (_NUMPY + 3)
 

@@ -105,7 +105,7 @@ class Trainer:
         self.model = wrap(self.accelerator, self.model)
 
     def compare_processes(self, after: str) -> None:
-        """Raise `UserError` where the processes no longer have the same network."""
+        """Raise `UserError` if the processes no longer have the same network."""
         check_same_network(self.state, self.accelerator, after)
 
     def train_epoch(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from supertickets_keypoint.values import match_id, same_id, to_number
 
 @dataclass(frozen=True)
 class Person:
-    """A box in an image and, where it comes from an annotation, its joints."""
+    """A box in an image and, if it comes from an annotation, its joints."""
 
     image: int  # number of the image within its source
     box: NDArray[np.float32]  # (4,) x, y, width, height in pixels, edges as COCO counts them
