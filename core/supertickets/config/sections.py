@@ -61,7 +61,7 @@ class PruneConfig(Section):
     enabled: bool | None = None
     """Prune weights; unset: yes, unless the run starts from a ticket."""
     target: float | None = Field(0.8, ge=0, lt=1)
-    """Sparsity of all prunable weights at the end; null with a pattern or with target_sparse_macs, which determine it."""
+    """Sparsity of all prunable weights at the end. Null with a pattern or with target_sparse_macs, which determine it."""
     target_sparse_macs: float | None = Field(None, gt=0, lt=1)
     """Sparse MACs at the end, as a share of the dense MACs that the network has then; replaces target."""
     pattern: Pattern = "none"

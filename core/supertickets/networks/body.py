@@ -101,7 +101,7 @@ class BodyNet(Network):
         for name, shape in arch.shapes.items():
             full = own[name].shape
             if len(shape) != len(full) or any(new > old or new < 1 for new, old in zip(shape, full, strict=True)):
-                raise UserError(f"arch.shapes: {name} is {list(full)} in {where}, and {list(shape)} is not a part of that")
+                raise UserError(f"arch.shapes: {name} is {list(full)} in {where}, of which {list(shape)} is no part")
 
     @property
     def arch(self) -> BodyArch:
