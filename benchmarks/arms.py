@@ -1,4 +1,4 @@
-"""The arms of the experiments behind the paper's claims: how each draws or trains its network for one seed."""
+"""The arms of the experiments on the paper's claims: how each arm draws or trains its network for one seed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from supertickets.training.run import read_records
 
 @dataclass(frozen=True)
 class Bench:
-    """What all arms share: the task and config of the drawings, the target of the transfers, and the folder of all runs."""
+    """The context of all arms: the task and config of the drawings, the target of the transfers, and the folder of the runs."""
 
     task: type[Task]
     config: Config
@@ -41,7 +41,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Measured:
-    """What an arm reached for one seed. `revived`: pruned weights that came back; `minutes` are those of its epochs."""
+    """The result of an arm for one seed. `revived`: number of pruned weights that came back; `minutes`: time of its epochs."""
 
     score: float
     metric: str
@@ -80,7 +80,7 @@ def draw_in_half(bench: Bench, seed: int) -> Measured:
 
 
 def draw_by_pipeline(bench: Bench, seed: int, *, arm: str = "pipeline", **prune: object) -> Measured:
-    """Search, prune in one shot and retrain, in as many epochs as a joint drawing; all pipelines of a seed share the search."""
+    """Search, prune in one shot and retrain, in as many epochs as a joint drawing; pipelines of a seed share the search."""
     (task, config), folder, searched = bench.of(seed), bench.folder(arm, seed), bench.folder("search", seed)
     config = changed(
         config, run={"dir": folder}, pipeline={"enabled": True, "retrain": 0.5}, prune={"schedule": "one_shot", **prune}
@@ -89,7 +89,7 @@ def draw_by_pipeline(bench: Bench, seed: int, *, arm: str = "pipeline", **prune:
 
 
 def retrain(bench: Bench, seed: int, *, first: str = "joint", arm: str = "retrained") -> Measured:
-    """The ticket of the arm `first`, trained for as many epochs again with its weights, architecture and mask."""
+    """The ticket of the arm `first`, trained for the same number of epochs again with its weights, architecture and mask."""
     before, folder = arm_named(first)(bench, seed), bench.folder(first, seed)
     train: dict[str, object] = {"epochs": len(read_records(folder / "metrics.jsonl"))}
     off: dict[str, object] = {"enabled": False}
@@ -98,7 +98,7 @@ def retrain(bench: Bench, seed: int, *, first: str = "joint", arm: str = "retrai
 
 
 def transfer(control: str, bench: Bench, seed: int) -> Measured:
-    """The body of a ticket on the target. `control`: one of transfer_matrix's, `random ERK`, `dense body` or `drawn there`."""
+    """The body of a ticket on the target. `control`: one of transfer_matrix.py, `random ERK`, `dense body` or `drawn there`."""
     settings = [*bench.target_settings, "--train.epochs", str(bench.target_epochs)]
     folder = bench.folder(f"to {bench.target} {control}", seed)
     if control == "drawn there":
@@ -120,7 +120,7 @@ def transfer(control: str, bench: Bench, seed: int) -> Measured:
 
 
 def _with_random_mask(source: Path, folder: Path, seed: int) -> Path:
-    """The ticket with as many zeros at random places, spread over the layers by the Erdos-Renyi kernel rule."""
+    """The ticket with the same number of zeros at random positions, distributed over layers by the Erdos-Renyi kernel rule."""
     if not (folder / "ticket.json").exists():
         ticket = Ticket.load(source)
         generator = torch.Generator().manual_seed(seed)
@@ -132,7 +132,7 @@ def _with_random_mask(source: Path, folder: Path, seed: int) -> Path:
 
 
 def learn_from(teacher: str, bench: Bench, seed: int) -> Measured:
-    """A joint drawing with distillation from `ema`, from `supernet`, or from a trained `dense` one (as many epochs)."""
+    """A joint drawing with distillation from `ema`, `supernet` or a `dense` network trained for the same number of epochs."""
     which: str | Path = teacher
     if teacher == "dense":
         draw("dense", bench, seed, search={"enabled": False}, prune={"enabled": False})
@@ -141,7 +141,7 @@ def learn_from(teacher: str, bench: Bench, seed: int) -> Measured:
 
 
 def search_alone(bench: Bench, seed: int, *, importance: str, scratch: bool = False) -> Measured:
-    """A search without pruning, with `default` by the recipe's importance, or what it found trained from `scratch`."""
+    """A search without pruning (`default`: by the recipe's importance), or with `scratch` its result trained from scratch."""
     arm, off = f"searched by {importance}", {"enabled": False}
     search = {} if importance == "default" else {"importance": importance}
     found = draw(arm, bench, seed, search=search, prune=off)
@@ -153,11 +153,11 @@ def search_alone(bench: Bench, seed: int, *, importance: str, scratch: bool = Fa
 
 TEACHERS = ("ema", "supernet", "dense")
 TRANSFERS = (*CONTROLS, "random ERK", "dense body", "drawn there")
-EVERY = 2  # epochs between two prunes where reactivation is tested: a shrink comes between them
+EVERY = 2  # epochs between two prunes when reactivation is tested, so that a shrink comes between them
 
 
 def arm_named(name: str) -> Arm:
-    """The arm of this name; `joint S` and `pipeline S CRITERION` have the sparsity S, `to TASK CONTROL` is a transfer,
+    """The arm with this name; `joint S` and `pipeline S CRITERION` have the sparsity S, `to TASK CONTROL` is a transfer,
     `taught by TEACHER` has distillation, and `searched by IMPORTANCE` has no pruning."""
     kind, *rest = name.split()
     if kind in ("joint", "pipeline") and rest:

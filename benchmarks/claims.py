@@ -2,10 +2,10 @@
 
     python benchmarks/claims.py TASK [RECIPE] [--claims ...] [--seeds 0 1 2] [--target TASK] [--dotted.key value ...]
 
-Every run is a row of `claims_runs.csv`. Finished runs are kept and interrupted ones continued; scores depend on the processor,
-so the runs of another machine are not finished runs, and only runs of one machine are paired. `claims.csv` has the verdicts on
-all runs that are there: a claim holds where the whole interval is above minus its margin, does not hold where it is below, and
-is otherwise not decided. One seed decides nothing.
+Every run is a row of `claims_runs.csv`. Finished runs are kept, and interrupted ones are continued. Scores depend on the
+processor, so runs from another machine do not count as finished, and only runs from the same machine are paired. `claims.csv`
+has the verdicts, based on all existing runs: a claim holds if the whole interval is above minus its margin, does not hold if
+the whole interval is below, and is not decided otherwise. A single seed decides nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 @dataclass(frozen=True)
 class Claim:
-    """`arm` is better than `against`, or with a margin: not worse by more than that."""
+    """The claim that `arm` is better than `against` or, with a margin, not worse by more than the margin."""
 
     text: str
     arm: str
@@ -82,7 +82,7 @@ def transfers(target: str) -> list[Claim]:
 
 
 def sweep(sparsities: Sequence[float], criteria: Sequence[str]) -> list[Claim]:
-    """Joint drawing against search, prune, retrain at each sparsity by each criterion."""
+    """Joint drawing against search, prune, retrain at each sparsity and with each criterion."""
     return [
         Claim(f"at {s:g} joint is better than search, prune by {c}, retrain", f"joint {s:g}", f"pipeline {s:g} {c}")
         for s in sparsities
@@ -91,7 +91,7 @@ def sweep(sparsities: Sequence[float], criteria: Sequence[str]) -> list[Claim]:
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and the ends of its 95 % interval by Student's t; (mean, -inf, inf) for one difference."""
+    """The mean and the bounds of its 95 % interval by Student's t; (mean, -inf, inf) for a single difference."""
     middle, n = mean(differences), len(differences)
     if n < 2:
         return middle, float("-inf"), float("inf")
@@ -100,7 +100,7 @@ def interval(differences: Sequence[float]) -> tuple[float, float, float]:
 
 
 def judge(claim: Claim, rows: Sequence[Row], data_set: str) -> dict[str, object] | None:
-    """The verdict on a claim from the runs of both arms with the same seeds and machines; None where there is no pair."""
+    """The verdict on a claim from the runs of both arms with the same seeds and machines; None if there is no pair."""
     scores: dict[str, dict[tuple[str, str], float]] = {claim.arm: {}, claim.against: {}}
     for row in rows:
         if row["data_set"] == data_set and row["arm"] in scores:
@@ -122,7 +122,7 @@ def judge(claim: Claim, rows: Sequence[Row], data_set: str) -> dict[str, object]
 
 
 def run_arms(claims: Sequence[Claim], bench: Bench, options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Make all runs that are not in `claims_runs.csv` yet."""
+    """Perform all runs that are not in `claims_runs.csv` yet."""
     path = runs_file(options.out)
     for seed in options.seeds:
         for arm in dict.fromkeys(name for claim in claims for name in (claim.arm, claim.against)):
@@ -136,7 +136,7 @@ def run_arms(claims: Sequence[Claim], bench: Bench, options: argparse.Namespace,
 
 
 def command_of(options: argparse.Namespace, seed: int, overrides: Sequence[str]) -> str:
-    """The command that makes the chosen runs of one seed."""
+    """The command that performs the chosen runs of one seed."""
     words = ["python benchmarks/claims.py", options.task, *([options.recipe] if options.recipe else [])]
     words += ["--claims", *options.claims, "--seeds", str(seed)]
     if "transfer" in options.claims:
@@ -154,13 +154,13 @@ def named(task: str, recipe: str | None, overrides: Sequence[str]) -> str:
 
 
 def runs_file(out: Path) -> Path:
-    """The file of the runs beside the one of the verdicts."""
+    """The file of the runs, next to that of the verdicts."""
     return out.with_name(f"{out.stem}_runs.csv")
 
 
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make the runs that are missing and write the verdicts."""
+    """Perform the missing runs and write the verdicts."""
     parser = Parser("claims.py", description="Test the paper's claims at small scale.")
     parser.add_argument("task", help="name of the task, for example classification")
     parser.add_argument("recipe", nargs="?", help="recipe of the task (default: the embedded scenes)")

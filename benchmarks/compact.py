@@ -4,7 +4,7 @@
 
 `difference` is the largest absolute difference between the outputs for noise and drawn scenes. `still_constant` counts the
 remaining units whose output did not change over such inputs; an exact rule could remove at most these. Latency is the median
-for one image in eager mode, in float32 on a CPU, with both networks timed in turns.
+for one image in eager mode, in float32 on a CPU, with both networks timed alternately.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 @torch.no_grad()
 def still_constant(net: nn.Module, inputs: list[Tensor]) -> int:
-    """Count the units whose output is the same number at every position of every input."""
+    """Count the units whose output is the same number at every position for every input."""
     low: dict[str, Tensor] = {}
     high: dict[str, Tensor] = {}
 

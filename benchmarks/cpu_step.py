@@ -1,10 +1,11 @@
-"""Measure what the forms for CPUs gain in a training step, for the recipes of all tasks.
+"""Measure the gain of the optimisations for CPUs in a training step, for the recipes of all tasks.
 
     python benchmarks/cpu_step.py [RECIPE ...] [--steps N] [--threads N]
 
-There are two: the project's own gradient of depthwise convs (`networks/depthwise.py`), and large blocks that run one kernel
-size after the other (`networks/blocks.py`). A step is a forward and backward pass of the full supernet on one training batch.
-Steps with neither, with the first and with both run in turns, in process CPU time; the figures are medians.
+There are two of them: the project's own gradient of depthwise convs (`networks/depthwise.py`), and large blocks that run one
+kernel size after the other (`networks/blocks.py`). A step is a forward and backward pass of the full supernet on one training
+batch. Steps with neither, with the first and with both run alternately and are measured in process CPU time; the figures are
+medians.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def measure(task_name: str, recipe: str, options: argparse.Namespace) -> dict[st
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure every recipe, print its row and write the CSV file."""
-    parser = Parser("cpu_step.py", description="Measure what the forms for CPUs gain in a training step.")
+    parser = Parser("cpu_step.py", description="Measure the gain of the optimisations for CPUs in a training step.")
     parser.add_argument("recipes", nargs="*", default=sorted({name for names in RECIPES.values() for name in names}))
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)

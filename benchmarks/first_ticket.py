@@ -1,9 +1,9 @@
-"""How long it takes to come from an own folder of images to a ticket and a report, following the documentation alone.
+"""Measure how long it takes from the user's own folder of images to a ticket and a report, following only the documentation.
 
     python benchmarks/first_ticket.py [TASK ...] [--images 200] [--out benchmarks/results/first_ticket.csv]
 
-Runs the commands of `docs/start/TASK.md` one after the other in a new folder, with drawn scenes as the user's images. The
-packages are installed already. Run it on a machine that does nothing else.
+The script runs the commands of `docs/start/TASK.md` one after the other in a new folder, with drawn scenes as the user's
+images. The packages must already be installed. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/hostile_files.py --count 300 [--kinds ticket checkpoint config annotation image lmdb] [--seed 0]
 
-A change either leaves a file that is read, and for tickets and checkpoints a network that is built, or ends in one line of
-`UserError`. Anything else is printed with its number, which `--only` repeats. Checksums are those that the changed files ought
-to have. For each kind, at the end: how many of each, the slowest, and the most memory that the process had at any time. LMDBs
-are changed in their values; their pages are the library's own.
+After a change, a file must either be read (for tickets and checkpoints, a network must also be built) or be refused with a
+one-line `UserError`. Anything else is printed with its number, which `--only` repeats. Checksums are corrected for the changed
+files. At the end, the script prints for each kind how many changes had which result, the slowest one and the peak memory of the
+process. For LMDBs, only values are changed, because the pages belong to the library.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Random = random.Random
 
 
 class Tickets:
-    """A toy ticket, looked at as `supertickets info` does."""
+    """A toy ticket, read as by `supertickets info`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = drawn(folder) / "ticket"
@@ -58,7 +58,7 @@ class Tickets:
         self.blob = (self.folder / "ticket.safetensors").read_bytes()
 
     def change(self, rng: Random) -> None:
-        """Nine in ten times its JSON, else bytes of its tensors' file."""
+        """Changes its JSON nine times out of ten, otherwise bytes of the file of tensors."""
         data, content = self.blob, self.about
         if rng.random() < 0.9:
             content = mutated(self.about, rng)
@@ -78,7 +78,7 @@ class Tickets:
 
 
 class Checkpoints:
-    """A checkpoint of a toy run within an epoch."""
+    """A checkpoint that a toy run saved within an epoch."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "epoch_0001.safetensors"
@@ -89,7 +89,7 @@ class Checkpoints:
         self.config = toy_config(folder)
 
     def change(self, rng: Random) -> None:
-        """Half of the times its JSON, else its tensors; now and then the bytes of the file."""
+        """Changes its JSON half of the time, otherwise its tensors, and occasionally bytes of the file."""
         about, tensors = self.about, dict(self.tensors)
         if rng.random() < 0.5:
             about = mutated(self.about, rng)
@@ -111,7 +111,7 @@ class Checkpoints:
 
 
 class Configs:
-    """A config with all keys of segmentation, and the arch that it asks for."""
+    """A config with all keys of segmentation, and the arch that it describes."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "config.yaml"
@@ -223,7 +223,7 @@ KINDS = {
 
 
 def main() -> None:
-    """Change files of each kind many times, read each, and count what does not end in one clear line."""
+    """Change files of each kind many times, read each of them, and count the results that are not a clear one-line error."""
     parser = argparse.ArgumentParser(description="Read changed files.")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--count", type=int, default=300)
@@ -240,7 +240,7 @@ def main() -> None:
 
 
 def looked_at(kind: str, folder: Path, numbers: range | list[int], seed: int) -> str:
-    """How many of these changes ended how."""
+    """A summary of the results of these changes."""
     subject = KINDS[kind](folder)
     ends: Counter[str] = Counter()
     slowest, slowest_number = 0.0, 0
@@ -255,7 +255,7 @@ def looked_at(kind: str, folder: Path, numbers: range | list[int], seed: int) ->
 
 
 def look(subject: Tickets | Checkpoints | Configs | Annotations | Images | Lmdbs, name: str) -> str:
-    """How it ends: read, refused, or the name of another exception."""
+    """The result: read, refused, or the name of another exception."""
     try:
         subject.read()
     except UserError as error:
@@ -269,7 +269,7 @@ def look(subject: Tickets | Checkpoints | Configs | Annotations | Images | Lmdbs
 
 
 def with_other_bytes(whole: bytes, rng: Random) -> bytes:
-    """Up to eight bytes changed, half of the times near the start; or cut off."""
+    """The data with up to eight bytes changed, half of the time near the start, or truncated."""
     if rng.random() < 0.1:
         return whole[: rng.randrange(len(whole))]
     data = bytearray(whole)
@@ -280,7 +280,7 @@ def with_other_bytes(whole: bytes, rng: Random) -> bytes:
 
 
 def drawn(folder: Path) -> Path:
-    """The folder of a toy run of one epoch, saved every two steps; drawn once."""
+    """The folder of a toy run of one epoch that saved every two steps; it is drawn only once."""
     run = folder / "run"
     if not run.exists():
         off = {"enabled": False}

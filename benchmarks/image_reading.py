@@ -1,4 +1,4 @@
-"""Compare how many images per second an image folder and its LMDB give through the loader that training uses.
+"""Compare how many images per second the training loader reads from an image folder and from its LMDB.
 
 python benchmarks/image_reading.py FOLDER [--split val] [--workers 1 2] [--images 5000] [--size 224]
 

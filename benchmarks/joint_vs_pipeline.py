@@ -2,9 +2,9 @@
 
 python benchmarks/joint_vs_pipeline.py TASK [CONFIG.yaml] [--criteria ...] [--sparsities ...] [--dotted.key value ...]
 
-Each drawing has its own folder below --runs, and all pipelines share one search. Finished drawings are read instead of run
-again. So a benchmark that was stopped continues where it was. Once the search is done, two calls can also share the work, and a
-third call then collects all rows.
+Each drawing has its own folder below --runs, and all pipelines share one search. Finished drawings are read instead of
+repeated, so a benchmark that was stopped continues where it stopped. When the search is finished, two calls can also share the
+work, and a third call then collects all rows.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Stop tiny runs at random moments, continue them, and compare the end with that of a run left alone, bit for bit.
+"""Stop tiny runs at random moments, continue them, and compare the results with an uninterrupted run, bit for bit.
 
     python benchmarks/kill_and_resume.py --how kill --count 60
     python benchmarks/kill_and_resume.py --how term --count 10
     python benchmarks/kill_and_resume.py --how disk --count 10   (as root: it mounts a small file system)
 
-Runs are drawings on the scenes of the three tasks, and a transfer. A moment is a random time within a random one of these:
-the steps, the saves, the prunes, the shrinks, the evaluations. `kill` is SIGKILL, `term` SIGTERM, and `disk` fills the file
-system before a save. Each run is a forked process, so that nothing is imported twice. Equal are all lines of `metrics.jsonl`
-but for seconds, and all files of the ticket.
+The runs are drawings on the scenes of the three tasks, and a transfer. Each run is stopped at a random time within a randomly
+chosen step, save, prune, shrink or evaluation. `kill` is SIGKILL, `term` is SIGTERM, and `disk` fills the file system before a
+save. Each run is a forked process, so that nothing is imported twice. Two runs are equal if all lines of `metrics.jsonl` except
+for seconds, and all files of the ticket, are equal.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ KINDS = ("classification", "segmentation", "keypoint", "transfer")
 
 
 def main() -> None:
-    """Stop runs at random, continue each, and count those that end as if they had not been stopped."""
+    """Stop runs at random, continue them, and count those that end as if they had not been stopped."""
     parser = argparse.ArgumentParser(description="Stop and continue runs.")
     parser.add_argument("--how", choices=("kill", "term", "disk"), default="kill")
     parser.add_argument("--count", type=int, default=60)
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def draw(kind: str, folder: Path, root: Path) -> None:
-    """One run: of a task, or the transfer of the segmentation ticket to classification."""
+    """One run: a drawing for a task, or the transfer of the segmentation ticket to classification."""
     name = "classification" if kind == "transfer" else kind
     schema = transfer_schema(task_class(name)) if kind == "transfer" else task_class(name).Config
     recipe = root / "recipe.yaml"
@@ -106,7 +106,7 @@ def draw(kind: str, folder: Path, root: Path) -> None:
 
 
 def reference(kind: str, root: Path) -> tuple[str, dict[str, list[float]]]:
-    """What the run left alone leaves behind, and the durations of all its phases."""
+    """The result of the uninterrupted run, and the durations of all its phases."""
     if kind == "transfer" and not (root / "segmentation").exists():
         reference("segmentation", root)
     folder, notes = root / kind, root / f"{kind}.json"
@@ -130,7 +130,7 @@ def reference(kind: str, root: Path) -> tuple[str, dict[str, list[float]]]:
 
 
 def watch_phases(around: Callable[[str, Callable[[], Any]], Any]) -> None:
-    """Call `around` with the phase and what it does at each step, save, prune, shrink and evaluation of this process."""
+    """Call `around` with the phase and its function at each step, save, prune, shrink and evaluation of this process."""
 
     def watched(holder: Any, name: str, phase: str) -> None:
         inner = getattr(holder, name)
@@ -144,8 +144,8 @@ def watch_phases(around: Callable[[str, Callable[[], Any]], Any]) -> None:
 
 
 def stopped_and_continued(kind: str, folder: Path, root: Path, moment: tuple[str, int, float], how: str) -> tuple[str, int]:
-    """How the first process of a run ended, and how many finished steps its second one had to repeat."""
-    counter = mmap(-1, 16)  # shared with the forked processes: steps finished, and steps at the start
+    """How the first process of a run ended, and how many finished steps the second process had to repeat."""
+    counter = mmap(-1, 16)  # shared with the forked processes: finished steps, and steps at the start
 
     def first() -> None:
         seen: Counter[str] = Counter()
@@ -185,7 +185,7 @@ def stopped_and_continued(kind: str, folder: Path, root: Path, moment: tuple[str
 
 
 def strike(delay_s: float, how: str, folder: Path) -> None:
-    """Send the signal after the delay; or fill the disk at once."""
+    """Send the signal after the delay, or fill the disk at once."""
     if how == "disk":
         with (folder.parent / "ballast").open("wb", buffering=0) as file:
             try:
@@ -198,7 +198,7 @@ def strike(delay_s: float, how: str, folder: Path) -> None:
 
 
 def forked(work: Callable[[], None], errors: Path | None = None) -> int:
-    """Run `work` as a command of its own in a forked process; its exit status, negative for a signal."""
+    """Run `work` as a separate command in a forked process; returns its exit status, which is negative for a signal."""
     sys.stdout.flush()
     if (child := os.fork()) == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -219,7 +219,7 @@ def forked(work: Callable[[], None], errors: Path | None = None) -> int:
 
 
 def outcome(folder: Path) -> str:
-    """The log without seconds and the ticket's files, as one checksum; '' where there is no ticket."""
+    """A checksum of the log without seconds and of the ticket's files; '' if there is no ticket."""
     if not (folder / "ticket" / "ticket.json").exists():
         return ""
     digest = hashlib.sha256((folder / "ticket" / "ticket.safetensors").read_bytes())
@@ -234,7 +234,7 @@ def outcome(folder: Path) -> str:
 
 @contextmanager
 def disk(folder: Path, how: str) -> Iterator[Path]:
-    """A folder for the stopped runs: on a file system of 8 MB where it is to be filled."""
+    """A folder for the stopped runs; if the disk is to be filled, it is on a file system of 8 MB."""
     place = folder / "place"
     place.mkdir()
     if how != "disk":

@@ -1,17 +1,16 @@
-"""Measure what makes a ticket fast, from supernet to compacted ticket, in dense runtimes and in the sparse engine.
+"""Measure which steps make a ticket fast, from supernet to compacted ticket, in dense runtimes and in the sparse engine.
 
-The runtimes are eager PyTorch, ONNX Runtime, OpenVINO and `native`, the engine (where there is a compiler).
+The runtimes are eager PyTorch, ONNX Runtime, OpenVINO and `native`, the engine (if there is a compiler).
 
     python benchmarks/latency.py TICKET [--size H W] [--threads N ...] [--rounds N] [--clock C] [--all-layouts] [--out FILE.csv]
     python benchmarks/latency.py TICKET --compacted --targets x86-64-v3 x86-64-v4 [...]
 
 The script times the supernet, the searched network, the ticket and the compacted ticket on one image in float32 on a CPU. It
-times all of them in turns in one run, so that whatever slows the machine slows all of them alike, and reports medians and
-quartiles.
-With `--compacted` it is the compacted ticket alone, which takes less time; `--targets` compiles the engine for each of them.
-The searched network is the ticket's architecture with all its weights: it differs from the ticket only in the zeros.
-One thread is measured in CPU time of the process, to which other processes add nothing; more threads in wall time, with a pause
-before each call, because the threads of the dense runtimes go on spinning for a while.
+times all of them alternately in one run, so that anything that slows the machine affects all of them equally, and reports
+medians and quartiles. With `--compacted`, only the compacted ticket is timed, which takes less time; `--targets` compiles the
+engine for each target. The searched network is the ticket's architecture with all its weights: it differs from the ticket only
+in the zeros. One thread is measured in CPU time of the process, which does not include other processes. Several threads are
+measured in wall time, with a pause before each call, because the threads of the dense runtimes continue to spin for a while.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from supertickets.ticket.facts import describe
 from supertickets.ticket.ticket import Ticket
 
 EAGER, NATIVE, DENSE = "eager", "native", ("onnx", "openvino")
-PAUSE = 0.01  # seconds in which the threads that PyTorch, ONNX Runtime and OpenVINO leave spinning come to rest
+PAUSE = 0.01  # seconds after which the threads of PyTorch, ONNX Runtime and OpenVINO have stopped spinning
 CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 
 
@@ -58,10 +57,10 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], metavar="N", help="one measurement for each number")
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument(
-        "--clock", choices=tuple(CLOCKS), help="time of the process or of the wall (default: cpu for one thread)"
+        "--clock", choices=tuple(CLOCKS), help="CPU time of the process or wall time (default: cpu for one thread)"
     )
     parser.add_argument("--all-layouts", action="store_true", help="time one-conv and per-kernel blocks in every runtime")
-    parser.add_argument("--compacted", action="store_true", help="time the compacted ticket alone")
+    parser.add_argument("--compacted", action="store_true", help="time only the compacted ticket")
     parser.add_argument(
         "--targets", nargs="+", choices=TARGET_NAMES, default=["native"], help="what the engine is compiled for"
     )
@@ -97,9 +96,10 @@ def main() -> None:
 
 
 def supernet_of(ticket: Ticket, path: Path, size: tuple[int, int]) -> Ticket:
-    """The full network that the ticket was drawn from, untrained; where it does not say, its own arch with all units.
+    """The full, untrained network that the ticket was drawn from; if the ticket does not describe it, its own arch with all
+    units.
 
-    Its BN statistics come from one batch, so that its outputs have the usual magnitude.
+    Its BN statistics come from one batch, so that its outputs have a normal magnitude.
     """
     torch.manual_seed(0)
     net = full_network(ticket, path)
@@ -116,7 +116,7 @@ def supernet_of(ticket: Ticket, path: Path, size: tuple[int, int]) -> Ticket:
 
 
 def searched(ticket: Ticket) -> Ticket:
-    """The ticket with tiny random weights in place of its zeros: all weights are there, and the outputs are nearly the same."""
+    """The ticket with tiny random weights in place of its zeros, so that no weight is zero but the outputs hardly change."""
     generator = torch.Generator().manual_seed(0)
     tensors = dict(ticket.tensors)
     for name, kept in ticket.mask.items():
@@ -147,7 +147,7 @@ def forms(
     files += [(NATIVE, FORMATS[NATIVE].layout, target) for target in (options.targets if has_native(net) else [])]
     for runtime, layout, target in files:
         path = folder / f"{name}_{layout}_{target}{target_suffix(target) if target else FORMATS[runtime].suffix}"
-        if not path.exists():  # else it was written for another number of threads
+        if not path.exists():  # otherwise it was already written for another number of threads
             export(ticket, path, format=runtime, size=size, layout=layout, target=target)
         label = runtime if target in (None, "native") else f"{runtime} {target}"
         calls[name, label, layout] = partial(open_exported(path, threads=threads), image.numpy())
@@ -228,7 +228,7 @@ def shares(rows: list[dict]) -> list[str]:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write rows with the same keys to a CSV file, and say where it is."""
+    """Write rows with the same keys to a CSV file, and print its path."""
     write_rows(path, rows, list(rows[0]))
     console.print(f"written to {path}", highlight=False)
 

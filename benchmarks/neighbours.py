@@ -1,11 +1,11 @@
-"""How fast a training step is alone, and beside processes that keep cores busy, for several settings of OpenMP.
+"""Measure a training step alone and next to processes that keep cores busy, for several settings of OpenMP.
 
     python benchmarks/neighbours.py [--rounds 3] [--steps 20] [--threads 2] [--busy 1] [--settings NAME ...] [--out FILE.csv]
 
-Threads of OpenMP wait for each other at the end of every operation. How long they spin before they sleep decides what
-happens where another process takes a core: a thread that has lost its core makes all others spin until it gets it back. The
-step is that of `make quickstart` (preset tiny, 8 images of 96x96). Each setting runs in processes of its own, in turns;
-figures are medians. Run it on a machine that does nothing else.
+OpenMP threads wait for each other at the end of every operation. How long they spin before they sleep matters when another
+process takes a core: a thread that has lost its core makes all others spin until it gets the core back. The step is that of
+`make quickstart` (preset tiny, 8 images of 96x96). Each setting runs in separate processes, alternately; the figures are
+medians. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PLACES = ((False, "alone"), (True, "beside busy processes"))
 
 
 def measure_step(steps: int) -> None:
-    """Print the seconds of `steps` training steps of the quickstart's network, as JSON; run in a process of its own."""
+    """Print the seconds of `steps` training steps of the quickstart's network as JSON; this runs in a separate process."""
     from supertickets.forecast import FirstBatches
     from supertickets.task import load_task
     from supertickets.training.cpu import keep_freed_memory
@@ -85,7 +85,7 @@ def step_ms(setting: dict[str, str], *, steps: int, threads: int) -> list[float]
 
 
 def main() -> None:
-    """Measure all settings in turns and print a table."""
+    """Measure all settings alternately and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument(
         "--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), help="the default is always measured"
     )
-    parser.add_argument("--busy", type=int, default=1, help="processes beside it, each of which keeps a core busy")
+    parser.add_argument("--busy", type=int, default=1, help="number of other processes, each of which keeps a core busy")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "neighbours.csv")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,14 +1,14 @@
-"""Compare our tickets with what people would use instead, on one data set: a row for each entrant, network and seed.
+"""Compare our tickets with alternatives on one data set, with a row for each entrant, network and seed.
 
     python benchmarks/peers.py DATA_SET [--entrants ...] [--starts ...] [--seeds 0 1 2] [--minutes M] [--dotted.key value ...]
-    python benchmarks/peers.py DATA_SET --time     # measure the milliseconds of all rows again, in turns
+    python benchmarks/peers.py DATA_SET --time     # measure the milliseconds of all rows again, alternately
 
-A row is written when its network is trained, exported and timed; finished rows are kept, and one that was interrupted starts
-again. Times and scores depend on the processor, so rows of another machine are no finished rows. Every entrant has as many
-epochs as fit into the data set's minutes of CPU time, which follows from the time of an epoch of the network that it starts
-from (`peers_epochs.csv`, measured once) and from the share of it that the entrant's epochs take.
-Networks train on the split "train" and are scored once, at the end, on the split "val".
-The peers' packages: pip install torch-pruning==1.6.1 nvidia-modelopt==0.47.0 torchprofile==0.0.4
+A row is written when its network has been trained, exported and timed. Finished rows are kept, and an interrupted one starts
+again. Times and scores depend on the processor, so rows from another machine do not count as finished. Every entrant has as
+many epochs as fit into the data set's minutes of CPU time; their number follows from the time of an epoch of the network that
+it starts from (`peers_epochs.csv`, measured once) and the relative time of the entrant's epochs. Networks train on the split
+"train" and are scored once, at the end, on the split "val". To install the other tools: pip install torch-pruning==1.6.1
+nvidia-modelopt==0.47.0 torchprofile==0.0.4
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def chosen_rows(options: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
-    """(entrant, start, seed) of every row that was asked for."""
+    """(entrant, start, seed) of every requested row."""
     for seed in options.seeds:
         for start in options.starts or starts_of(options.data_set):
             yield from ((entrant, start, seed) for entrant in entrants_of(start) if entrant in options.entrants)
@@ -51,7 +51,7 @@ def task_of(data_set: str, config: Config) -> Task:
 
 
 def plan_epochs(options: argparse.Namespace, entrant: Entrant, start: str, config: Config) -> int:
-    """`--epochs`, or how often this entrant can pass over the training data in the minutes."""
+    """`--epochs`, or the number of passes over the training data that this entrant can make in the given minutes."""
     if options.epochs:
         return options.epochs
     return max(1, round(options.minutes * 60 / (epoch_seconds(options, start, config) * entrant.epoch_time)))
@@ -108,7 +108,7 @@ def folder_of(options: argparse.Namespace, entrant: str, start: str, seed: objec
 
 
 def time_again(options: argparse.Namespace) -> None:
-    """Measure the milliseconds of all rows of the data set and this machine whose files are there, in turns."""
+    """Measure the milliseconds of all rows of the data set and this machine whose files exist, alternately."""
     rows, here = read_rows(options.out), (options.data_set, machine())
     named: dict[str, Row] = {
         f"{row['entrant']}, {row['start']}, {row['seed']}": row for row in rows if (row["data_set"], row["machine"]) == here
@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, help="CPU minutes of training (default: the data set's)")
     parser.add_argument("--epochs", type=int, help="epochs of all rows, instead of minutes")
     parser.add_argument("--rounds", type=int, default=50, help="how often each exported file is timed")
-    parser.add_argument("--time", action="store_true", help="only measure the milliseconds of all rows again, in turns")
+    parser.add_argument("--time", action="store_true", help="only measure the milliseconds of all rows again, alternately")
     parser.add_argument("--runs", type=Path, default=Path("runs/peers"))
     parser.add_argument("--out", type=Path, default=RESULTS / "peers.csv")
     options, overrides = split_overrides(parser, argv)

@@ -2,8 +2,8 @@
 
     python benchmarks/results.py [--results benchmarks/results] [--out docs/results.md]
 
-The page has a section for each of the files that is there, `peers.csv` (peers.py) and `claims.csv` (claims.py). Its first lines
-say where our tickets are not ahead.
+The page has a section for each existing file, `peers.csv` (peers.py) and `claims.csv` (claims.py). Its first lines say where
+our tickets are ahead and where they are not.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ names its command."""
 
 
 def peers_section(rows: Sequence[Row], pictures: Path) -> tuple[list[str], list[str]]:
-    """What stands at the top of the page, and the section about peers; its pictures are written to `pictures`."""
+    """The lines for the top of the page, and the section about peers; its pictures are written to `pictures`."""
     top, text = [], ["## Beside other tools and networks", "", *HOW.splitlines(), ""]
     for data_set, machine in dict.fromkeys((row["data_set"], row["machine"]) for row in rows):
         lines = lines_of([row for row in rows if (row["data_set"], row["machine"]) == (data_set, machine)])
@@ -73,7 +73,7 @@ def table(lines: Sequence[Line]) -> list[str]:
 
 
 def summary(where: str, compared: Sequence[Comparison]) -> list[str]:
-    """One item of a list: which peers our tickets are ahead of, and which not."""
+    """One item of a list: which peers our tickets are ahead of, and which they are not."""
     parts = []
     for verdict in Verdict:
         if names := [it.peer.name for it in compared if it.verdict is verdict]:
@@ -82,7 +82,7 @@ def summary(where: str, compared: Sequence[Comparison]) -> list[str]:
 
 
 def comparison_table(compared: Sequence[Comparison]) -> list[str]:
-    """For each peer the ticket of ours that stands best beside it."""
+    """For each peer, the one of our tickets that compares best with it."""
     head = ("our ticket is", "peer", "our ticket", "score", "MACs", "milliseconds", "minutes of training")
     cells = []
     for it in compared:
@@ -103,7 +103,7 @@ def markdown(head: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
 
 
 def claims_section(claims: Sequence[Row], runs: Sequence[Row], pictures: Path) -> list[str]:
-    """The section about the paper's claims: for each setting the verdicts with their numbers, and the runs they rest on.
+    """The section about the paper's claims: for each setting, the verdicts with their numbers, and the runs behind them.
 
     The picture of a sweep over sparsities is written to `pictures`.
     """
@@ -178,7 +178,7 @@ def sizes_section(rows: Sequence[Row]) -> list[str]:
 
 
 def write_page(results: Path, page: Path) -> None:
-    """Write the page and its pictures. `UserError` where there is no CSV file to write about."""
+    """Write the page and its pictures. Raises `UserError` if there is no CSV file to write about."""
     names = ("peers.csv", "claims.csv", "claims_runs.csv", "sizes.csv")
     peers, claims, runs, sizes = (read_rows(results / name) for name in names)
     if not peers and not claims:

@@ -1,4 +1,4 @@
-"""Rows of figures: what each one notes about its measurement, and CSV files that grow by one row at a time."""
+"""Rows of figures: the facts that each row records about its measurement, and CSV files that grow row by row."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def machine() -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV file as text by column; none where there is no file."""
+    """The rows of a CSV file as text by column; none if there is no file."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -43,7 +43,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def append_row(path: Path, row: Mapping[str, object], fields: Sequence[str]) -> None:
-    """Add one row to a CSV file with these columns; `UserError` where the file has others."""
+    """Add one row to a CSV file with these columns. Raises `UserError` if the file has other columns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     if not new:
@@ -59,7 +59,7 @@ def append_row(path: Path, row: Mapping[str, object], fields: Sequence[str]) -> 
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]], fields: Sequence[str]) -> None:
-    """Write a CSV file of these rows at once, in place of one that is there; its folder is created if necessary."""
+    """Write a CSV file of these rows at once, replacing an existing one; its folder is created if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     with part.open("w", newline="", encoding="utf-8") as file:
@@ -70,5 +70,5 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, object]], fields: Sequenc
 
 
 def find_row(rows: Sequence[Row], **known: object) -> Row | None:
-    """The row with these values, None where there is none."""
+    """The row with these values; None if there is none."""
     return next((row for row in rows if all(row[key] == str(value) for key, value in known.items())), None)

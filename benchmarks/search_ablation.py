@@ -2,9 +2,9 @@
 
 python benchmarks/search_ablation.py TASK [CONFIG.yaml] [--importances ...] [--seeds ...] [--dotted.key value ...]
 
-Each drawing has its own folder below --runs, and finished drawings are read instead of run again. So a benchmark that was
-stopped continues where it was, and two calls with different --seeds can share the work. Choose on one world of scenes
-(`--data.seed 1`) and report on another.
+Each drawing has its own folder below --runs, and finished drawings are read instead of repeated. So a benchmark that was
+stopped continues where it stopped, and two calls with different --seeds can share the work. Use one world of scenes
+(`--data.seed 1`) for choices and another one for reported scores.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Row = dict[str, object]
 
 
 def drawings(options: argparse.Namespace, config: Config) -> Iterator[tuple[str, Path, Config]]:
-    """Yield (kind, folder, config) for every row; a scratch row comes after the drawing whose architecture it trains."""
+    """Yield (kind, folder, config) for every row; a scratch row follows the drawing whose architecture it trains."""
     alone = config.prune.model_copy(update={"enabled": False})
     for seed in options.seeds:
         for importance in options.importances:

@@ -1,9 +1,9 @@
-"""Measure what the statistics of the search cost: the share of a training step that each of them takes.
+"""Measure the cost of the search's statistics, as the share of a training step that each of them takes.
 
     python benchmarks/search_overhead.py TASK [CONFIG.yaml] [--steps N] [--threads N] [--dotted.key value ...]
 
-Every step of the full supernet is timed on one training batch in process CPU time, followed at once by the statistic and the
-two penalties, so that all of them see the same conditions. The shares are those of the medians.
+Every step of the full supernet is timed on one training batch in process CPU time, followed immediately by the statistic and
+the two penalties, so that all of them have the same conditions. The shares are ratios of medians.
 """
 
 from __future__ import annotations

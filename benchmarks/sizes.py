@@ -2,10 +2,10 @@
 
     python benchmarks/sizes.py [--presets ...] [--sizes ...] [--images ...] [--processes 1 2] [--out FILE.csv]
 
-Each row is measured in processes of its own, on drawn scenes for segmentation with a batch of 8 images for each: seconds of
-an epoch before and after all events, peak memory, the checkpoint's file, seconds of a shrink to 0.59 of the MACs and of a prune
-to sparsity 0.8, and with two processes the milliseconds of an all-reduce of as many numbers as the network has parameters. Rows
-that the file has already are kept. Run it on a machine that does nothing else.
+Each row is measured in separate processes, on drawn scenes for segmentation with a batch of 8 images per process. It has the
+seconds of an epoch before and after all events, the peak memory, the size of the checkpoint file, the seconds of a shrink to
+0.59 of the MACs and of a prune to sparsity 0.8, and for two processes the milliseconds of an all-reduce with as many numbers as
+the network has parameters. Rows that are already in the file are kept. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def measure(preset: str, size_px: int, images: int) -> dict[str, float]:
             f"{prefix}step_s": round(seconds / trainer.steps_per_epoch, 4),
         }
 
-    trainer.train_epoch()  # not counted: memory is allocated and kernels are chosen
+    trainer.train_epoch()  # not counted, because memory is allocated and kernels are chosen
     found |= costs("")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state.safetensors"
@@ -93,7 +93,7 @@ def measure(preset: str, size_px: int, images: int) -> dict[str, float]:
 
 
 def all_reduce_ms(count: int, rounds: int = 20) -> float:
-    """Median milliseconds of an all-reduce of so many float32 numbers; 0 in a lone process."""
+    """Median milliseconds of an all-reduce of this many float32 numbers; 0 for a single process."""
     if not torch.distributed.is_initialized():
         return 0.0
     numbers, taken = torch.zeros(count), []
@@ -106,7 +106,7 @@ def all_reduce_ms(count: int, rounds: int = 20) -> float:
 
 
 def measured_apart(row: dict[str, object]) -> dict[str, float]:
-    """The figures of one row from new processes; the first one prints them."""
+    """The figures of one row, measured in new processes, of which the first prints them."""
     words = ["-m", "torch.distributed.run", "--nproc_per_node", str(row["processes"])] if row["processes"] != 1 else []
     chosen = json.dumps([row["preset"], row["size_px"], row["images"]])
     env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

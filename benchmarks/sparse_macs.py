@@ -2,9 +2,10 @@
 
 python benchmarks/sparse_macs.py TASK [CONFIG.yaml] [--sparsity S] [--factors ...] [--criteria ...] [--seeds ...] [--key v ...]
 
-For each seed, the criteria draw a ticket at `--sparsity`. The sparse MACs of LAMP's ticket, times each of `--factors`, are
-then the budgets (`prune.target_sparse_macs`) of more tickets by each of them. Each drawing has its own folder below --runs, and
-finished drawings are read instead of run again, so a benchmark that was stopped continues where it was.
+For each seed, a ticket at `--sparsity` is drawn with each criterion. The sparse MACs of LAMP's ticket, times each of
+`--factors`, are then the budgets (`prune.target_sparse_macs`) of further tickets with each criterion. Each drawing has its own
+folder below --runs, and finished drawings are read instead of repeated, so a benchmark that was stopped continues where it
+stopped.
 """
 
 from __future__ import annotations

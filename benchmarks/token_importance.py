@@ -1,10 +1,10 @@
-"""Measure how well the scale of a token's BN tells what the token is worth, on a trained network.
+"""Measure how well the scale of a token's BN predicts the importance of the token, in a trained network.
 
     python benchmarks/token_importance.py TASK [CONFIG.yaml] [--tokens N] [--batches N] [--dotted.key value ...]
 
-A network with tokens is trained without search and pruning (or read again from --runs). Then each token is switched off
-alone, by gamma = beta = 0, and its damage is the rise of the loss over some validation batches. The result is Spearman's rank
-correlation of |gamma| with the damage within each token mixer, and its mean over all mixers; 0 is chance and 1 a perfect
+A network with tokens is trained without search and pruning (or read from --runs). Then each token is switched off separately,
+with gamma = beta = 0, and its damage is the increase of the loss over some validation batches. The result is Spearman's rank
+correlation of |gamma| with the damage within each token mixer, and its mean over all mixers; 0 means chance and 1 a perfect
 order.
 """
 
@@ -42,7 +42,7 @@ def mean_loss(net: Network, task: Task, batches: Sequence[Sequence[Tensor]]) -> 
 
 @torch.no_grad()
 def damages(net: Network, norm: nn.Module, task: Task, batches: Sequence[Sequence[Tensor]]) -> Tensor:
-    """(n,) rise of the loss with each of the n channels of `norm` switched off alone."""
+    """(n,) increase of the loss when each of the n channels of `norm` is switched off separately."""
     scale, shift = norm.get_parameter("weight"), norm.get_parameter("bias")
     whole, found = mean_loss(net, task, batches), torch.zeros(len(scale))
     for i in range(len(scale)):

@@ -1,12 +1,12 @@
-"""Time and memory of a training step of the full Cityscapes supernet, against the form in which the original runs it.
+"""Measure time and memory of a training step of the full Cityscapes supernet, compared with the original's form.
 
     python benchmarks/training_step.py [--size H W] [--batch N] [--rounds N] [--threads N] [--device cuda] [--precision bf16]
 
 `reference` is the original's form: an inverted residual for each kernel size, and convs that multiply their weight by a mask in
-every forward pass. `one-conv` is this project's form with a mask as sparse, `recomputed` the same with `train.checkpointing`. A
-step is a forward and backward pass on random images and an update by AdamW. Each measurement has its own process, in turns;
-times are medians, without the first two steps of each process. Memory is the peak beyond what a process had before its first
-step.
+every forward pass. `one-conv` is this project's form with a mask of the same sparsity, and `recomputed` is the same with
+`train.checkpointing`. A step is a forward and backward pass on random images and an update by AdamW. Each measurement has its
+own process, and the forms alternate; times are medians, without the first two steps of each process. Memory is the peak minus
+what the process used before its first step.
 """
 
 from __future__ import annotations
@@ -107,21 +107,21 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
 
 
 def held_bytes(device: torch.device) -> int:
-    """Bytes that the process holds on the device now."""
+    """Bytes that the process currently uses on the device."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most that the process has ever held on the device."""
+    """Peak of the bytes that the process has used on the device."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def rows_of(options: argparse.Namespace, command: str) -> list[dict[str, object]]:
-    """Measure all variants in turns; one row for each."""
+    """Measure all variants alternately; returns one row for each."""
     seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     memory: dict[str, list[int]] = {variant: [] for variant in VARIANTS}
     for _ in range(options.rounds):
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", nargs=2, type=int, default=[128, 256], metavar=("H", "W"))
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3, help="processes for each variant")
-    parser.add_argument("--steps", type=int, default=5, help="steps in each process, after two that do not count")
+    parser.add_argument("--steps", type=int, default=5, help="steps in each process, after two that are not counted")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no")

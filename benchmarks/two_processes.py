@@ -1,14 +1,14 @@
-"""Compare two processes with one: what they draw, and how far their losses are apart.
+"""Compare two processes with one: the tickets that they draw, and the differences of their losses.
 
     python benchmarks/two_processes.py
 
 For each task, two CPU processes with half the batch each and one process with the whole batch train on the same images for
-50 steps, with SGD and with `train.sync_bn` but without search and pruning. The random changes of an image depend on its
-number alone here, because each process otherwise draws its own, and there is no dropout. The loss of a step is the mean of
-both processes. Training amplifies rounding, so the same difference is also given for one process that takes the images of
-each batch in reverse order, which changes nothing but the order of sums, and both are given in double precision, too. Then
-the two processes draw a whole ticket with the optimizer and the schedules of a real run, compare architecture, mask and
-weights at every shrink, prune and epoch, and write down what they hold at the end.
+50 steps, with SGD and with `train.sync_bn` but without search and pruning. The random augmentation of an image depends only on
+its number here, because otherwise each process draws its own random numbers, and there is no dropout. The loss of a step is the
+mean over both processes. Training amplifies rounding errors, so the same difference is also given for one process that takes
+the images of each batch in reverse order, which only changes the order of sums, and both are also given in double precision.
+Then the two processes draw a whole ticket with the optimizer and the schedules of a real run, compare architecture, mask and
+weights at every shrink, prune and epoch, and record their final tickets.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from supertickets.training.run import read_records
 from supertickets.training.state_file import digest_of
 from supertickets.types import Batch, JsonObject
 
-RATES = {"classification": 2e-3, "segmentation": 2e-3, "keypoint": 2e-5}  # of SGD: the keypoint loss is larger
+RATES = {"classification": 2e-3, "segmentation": 2e-3, "keypoint": 2e-5}  # learning rates of SGD: the keypoint loss is larger
 BATCH = 8
 COMMON = f"""
 arch: {{preset: nano}}
@@ -57,7 +57,7 @@ train: {epochs: 8, recalibrate_batches: 2}
 
 
 class SameChanges:
-    """A data set whose random changes of an image depend on the image's number alone."""
+    """A data set in which the random augmentation of an image depends only on the image's number."""
 
     def __init__(self, data: Any) -> None:
         self.data = data
@@ -77,7 +77,7 @@ class SameChanges:
 
 
 def train(name: str, how: str, folder: Path) -> None:
-    """Train in this process, beside the others if there are any, and write what it saw to `folder`."""
+    """Train in this process, together with others if there are any, and write the results to `folder`."""
     torch.set_num_threads(1)
     state = PartialState(cpu=True)
     recipe = folder / f"{how}.yaml"
@@ -123,7 +123,7 @@ def start(processes: int, *arguments: str) -> None:
 
 
 def compare(name: str, folder: Path) -> str:
-    """One line about this task; the runs leave their files in `folder`."""
+    """One line about this task; the files of the runs are in `folder`."""
 
     def found(how: str, processes: int) -> list[JsonObject]:
         start(processes, "--train", name, how, str(folder))
@@ -152,7 +152,7 @@ def compare(name: str, folder: Path) -> str:
 def main() -> None:
     """Print one line per task."""
     parser = argparse.ArgumentParser(description="Compare two processes with one.")
-    parser.add_argument("--train", nargs=3, metavar=("TASK", "HOW", "FOLDER"), help="what each process is started with")
+    parser.add_argument("--train", nargs=3, metavar=("TASK", "HOW", "FOLDER"), help="arguments of each process")
     options = parser.parse_args()
     if options.train:
         name, how, folder = options.train

@@ -1,1 +1,1 @@
-"""What `benchmarks/peers.py` compares: the entrants, how each is trained and pruned, and how the results are measured."""
+"""The comparison of `benchmarks/peers.py`: the entrants, how they are trained and pruned, and how results are measured."""

@@ -15,7 +15,7 @@ SCALES = {"macs": 1e-6, "nonzeros": 1e-3, "ms": 1.0}
 
 
 def draw_scores(lines: Sequence[Line], path: Path, *, title: str) -> None:
-    """Draw every line as a point with its standard deviation, once for each cost; tickets are filled, peers are hollow."""
+    """Draw every line as a point with its standard deviation, once per cost; tickets are filled, and peers are hollow."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
@@ -48,7 +48,7 @@ def draw_scores(lines: Sequence[Line], path: Path, *, title: str) -> None:
 
 
 def sweep_of(runs: Sequence[Row]) -> dict[str, dict[float, list[float]]]:
-    """The scores of the sweep's arms by method and sparsity: those named `joint S` and `pipeline S CRITERION`."""
+    """The scores of the sweep by method and sparsity, from the arms named `joint S` and `pipeline S CRITERION`."""
     found: dict[str, dict[float, list[float]]] = {}
     for row in runs:
         kind, *rest = row["arm"].split()
@@ -59,7 +59,7 @@ def sweep_of(runs: Sequence[Row]) -> dict[str, dict[float, list[float]]]:
 
 
 def draw_sweep(runs: Sequence[Row], path: Path, *, title: str) -> None:
-    """Draw the mean score of each method with its standard deviation over the share of weights that are kept."""
+    """Draw the mean score of each method, with its standard deviation, against the share of weights that are kept."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""The data sets of the comparison, and for each the networks that an entrant can start from, as configs of its task."""
+"""The data sets of the comparison, and for each of them the networks that entrants can start from, as configs of its task."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from supertickets.errors import one_of
 from supertickets.recipes import find_recipe
 from supertickets.task import package_of, task_class
 
-BUDGET = 0.5  # of the MACs of the network that a search or a pruner starts from
-LRASPP = "lraspp_"  # what the name of torchvision's whole segmentation network has before its body's
-SEARCHED = ("hrnas", "lite0")  # these networks are searched or pruned; the others are trained as they are
+BUDGET = 0.5  # share of the MACs of the network that a search or a pruner starts from
+LRASPP = "lraspp_"  # prefix of the name of torchvision's whole segmentation network, before the name of its body
+SEARCHED = ("hrnas", "lite0")  # these networks are searched or pruned; the others are only trained
 NO_SUPERNET = {"preset": "paper", **dict.fromkeys(("stages", "kernels", "expand", "stem_stride"), "null")}
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """One table of the comparison. `minutes` is the CPU time that every entrant has for training."""
+    """One table of the comparison. `minutes` is the CPU time for the training of each entrant."""
 
     task: str
     recipe: str
     minutes: float
-    small: Sequence[str] = ("mobilenet_v3_small", "shufflenet_v2_x0_5")  # networks of torchvision
+    small: Sequence[str] = ("mobilenet_v3_small", "shufflenet_v2_x0_5")  # networks from torchvision
     lite0_recipe: str | None = None  # unset: `recipe` with an EfficientNet-Lite0 in place of its supernet
 
 
@@ -59,9 +59,9 @@ def starts_of(data_set: str) -> list[str]:
 
 
 def config_of(data_set: str, start: str, overrides: Sequence[str] = ()) -> Config:
-    """The config that trains the network `start` on a data set, its search at half of the MACs.
+    """The config that trains the network `start` on a data set, with a search to half of the MACs.
 
-    `overrides` are pairs of `--key value` on top. Raises `UserError` for an unknown data set and as `load_config` does.
+    `overrides` are additional pairs of `--key value`. Raises `UserError` for an unknown data set, and as `load_config` does.
     """
     chosen = one_of(DATA_SETS, data_set, key="data set")
     cls = task_class(chosen.task)
@@ -79,7 +79,7 @@ def config_of(data_set: str, start: str, overrides: Sequence[str] = ()) -> Confi
 
 
 def as_arguments(keys: Mapping[str, str]) -> list[str]:
-    """Settings as the words of a command line."""
+    """Settings as arguments of a command line."""
     return [word for key, value in keys.items() for word in (f"--{key}", value)]
 
 

@@ -1,4 +1,4 @@
-"""The entrants: how each gets its network. All use the same data, epochs and trainer; no validation image chooses anything."""
+"""The entrants and how each gets its network. All use the same data, epochs and trainer; no choice uses validation images."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from supertickets.training.shrinking import shrink_net
 from supertickets.training.state import new_state, place
 from supertickets.types import Metrics
 
-SMALL = 1 / 6  # of the MACs, for a ticket that is as cheap as a plain small network
-DENSE_SHARE = 0.5  # of a pruner's epochs train the network that it then prunes and fine-tunes
+SMALL = 1 / 6  # share of the MACs for a ticket that is as cheap as a plain small network
+DENSE_SHARE = 0.5  # share of a pruner's epochs in which the network is trained before it is pruned and fine-tuned
 
 
 @dataclass
 class Drawn:
-    """What an entrant ends with: a network in eval mode, and the ticket that holds it where it is one of this project's."""
+    """The result of an entrant: a network in eval mode, and for this project's entrants the ticket that contains it."""
 
     net: nn.Module
     metrics: Metrics
     ticket: Ticket | None = None
 
 
-Draw = Callable[[Task, Config, Path], Drawn]  # Path: the folder that it may write to
+Draw = Callable[[Task, Config, Path], Drawn]  # Path: the folder to write to
 
 
 @dataclass(frozen=True)
 class Entrant:
     """One way to get a network.
 
-    `epoch_time`: what its epochs take on average, as a share of those of the network that it starts from, as measured on
-    CamVid. All entrants get about the same time for training, so that one whose network shrinks has more epochs.
+    `epoch_time`: the mean time of its epochs relative to those of the network that it starts from, as measured on CamVid. All
+    entrants get about the same time for training, so an entrant whose network shrinks has more epochs.
     """
 
     draw: Draw
@@ -56,15 +56,15 @@ class Entrant:
 
 
 def draw_jointly(task: Task, config: Config, folder: Path, **sections: dict[str, object]) -> Drawn:
-    """Our own: one run that searches and prunes, with these changes of the config."""
+    """This project's ticket: one run that searches and prunes, with these changes of the config."""
     ticket = draw_or_resume(task, config, folder / "run", **sections)
     return Drawn(ticket.build(), ticket.metrics, ticket)
 
 
 def train_as_it_is(task: Task, config: Config, folder: Path, *, uniform: bool = False) -> Drawn:
-    """A network without search and pruning: all of it, or with `uniform` the same share of the units of each group.
+    """A network without search and pruning: the whole network, or with `uniform` the same share of the units of each group.
 
-    That share meets the search's budget; units are removed before the training, from trained weights where it starts there.
+    That share meets the budget of the search; the units are removed before training, also from a network with trained weights.
     """
     set_seed(config.run.seed)
     search = config.search.model_copy(update={"enabled": uniform, "importance": "uniform"})
@@ -91,7 +91,7 @@ class LiteASPP(nn.Module):
 
 
 def train_small(start: str, task: Task, config: Config, folder: Path) -> Drawn:
-    """A small network from scratch: Lite R-ASPP, or a body of torchvision with one of our heads or its own classifier."""
+    """A small network from scratch: Lite R-ASPP, or a torchvision body with one of our heads or its own classifier."""
     if not start.startswith(LRASPP):
         return train_as_it_is(task, config, folder)
     set_seed(config.run.seed)
@@ -103,7 +103,7 @@ def train_small(start: str, task: Task, config: Config, folder: Path) -> Drawn:
 def prune_with(library: str, task: Task, config: Config, folder: Path) -> Drawn:
     """Train, prune with another tool and fine-tune, in as many epochs in total: `bn`, `taylor` or `fastnas`.
 
-    Both parts have the recipe's whole schedule of the learning rate. The tool gets the averaged network of the first part.
+    Each part uses the recipe's complete learning rate schedule. The tool gets the averaged network of the first part.
     """
     first = round(config.train.epochs * DENSE_SHARE)
     dense, later = (changed(as_it_is(config), train={"epochs": n}) for n in (first, config.train.epochs - first))
@@ -133,7 +133,7 @@ ENTRANTS: Mapping[str, Entrant] = MappingProxyType(
         "supertickets-small": Entrant(partial(draw_jointly, search={"target_macs": SMALL, "divisor": 8}, prune=UNPRUNED), 0.6),
         "torch-pruning-bn": Entrant(partial(prune_with, "bn"), 0.8),
         "torch-pruning-taylor": Entrant(partial(prune_with, "taylor"), 0.87),
-        "fastnas": Entrant(partial(prune_with, "fastnas"), 0.86),  # its search takes further minutes
+        "fastnas": Entrant(partial(prune_with, "fastnas"), 0.86),  # its search takes additional time
         "uniform": Entrant(partial(train_as_it_is, uniform=True), 0.73),
         "dense": Entrant(train_as_it_is),
     }
@@ -141,7 +141,7 @@ ENTRANTS: Mapping[str, Entrant] = MappingProxyType(
 
 
 def entrants_of(start: str) -> dict[str, Entrant]:
-    """The entrants that start from this network, by name: a small network is only trained as it is."""
+    """The entrants that start from this network, by name; small networks are only trained."""
     return dict(ENTRANTS) if start in SEARCHED else {"dense": Entrant(partial(train_small, start))}
 
 

@@ -1,4 +1,4 @@
-"""The deployed forms of a network, and what they cost: MACs, nonzero weights, bytes and milliseconds."""
+"""The deployed forms of a network and their costs: MACs, nonzero weights, bytes and milliseconds."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Shape = tuple[int, int, int]  # (C, H, W)
 
 
 def write_forms(drawn: Drawn, shape: Shape, folder: Path) -> dict[str, object]:
-    """Write `network.onnx`, for tickets also the sparse engine's file, and the weights; returns the costs of the network.
+    """Write `network.onnx`, the weights, and for tickets also the sparse engine's file; returns the costs of the network.
 
-    Tickets are compacted first. Raises `UserError` where an exported file does not give the network's outputs.
+    Tickets are compacted first. Raises `UserError` if the outputs of an exported file are not those of the network.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if drawn.ticket is None:
@@ -56,9 +56,9 @@ def _write_onnx(net: torch.nn.Module, shape: Shape, path: Path) -> None:
 
 
 def fastest_ms(folders: Mapping[str, Path], shapes: Mapping[str, Shape], *, rounds: int) -> dict[str, tuple[str, float]]:
-    """For each name the runtime of its fastest exported file and the median CPU milliseconds of one image, one thread.
+    """For each name, the runtime of its fastest exported file and its median CPU milliseconds for one image on one thread.
 
-    All files are run in turns.
+    All files are run alternately.
     """
     calls = {}
     for name, folder in folders.items():

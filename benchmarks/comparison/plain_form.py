@@ -1,4 +1,4 @@
-"""Networks in modules that other tools know, and the original's form of a block: one inverted residual per kernel size."""
+"""Networks in modules that other tools support, and the original's form of a block: one inverted residual per kernel size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from supertickets.networks.depthwise import DepthwiseConv
 
 
 class KernelBlock(nn.Module):
-    """A `MixedBlock` as HR-NAS wrote it: an inverted residual per kernel size, their sum through one BN, plus the shortcut.
+    """A `MixedBlock` in the form of HR-NAS: one inverted residual per kernel size, a BN for their sum, plus the shortcut.
 
     The same function with the same weights. (B, C_in, H, W) -> (B, C_out, ceil(H/s), ceil(W/s)).
     """
@@ -53,7 +53,7 @@ def _part_of_norm(norm: nn.BatchNorm2d, units: slice) -> nn.BatchNorm2d:
 
 
 class PlainNet(nn.Module):
-    """A body and a head one after the other; nothing in it describes units to this project's own search."""
+    """A body followed by a head, without descriptions of units for this project's own search."""
 
     def __init__(self, body: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class _Branches(nn.Module):
 def plain_form(net: nn.Module) -> nn.Module:
     """A copy of one of this project's networks in which all blocks are `KernelBlock`s, and convs and norms are PyTorch's own.
 
-    The same function; outputs differ by rounding alone.
+    It is the same function; outputs differ only by rounding.
     """
     net = copy.deepcopy(net)
     if hasattr(net, "stages"):

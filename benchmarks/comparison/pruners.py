@@ -1,4 +1,4 @@
-"""The peers' pruners: Torch-Pruning by BN scales or first-order Taylor importance, and NVIDIA Model Optimizer's FastNAS.
+"""The pruners of other tools: Torch-Pruning by BN scales or Taylor importance, and NVIDIA Model Optimizer's FastNAS.
 
 Each takes a trained network, removes channels until the MACs of its budget are left, and is followed by fine-tuning.
 """
@@ -18,10 +18,10 @@ from comparison.training import FixedTrainer
 from supertickets.errors import UserError
 from supertickets.networks.macs import count_layers, dense_macs
 
-PRUNES, LAST_PRUNE = 5, 0.4  # of Torch-Pruning: how many, and the share of the fine-tuning before the last one
+PRUNES, LAST_PRUNE = 5, 0.4  # Torch-Pruning: number of prunes, and the share of the fine-tuning before the last prune
 SMALLEST = 1e-4  # weight of Torch-Pruning's L1 penalty on BN scales
-MULTIPLE = 8  # channels are kept in multiples of this, as by our search
-SCORED = 2  # training batches by which FastNAS scores each candidate
+MULTIPLE = 8  # channels are kept in multiples of this, as in our search
+SCORED = 2  # number of training batches on which FastNAS scores each candidate
 
 
 def _package(name: str, requirement: str) -> ModuleType:
@@ -51,7 +51,7 @@ class TorchPruner:
         self.plan: dict[int, float] = {}
 
     def begin(self, trainer: FixedTrainer, *, share: float | None) -> None:
-        """Trace the network that is trained; prune it to `share` of its MACs in steps, or, with None, only penalise it."""
+        """Trace the trained network and prune it in steps to `share` of its MACs; with None, only apply the penalty."""
         net, task, epochs = trainer.state.net, trainer.task, trainer.config.train.epochs
         kind = self.library.pruner.MagnitudePruner if self.by_gradient else self.library.pruner.BNScalePruner
         options = {} if self.by_gradient else {"reg": SMALLEST}
@@ -74,7 +74,7 @@ class TorchPruner:
         self._penalise(trainer)
 
     def before_epoch(self, trainer: FixedTrainer) -> None:
-        """Prune where that is due."""
+        """Prune if a prune is due."""
         if trainer.state.epoch not in self.plan:
             return
         net, shape = trainer.state.net, trainer.task.input_shape
@@ -91,7 +91,7 @@ class TorchPruner:
         self._penalise(trainer)
 
     def _penalise(self, trainer: FixedTrainer) -> None:
-        """Add the penalty's gradient before each update, as long as a prune is still to come."""
+        """Add the gradient of the penalty before each update, until the last prune."""
         state, last = trainer.state, max(self.plan, default=trainer.config.train.epochs)
         if self.by_gradient or (self.plan and state.epoch >= last):
             return
@@ -99,9 +99,9 @@ class TorchPruner:
 
 
 def fixed_layers(net: nn.Module, outputs: Sequence[str]) -> list[nn.Module]:
-    """Layers that Torch-Pruning leaves alone: those of the outputs, and in the supernet all but the blocks' hidden channels.
+    """Layers that Torch-Pruning does not prune: the outputs, and in the supernet everything but the blocks' hidden channels.
 
-    It fails on the supernet's grouped 1x1 shortcuts. The hidden channels are all that our own search removes, too.
+    Torch-Pruning fails on the supernet's grouped 1x1 shortcuts. Our own search also removes only hidden channels.
     """
     layers = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     blocks = [module for module in net.modules() if isinstance(module, KernelBlock)]
@@ -113,7 +113,7 @@ def fixed_layers(net: nn.Module, outputs: Sequence[str]) -> list[nn.Module]:
 
 
 def search_by_fastnas(net: nn.Module, trainer: FixedTrainer, *, share: float) -> nn.Module:
-    """The network with the channels that FastNAS chooses at `share` of its operations, with their weights.
+    """The network with the channels, and their weights, that FastNAS chooses at `share` of its operations.
 
     Candidates are scored by their loss on training batches; the search sees no validation data.
     """

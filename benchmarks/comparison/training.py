@@ -1,4 +1,4 @@
-"""Training of any network with the project's own trainer: the same batches, schedule, averaging and evaluation for all."""
+"""Training of any network with the project's own trainer, with the same batches, schedule, averaging and evaluation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 class FixedTrainer(Trainer):
-    """Trains a network that no search of this project changes; it can be any module."""
+    """Trains a network, which can be any module, without a search of this project."""
 
     def __init__(self, task: Task, config: Config, state: TrainState) -> None:
         super().__init__(task, config, state, start_accelerator(config, Path("runs")), search_end=0)
@@ -36,7 +36,7 @@ class FixedTrainer(Trainer):
         return net.eval()
 
     def restart(self) -> None:
-        """Take up a network whose tensors another tool has replaced: a new optimizer and a new average."""
+        """Continue with a network whose tensors another tool has replaced, with a new optimizer and a new average."""
         state = self.state
         state.optimizer = build_optimizer(state.net, self.config.train)
         state.ema = start_ema(state.net)
@@ -44,7 +44,7 @@ class FixedTrainer(Trainer):
         self.rewrap()
 
     def train(self, before_epoch: Callable[[FixedTrainer], None] | None = None) -> nn.Module:
-        """Train all epochs and return the averaged network. `before_epoch` may change `state.net`, and then restarts."""
+        """Train all epochs and return the averaged network. `before_epoch` may change `state.net`, and then calls `restart`."""
         while self.state.epoch < self.config.train.epochs:
             if before_epoch is not None:
                 before_epoch(self)
@@ -53,13 +53,13 @@ class FixedTrainer(Trainer):
 
 
 def state_of(net: nn.Module, config: Config) -> TrainState:
-    """The state of a training that begins with `net`."""
+    """The initial state for training `net`."""
     net = place(net, config, CPU)
     return TrainState(net, build_optimizer(net, config.train), start_ema(net), Penalty({}, 1.0), supernet_costs={})
 
 
 def seconds_per_epoch(task: Task, config: Config, net: nn.Module, *, warm_up: int = 2, measured: int = 8) -> float:
-    """CPU seconds that one epoch of training takes, from a few of its batches."""
+    """CPU seconds of one epoch of training, estimated from a few of its batches."""
     trainer = FixedTrainer(task, config, state_of(net, config))
     loader = trainer.feed.loader
     taken = 0.0

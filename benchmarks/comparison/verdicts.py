@@ -1,4 +1,4 @@
-"""Rows of several seeds as one line, and how our tickets stand beside each peer."""
+"""Combines rows of several seeds into one line, and compares our tickets with each peer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from statistics import mean, stdev
 
 from rows import Row
 
-OURS = "supertickets"  # what the names of our own entrants begin with
-TOLERANCE = 0.02  # costs that differ by no more are equal: a budget is met, and time is measured, this closely
+OURS = "supertickets"  # prefix of the names of our own entrants
+TOLERANCE = 0.02  # relative differences of costs up to this count as equal, because budgets and times are only this accurate
 
 
 @dataclass(frozen=True)
 class Line:
-    """The rows of one entrant that starts from one network: means over the seeds, and the score's standard deviation."""
+    """The rows of an entrant that starts from a network: means over the seeds, and the standard deviation of the score."""
 
     entrant: str
     start: str
@@ -63,7 +63,7 @@ def lines_of(rows: Sequence[Row]) -> list[Line]:
 
 
 class Verdict(Enum):
-    """How one of our tickets stands beside a peer, by score and by cost, which is MACs and milliseconds."""
+    """The comparison of one of our tickets with a peer, by score and by cost, that is, MACs and milliseconds."""
 
     AHEAD = "ahead of"  # a higher score at no more cost
     NEITHER = "neither ahead of nor behind"  # close scores, or a better score at more cost
@@ -72,12 +72,12 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Comparison:
-    """One of our tickets beside a peer. Costs are as shares of the peer's."""
+    """One of our tickets compared with a peer. Costs are relative to the peer's."""
 
     verdict: Verdict
     ours: Line
     peer: Line
-    doubt: str  # why the difference of the scores is not decided; empty where it is
+    doubt: str  # why the difference of the scores is not decided; empty if it is decided
 
     @property
     def gain(self) -> float:
@@ -85,16 +85,17 @@ class Comparison:
 
     @property
     def shares(self) -> tuple[float, float, float]:
-        """Our MACs, milliseconds and minutes of training."""
+        """A text with our MACs, milliseconds and minutes of training."""
         pairs = ((getattr(self.ours, key), getattr(self.peer, key)) for key in ("macs", "ms", "minutes"))
         macs, ms, minutes = (mine / theirs for mine, theirs in pairs)
         return macs, ms, minutes
 
 
 def compare(ours: Line, peer: Line) -> Comparison:
-    """Our ticket beside a peer.
+    """Compare our ticket with a peer.
 
-    Scores differ if they do so by more than one standard deviation of either; where both have one seed, nothing is decided.
+    Scores count as different if the difference exceeds one standard deviation of either; with one seed each, nothing is
+    decided.
     """
     gain = ours.score - peer.score
     deviations = [line.deviation for line in (ours, peer) if not isnan(line.deviation)]
@@ -111,7 +112,7 @@ def compare(ours: Line, peer: Line) -> Comparison:
 
 
 def comparisons_of(lines: Sequence[Line]) -> list[Comparison]:
-    """For each peer the best verdict that any ticket of ours has on it."""
+    """For each peer, the best verdict of any of our tickets."""
     tickets, order = [line for line in lines if line.ours], list(Verdict)
     peers = [line for line in lines if tickets and not line.ours]
     return [min((compare(ticket, peer) for ticket in tickets), key=lambda it: order.index(it.verdict)) for peer in peers]

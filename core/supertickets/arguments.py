@@ -1,4 +1,4 @@
-"""What all commands share: parsers for arguments and config keys, and errors that end in one line."""
+"""What all commands share: parsers for arguments and config keys, and one-line error messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ P = ParamSpec("P")
 def friendly(command: Callable[P, None]) -> Callable[P, None]:
     """A command that reports a user's mistake in one line and exits with code 2; Ctrl-C exits quietly with code 130.
 
-    A run that was asked to stop exits as if by the signal, after it has saved itself.
+    A run that was asked to stop saves its state and exits with the status of the signal.
 
     When the command has finished, it leaves its process group.
     """
@@ -45,7 +45,7 @@ def friendly(command: Callable[P, None]) -> Callable[P, None]:
             print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)
             sys.exit(2)
         except OSError as error:
-            if error.filename is None:  # it is not about a file, so it is not a mistake of the user
+            if error.filename is None:  # the error is not about a file, so it is not the user's mistake
                 raise
             print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
             sys.exit(2)
@@ -91,11 +91,11 @@ class _Help(argparse.Action):
 
 
 def path_argument(text: str) -> Path:
-    """A path of the command line, with `~` and `$NAME` written out where the shell did not (`--out=~/x`)."""
+    """A path from the command line; expands `~` and `$NAME` if the shell did not (`--out=~/x`)."""
     from supertickets.config.section import expand_path
 
     if not text:
-        raise argparse.ArgumentTypeError("an empty text is given; name a file or folder (. is the current one)")
+        raise argparse.ArgumentTypeError("the path is an empty text; name a file or folder (. is the current one)")
     try:
         return expand_path(text)
     except ValueError as error:
@@ -103,20 +103,20 @@ def path_argument(text: str) -> Path:
 
 
 def add_recipe(parser: argparse.ArgumentParser, use: str, package: str | None = None) -> None:
-    """Let a command take a recipe, by its place or as `--config`; the help lists those of `package`."""
+    """Let a command accept a recipe, as a positional argument or as `--config`; the help lists the recipes of `package`."""
     names = f" ({', '.join(recipes_of(package))})" if package else ""
     parser.add_argument("config", nargs="?", metavar="RECIPE", help=f"YAML file, or name of a recipe of the task{names}; {use}")
     parser.add_argument("--config", dest="named_config", metavar="RECIPE", help="the same as an option")
 
 
 def add_dry_run(parser: argparse.ArgumentParser) -> None:
-    """Let a training command take `--dry-run`."""
-    help = "build everything, audit the data, show the plan with memory and time, and end with nothing written"
+    """Let a training command accept `--dry-run`."""
+    help = "build everything, audit the data and show the plan with memory and time; nothing is written"
     parser.add_argument("--dry-run", action="store_true", help=help)
 
 
 def chosen_recipe(options: argparse.Namespace, package: str) -> Path | None:
-    """The file of the recipe that was given, one of the task's `package` or any other; None where none was."""
+    """The file of the given recipe, which is one of the task's `package` or any other file; None if no recipe was given."""
     if options.config and options.named_config:
         raise UserError(f"two recipes: {options.config} and --config {options.named_config}; give one of them")
     given = options.config or options.named_config
@@ -124,7 +124,7 @@ def chosen_recipe(options: argparse.Namespace, package: str) -> Path | None:
 
 
 def split_overrides(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """The parser's own arguments, which come first or have a name without dots, and the dotted overrides."""
+    """Split the arguments into the parser's own, which come first or have a name without dots, and the dotted overrides."""
     given = list(sys.argv[1:] if argv is None else argv)
     own: list[str] = []
     rest: list[str] = []

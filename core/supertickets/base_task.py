@@ -30,10 +30,10 @@ class BaseTask(Task, Generic[C, D]):
 
     Config: type[C]
     config: C
-    items = "images"  # what the data sets hold, for messages
+    items = "images"  # what the data sets contain, for messages
 
     def __init__(self, config: C, *, workers: int = 0) -> None:
-        """`workers`: how many processes load the data."""
+        """`workers`: number of processes that load the data."""
         self.config, self._workers = fit_to_body(config), workers
         self._sets: dict[str, D] = {}  # the splits opened so far
 
@@ -42,7 +42,7 @@ class BaseTask(Task, Generic[C, D]):
         """Open and audit these splits. Raises `UserError` for wrong data."""
 
     def _open(self, *splits: str) -> list[D]:
-        """The data sets of these splits; each is opened the first time that it is asked for."""
+        """The data sets of these splits; each is opened when it is first requested."""
         if missing := [split for split in splits if split not in self._sets]:
             self._sets |= self._open_splits(missing)
         return [self._sets[split] for split in splits]
@@ -54,7 +54,7 @@ class BaseTask(Task, Generic[C, D]):
     def build_loaders(self, batch_size: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
         """Loaders for training (shuffled, without the last partial batch) and validation, after the audit.
 
-        Raises `UserError` for wrong data, and for fewer training items than one batch.
+        Raises `UserError` for wrong data, and if there are fewer training items than one batch.
         """
         train, val = self._open("train", "val")
         assert isinstance(train, Sized)
@@ -70,7 +70,7 @@ class BaseTask(Task, Generic[C, D]):
         return self._loader(val, batch_size)
 
     def _loader(self, data: Dataset[Batch], batch_size: int, *, train: bool = False) -> DataLoader[Batch]:
-        """Batches of `data`: shuffled and all of one size to train on, otherwise all items in order."""
+        """Batches of `data`: shuffled and all of the same size for training, otherwise all items in order."""
         return DataLoader(
             data,
             batch_size,
@@ -82,12 +82,12 @@ class BaseTask(Task, Generic[C, D]):
         )
 
     def _collate(self, *, train: bool) -> Callable[[list[Batch]], Batch] | None:
-        """The function that makes a batch of items; None for PyTorch's own."""
+        """The function that combines items into a batch; None for PyTorch's default."""
         return None
 
 
 def fit_to_body(config: C, body: str | None = None) -> C:
-    """The config with the mean and std of `body`, or of the arch's own, where `data` sets none of its own."""
+    """The config with the mean and std of `body`, or of the arch's body, unless `data` sets its own values."""
     data, body = getattr(config, "data", None), body or config.arch.body
     if body is None or not isinstance(data, Section):
         return config
@@ -97,7 +97,7 @@ def fit_to_body(config: C, body: str | None = None) -> C:
 
 
 def read_settings(schema: type[C], given: C | Mapping[str, object] | None) -> C:
-    """`given` itself if it is a config of this schema, otherwise the config made from it; None gives the defaults.
+    """`given` itself if it is a config of this schema, otherwise the config made from it; for None, the defaults.
 
     `data.mean` and `data.std` become those of the body, if there is one and they are not set.
     """
@@ -116,5 +116,5 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def evenly_spread(count: int, most: int) -> list[int]:
-    """Up to `most` of the numbers below `count`, evenly spread, in order."""
+    """Up to `most` evenly spaced numbers below `count`, in ascending order."""
     return torch.linspace(0, count - 1, min(count, most)).round().int().unique().tolist()

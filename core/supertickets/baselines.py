@@ -24,7 +24,7 @@ def search_then_prune(task: Task, config: Config, *, searched: Path | None = Non
     `pipeline.retrain` is the share of the epochs that follow the search. The network is pruned at the start of these epochs
     (`prune.schedule` one_shot) or as scheduled within them. With a share of 0, it is pruned after the last epoch and not
     retrained. `searched` is a folder for the search instead of `search/`, so that pipelines that differ only in their pruning
-    can share it; it is not used if `pipeline.retrain` is 0.
+    can share one search; it is not used if `pipeline.retrain` is 0.
     """
     folder, epochs = run_folder(task.name, config), config.train.epochs
     later = round(epochs * config.pipeline.retrain)
@@ -33,7 +33,7 @@ def search_then_prune(task: Task, config: Config, *, searched: Path | None = Non
         return draw_or_resume(task, config, folder / "search", prune=at_the_end, search={"enabled": True})
     alone: dict[str, dict[str, object]] = {
         "train": {"epochs": epochs - later},
-        "prune": PruneConfig(enabled=False).model_dump(),  # the same whatever follows, as the search does not depend on it
+        "prune": PruneConfig(enabled=False).model_dump(),  # the same for all pipelines: the search does not depend on it
         "search": {"enabled": True},
     }
     searched = searched or folder / "search"
@@ -68,7 +68,7 @@ def draw_by_rounds(task: Task, config: Config) -> Ticket:
 
 
 def _from_round(folder: Path, i: int, config: Config) -> dict[str, dict[str, object]]:
-    """Settings with which round i starts from the mask of the previous round and the early weights."""
+    """The settings of round i, which starts from the mask of the previous round and the early weights."""
     if i == 0:
         return {"run": {"rewind_epoch": config.imp.rewind_epoch}}
     start = {"ticket": folder / f"round_{i - 1}" / "ticket", "weights": "rewind", "mask": "keep"}
@@ -76,10 +76,10 @@ def _from_round(folder: Path, i: int, config: Config) -> dict[str, dict[str, obj
 
 
 def draw_or_resume(task: Task, config: Config, folder: Path, **sections: dict[str, object]) -> Ticket:
-    """The ticket of one drawing in `folder` with changed sections of the config.
+    """The ticket of one drawing in `folder`, with some sections of the config changed.
 
     A finished drawing is loaded, and an interrupted one is continued from its last checkpoint. Raises `UserError` if `folder`
-    holds a drawing with other settings.
+    contains a drawing with other settings.
     """
     sections["run"] = {**sections.get("run", {}), "dir": folder, "resume": "auto"}
     config = _changed(config, sections)

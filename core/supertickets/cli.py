@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-# The commands import what they need themselves, so that `--help` and wrong arguments are answered at once.
+# The commands import what they need when they run, so that `--help` and errors in the arguments are shown at once.
 from supertickets.arguments import (
     Commands,
     Parser,
@@ -94,7 +94,7 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
 
 @friendly
 def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
-    """`predict TICKET IMAGE... --out DIR [--dotted.key value ...]`; a task that predicts in words needs no DIR."""
+    """`predict TICKET IMAGE... --out DIR [--dotted.key value ...]`; a task that prints its predictions needs no DIR."""
     from supertickets.config.reader import load_config
     from supertickets.deploy.deployed import network_for
     from supertickets.task import task_class
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The `supertickets` console script."""
     parser = Parser(
         "supertickets",
-        description="Begin with own data, look at runs and tickets, make tickets smaller, export and import them.",
+        description="Start with your own data, inspect runs and tickets, make tickets smaller, export and import them.",
     )
     parser.add_argument(
         "--version", action="version", version=f"supertickets {version('supertickets')}, torch {torch.__version__}"
@@ -141,10 +141,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _add_info(commands: Commands) -> None:
-    parser = commands.add_parser("info", help="show what a ticket is and what it costs")
+    parser = commands.add_parser("info", help="show what a ticket contains and what it costs")
     parser.add_argument("ticket", type=path_argument)
     parser.add_argument("--layers", action="store_true", help="also show every layer")
-    parser.add_argument("--json", action="store_true", help="machine-readable; it always has the layers")
+    parser.add_argument("--json", action="store_true", help="print JSON, which always includes the layers")
     _add_size(parser, "for the MACs")
 
     def run(options: argparse.Namespace) -> None:
@@ -171,7 +171,7 @@ def _add_compact(commands: Commands) -> None:
     _add_size(parser, "for MACs and latency")
 
     def run(options: argparse.Namespace) -> None:
-        """Write the compact ticket; print what it saves and by how much its outputs differ."""
+        """Write the compacted ticket, and print the savings and the largest difference between the outputs."""
         from supertickets.deploy.compact import compact, compact_table, compare
         from supertickets.terminal import console
         from supertickets.ticket.hub import ticket_folder
@@ -212,7 +212,7 @@ def _add_export(commands: Commands) -> None:
     _add_size(parser, "of the exported network")
 
     def run(options: argparse.Namespace) -> None:
-        """Write the file; print by how much its outputs differ from the ticket's."""
+        """Write the file, and print the largest difference between its outputs and the ticket's."""
         from supertickets.deploy.export import export, export_table
         from supertickets.images import expand_images
         from supertickets.terminal import console

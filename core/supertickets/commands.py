@@ -1,4 +1,4 @@
-"""The commands of `supertickets` about runs: begin one, see its plan, compare several."""
+"""The `supertickets` commands for runs: start a project, show the plan of a run, compare several runs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def add_new(commands: Commands) -> None:
-    """`supertickets new DIR --task TASK`: write a recipe and a README for own data."""
-    parser = commands.add_parser("new", help="begin with your own data: write a commented recipe and a README")
+    """`supertickets new DIR --task TASK`: write a recipe and a README for the user's own data."""
+    parser = commands.add_parser("new", help="start with your own data: write a commented recipe and a README")
     parser.add_argument("folder", type=path_argument, metavar="DIR", help="folder to write to")
     parser.add_argument("--task", required=True, help="segmentation, classification, keypoint, ...")
 
@@ -34,7 +34,7 @@ def add_new(commands: Commands) -> None:
 
 
 def add_compare(commands: Commands) -> None:
-    """`supertickets compare RUN...`: figures and differing settings of several runs."""
+    """`supertickets compare RUN...`: show the figures of several runs and the settings in which they differ."""
     parser = commands.add_parser("compare", help="show the figures of several runs, and the settings in which they differ")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or of a ticket")
     parser.add_argument("--json", action="store_true", help="machine-readable")
@@ -56,7 +56,7 @@ def add_compare(commands: Commands) -> None:
 
 
 def add_report(commands: Commands) -> None:
-    """`supertickets report RUN... --out FILE.html`: one page about one run or several."""
+    """`supertickets report RUN... --out FILE.html`: write a page about one run or about several."""
     parser = commands.add_parser("report", help="write one page about a run, or about several side by side")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or of a ticket")
     parser.add_argument("--out", type=path_argument, required=True, metavar="FILE", help="HTML file to write")

@@ -25,9 +25,9 @@ from supertickets.training.trainer import Trainer
 
 
 def draw_ticket(task: Task, config: Config) -> Ticket:
-    """Draw a ticket from the supernet that `config` describes by training it on `task`; it is also written to the run folder.
+    """Draw a ticket: train the supernet that `config` describes on `task`. The ticket is also written to the run folder.
 
-    Raises `UserError` for settings or data that cannot work, before anything is written, and for training that diverges.
+    Raises `UserError` for settings or data that cannot work, before anything is written, and if training diverges.
     """
     config = config.resolved()
     epochs = config.train.epochs
@@ -59,7 +59,7 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
                     now.events |= prune()
                     trainer.compare_processes(f"the prune before epoch {state.epoch + 1}")
                 now.losses = trainer.train_epoch()
-                if state.epoch == epochs and epochs in prunes:  # pruned at the very end, not trained any more
+                if state.epoch == epochs and epochs in prunes:  # pruned at the very end, without further training
                     now.events |= prune()
                 if state.epoch == config.run.rewind_epoch:
                     state.keep_early_tensors()
@@ -94,7 +94,7 @@ def _describe_plan(config: Config, *, prunes: Mapping[int, float], shrinks: Sequ
 
 
 def _keep_start(trainer: Trainer, *, as_teacher: bool) -> None:
-    """Keep the network from before the first update, where the run rewinds to it or learns from it."""
+    """Keep the network as it is before the first update, if the run rewinds to it or learns from it."""
     if trainer.config.run.rewind_epoch == 0:
         trainer.state.keep_early_tensors()
     if as_teacher:

@@ -1,4 +1,4 @@
-"""The sparse engine under a short name: `engine.load("ticket.so")`, `engine.compile_ticket(ticket)`."""
+"""Short names for the sparse engine: `engine.load("ticket.so")`, `engine.compile_ticket(ticket)`."""
 
 from supertickets.deploy.engine import Engine, load
 from supertickets.deploy.engine.cache import compile_ticket

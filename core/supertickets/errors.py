@@ -1,4 +1,4 @@
-"""The errors that speak to the user, and how they name many things in one line."""
+"""The errors that are shown to the user, and helpers that list many items in one line."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class UserError(ValueError):
 
 
 class SharedError(UserError):
-    """A `UserError` that all processes of a run raise together: the first one prints it."""
+    """A `UserError` that all processes of a run raise together; the first process prints it."""
 
 
 class Stopped(Exception):
-    """A run that was asked to stop has saved itself. Entry points print it and exit with `status`, as after the signal."""
+    """Raised after a run that was asked to stop has saved its state. Entry points print it and exit with `status`."""
 
     def __init__(self, asked_by: signal.Signals | None, *, checkpoint: str, step: int) -> None:
         self.name = "another process" if asked_by is None else asked_by.name
@@ -36,7 +36,7 @@ class Stopped(Exception):
 
 
 def one_of(choices: Mapping[str, T], name: str, *, key: str) -> T:
-    """The choice of this name; a `UserError` names the config key, the nearest choice and all valid ones."""
+    """The choice with this name. Raises `UserError`, naming the config key, the most similar choice and all valid ones."""
     if name not in choices:
         near = difflib.get_close_matches(name, choices, 1)
         hint = f": did you mean {near[0]}?" if near else ":"
@@ -45,10 +45,10 @@ def one_of(choices: Mapping[str, T], name: str, *, key: str) -> T:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first ten names, and how many more there are."""
+    """The first ten names, and the number of the others."""
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def and_more(found: Sized) -> str:
-    """What follows the first of several items in a message: ` (and 3 more)`, or nothing where there is only one."""
+    """The text that follows the first of several items in a message: ` (and 3 more)`, or nothing if there is only one item."""
     return f" (and {len(found) - 1} more)" if len(found) > 1 else ""

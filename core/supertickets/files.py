@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and stay written when the power fails."""
+"""Files that are written completely or not at all, and that survive a power failure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from supertickets.errors import UserError
 
 
 def put_in_place(partial: Path, path: Path) -> None:
-    """Give the complete file `partial` the name `path`, once its content and then its name are on the disk.
+    """Rename the complete file `partial` to `path`, and make sure that first its content and then its name are on the disk.
 
-    `OSError` where something else than a file has that name: a pipe or a device stays what it is.
+    Raises `OSError` if `path` exists and is not a regular file, because a pipe or a device must not be replaced.
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EEXIST, "is there already and not a regular file", str(path))
@@ -23,7 +23,7 @@ def put_in_place(partial: Path, path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file completely or not at all; where `path` is a link, the file that it leads to."""
+    """Write a file completely or not at all. If `path` is a link, the file that it points to is written."""
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -35,7 +35,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line to a text file. Where the disk is full, the file keeps what it had."""
+    """Append a line to a text file. If the disk is full, the file keeps its previous content."""
     end = path.stat().st_size if path.exists() else 0
     try:
         with path.open("a", encoding="utf-8") as file:
@@ -49,7 +49,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """`UserError` where a file to be written is one of those that are read, before it is lost."""
+    """Raise `UserError` if a file to be written is one of the files that are read, before it is overwritten."""
     read = {os.path.realpath(path) for path in inputs}
     for path in outputs:
         if os.path.realpath(path) in read:
@@ -59,20 +59,20 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 
 
 def named(error: OSError, path: Path) -> OSError:
-    """The same error with the file that it is about: errors of writing do not name it."""
+    """The same error with the name of the file, which errors of writing do not contain."""
     return error if error.filename is not None else OSError(error.errno, error.strerror, str(path))
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or the list of names in a folder, is on the disk."""
     try:
         handle = os.open(path, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folders
+    except PermissionError:  # Windows cannot open folders
         return
     try:
         os.fsync(handle)
     except OSError as error:
-        if path.is_file():  # file systems need not be able to do this for folders
+        if path.is_file():  # some file systems cannot do this for folders
             raise named(error, path) from error
     finally:
         os.close(handle)

@@ -1,4 +1,4 @@
-"""What a run would do, and how long it would take, from its plan and a few real steps; nothing is written."""
+"""A forecast of what a run will do and how long it will take, from its plan and a few real steps; nothing is written."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from supertickets.training.schedule import plan_prunes, plan_shrinks
 from supertickets.training.state import Underway
 from supertickets.training.trainer import Trainer
 
-WARM_UP, MEASURED = 2, 8  # batches of training that are not timed, and that are
-SCORED = 4  # batches of validation
+WARM_UP, MEASURED = 2, 8  # training batches before the timing starts, and timed ones
+SCORED = 4  # validation batches
 
 
 @dataclass
 class Forecast:
-    """What a run would do. All times are those of the full network; a run gets faster as it loses units."""
+    """What a run would do. All times are for the full network; a run gets faster as units are removed."""
 
-    prunes: dict[int, float]  # epoch that follows -> sparsity, or share of the MACs to take out
-    prunes_macs: bool  # the latter, with `prune.target_sparse_macs`
+    prunes: dict[int, float]  # epoch that follows the prune -> sparsity, or share of the MACs to remove
+    prunes_macs: bool  # whether it is the latter, as with `prune.target_sparse_macs`
     shrinks: list[int]  # finished epochs
     evaluations: int
     epochs: int
@@ -43,7 +43,7 @@ class Forecast:
     images_per_step: int
     macs: float
     params: float
-    budget: dict[str, float]  # `start` and `target`, of the resource that the search counts; {} without one
+    budget: dict[str, float]  # `start` and `target` of the resource that the search counts; {} without a budget
     step_s: float
     evaluation_s: float
     memory_bytes: int  # peak of this process, on its device
@@ -52,12 +52,12 @@ class Forecast:
 
     @property
     def epoch_s(self) -> float:
-        """Seconds of training in one epoch."""
+        """Seconds of training per epoch."""
         return self.step_s * self.steps_per_epoch
 
     @property
     def total_s(self) -> float:
-        """Seconds of training and evaluation in all epochs."""
+        """Seconds of training and evaluation for all epochs."""
         return self.epoch_s * self.epochs + self.evaluation_s * self.evaluations
 
     def table(self) -> Table:
@@ -83,9 +83,9 @@ class Forecast:
 
 
 def forecast_run(task: Task, config: Config) -> Forecast:
-    """Build everything that a run needs, audit its data and time a few steps of training and evaluation; write nothing.
+    """Build everything that a run needs, audit its data and time a few steps of training and evaluation. Nothing is written.
 
-    Raises `UserError` where the run itself would, and for a run of several drawings.
+    Raises `UserError` whenever the run itself would, and for a run that consists of several drawings.
     """
     if config.imp.rounds or config.pipeline.enabled:
         raise UserError("--dry-run needs one drawing: it goes neither with imp.rounds nor with pipeline.enabled")
@@ -127,7 +127,7 @@ def forecast_run(task: Task, config: Config) -> Forecast:
 
 
 class FirstBatches:
-    """The first batches of a prepared loader, in its place; `seconds` has the time from each request to the next."""
+    """Stands in for a prepared loader and yields its first batches; `seconds` has the time from each request to the next."""
 
     def __init__(self, loader: Any, count: int) -> None:
         self.loader, self.count = loader, min(count, len(loader))
@@ -148,11 +148,11 @@ class FirstBatches:
             self.seconds.append(now - began)
             began = now
         batches.close()
-        self.loader.end()  # left before its end: Accelerate must not take it for the loader in use
+        self.loader.end()  # stopped early: Accelerate must not consider this loader still in use
 
 
 def _time_steps(trainer: Trainer) -> float:
-    """Seconds of a batch of training, the median of a few."""
+    """The median seconds of a few training batches."""
     loader: Any = FirstBatches(trainer.feed.loader, WARM_UP + MEASURED)
     trainer.feed.loader = loader
     trainer.train_epoch()
@@ -161,7 +161,7 @@ def _time_steps(trainer: Trainer) -> float:
 
 
 def _time_evaluation(trainer: Trainer) -> float:
-    """Seconds of an evaluation: what comes before its first batch, and all batches at the median of a few."""
+    """Seconds of an evaluation: the time before its first batch, plus all batches at the median time of a few."""
     batches = len(trainer.val_loader)
     loader: Any = FirstBatches(trainer.val_loader, SCORED)
     trainer.val_loader = loader

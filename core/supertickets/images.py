@@ -1,4 +1,4 @@
-"""Image files and pictures, the same for every task: found, read, resized, normalised, written whole."""
+"""Image files, for all tasks: finding, reading, resizing, normalising and writing them."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ ORIENTATION = 0x0112  # EXIF tag; values 5..8 swap height and width
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read a picture as (H, W, 3) uint8 RGB, turned upright after its EXIF tag.
+    """Read a picture as (H, W, 3) uint8 RGB, rotated upright according to its EXIF tag.
 
-    Grayscale, palette and transparent pictures are converted, and so are those of more than 8 bits, see `to_rgb`. Raises
-    `UserError` with the file's name.
+    Grayscale, palette and transparent pictures are converted, as are pictures with more than 8 bits (see `to_rgb`). Raises
+    `UserError`, naming the file.
     """
     return decode_image(path, where=path)
 
 
 def decode_image(file: Path | BinaryIO, *, where: object) -> NDArray[np.uint8]:
-    """`read_image` for a file of any kind, such as bytes out of an archive; errors name it `where`."""
+    """The same as `read_image` for a file of any kind, such as bytes from an archive; errors call it `where`."""
     try:
         with open_image(file) as image:
             return np.array(to_rgb(image, where=where))
@@ -48,18 +48,18 @@ def decode_image(file: Path | BinaryIO, *, where: object) -> NDArray[np.uint8]:
 
 
 def open_image(file: Path | BinaryIO) -> Image.Image:
-    """The picture with its header read. `OSError` for a pipe or device, which might never end."""
+    """Open a picture and read its header. Raises `OSError` for a pipe or device, which might never end."""
     if isinstance(file, Path) and file.exists() and not file.is_file():
         raise OSError("not a regular file")
     return Image.open(file)
 
 
 def to_rgb(image: Image.Image, *, where: object) -> Image.Image:
-    """The opened picture as 8 bit RGB, upright.
+    """Convert an opened picture to upright 8-bit RGB.
 
-    Gray whole numbers count as 8, 12 or 16 bits, whichever is the least that holds the largest one; gray fractions count as
-    0..1, or as 0..255 where one is above 1. Raises `UserError` that names `where` for any other range, and for 16 bit colours
-    that hold no more than 12 bits (PIL would make them black).
+    Whole gray values are taken as 8, 12 or 16 bits, the fewest that fit the largest value; gray fractions are taken as 0..1, or
+    as 0..255 if one is above 1. Raises `UserError`, naming `where`, for any other range, and for 16-bit colours that use only
+    12 bits or fewer (PIL would make them black).
     """
     many_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image.load()
@@ -76,7 +76,7 @@ def to_rgb(image: Image.Image, *, where: object) -> Image.Image:
 
 
 def _to_8_bits(gray: NDArray[np.generic], *, where: object) -> NDArray[np.uint8]:
-    """(H, W) numbers as 0..255 by the rule of `to_rgb`."""
+    """Scale (H, W) numbers to 0..255 as described in `to_rgb`."""
     values = gray.astype(np.float64)
     low, high = float(values.min()), float(values.max())
     if np.issubdtype(gray.dtype, np.integer):
@@ -84,13 +84,13 @@ def _to_8_bits(gray: NDArray[np.generic], *, where: object) -> NDArray[np.uint8]
         if low < 0 or high > tops[-1]:
             raise UserError(f"{where}: holds values from {low:g} to {high:g}; whole numbers must lie within 0..255 or 0..65535")
         return (gray.astype(np.int64) >> {255: 0, 4095: 4, 65535: 8}[next(t for t in tops if high <= t)]).astype(np.uint8)
-    if not (low >= 0 and high <= 255):  # also where one is not a number
+    if not (low >= 0 and high <= 255):  # also if one is not a number
         raise UserError(f"{where}: holds values from {low:g} to {high:g}; fractions must lie within 0..1 or 0..255")
     return (values * (255 if high <= 1 else 1)).round().astype(np.uint8)
 
 
 def orientation_of(path: Path) -> int:
-    """The EXIF orientation of a picture, 1 (upright) to 8, from its header alone."""
+    """The EXIF orientation of a picture, from 1 (upright) to 8; only the header is read."""
     try:
         with open_image(path) as image:
             return _orientation(image)
@@ -106,7 +106,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def image_size(file: Path | BinaryIO, *, where: object = None) -> tuple[int, int]:
-    """(H, W) of a picture as `read_image` would give it, from its header alone; errors name `where`, else the file."""
+    """(H, W) of a picture as `read_image` would return it; only the header is read. Errors name `where`, or else the file."""
     where = where or file
     try:
         with open_image(file) as image:
@@ -119,22 +119,22 @@ def image_size(file: Path | BinaryIO, *, where: object = None) -> tuple[int, int
 
 
 def need_root(root: Path | None, name: str) -> Path:
-    """The folder of the data set `name`; a `UserError` that says how to give it where it is unset."""
+    """The folder of the data set `name`. Raises `UserError`, saying how to set it, if it is unset."""
     if root is None:
-        raise UserError(f"data.root is unset: data set '{name}' needs the folder it lies in (--data.root FOLDER)")
+        raise UserError(f"data.root is unset: data set '{name}' needs the folder that contains it (--data.root FOLDER)")
     return root
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All picture files below `folder`, sorted; what `walk_images` passes over is not among them."""
+    """All picture files below `folder`, sorted, without the files that `walk_images` skips."""
     return sorted(folder / name for name in walk_images(folder)[0])
 
 
 def walk_images(folder: Path) -> tuple[list[str], Counter[str]]:
-    """All picture files below `folder`, as paths below it with `/`, and how many files of which kind were passed over.
+    """All picture files below `folder`, as relative paths with `/`, and the number of skipped files of each kind.
 
-    Links to folders are followed, except where they lead back to a folder that they lie in. Hidden files and folders, what
-    operating systems put beside pictures, and files whose ending is no picture's are passed over.
+    Links to folders are followed, unless they point to a folder that contains them. Hidden files and folders, files that
+    operating systems add, and files without the suffix of a picture are skipped.
     """
     found: list[str] = []
     passed: Counter[str] = Counter()
@@ -162,21 +162,21 @@ def _count_files(folder: str) -> int:
     return sum(len(names) for _, _, names in os.walk(folder))
 
 
-# Folders that systems and tools make by themselves; hidden ones (.git, .ipynb_checkpoints) are known by their dot.
+# Folders that systems and tools create by themselves; hidden ones (.git, .ipynb_checkpoints) are recognised by their dot.
 LITTER = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
-# PIL knows these endings, but they are no pictures, or none that it can read by itself.
+# PIL knows these suffixes, but the files are not pictures, or PIL cannot read them by itself.
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 
 
 def litter(name: str) -> str | None:
-    """The kind of a file or folder that is passed over by its name alone; None for one that is looked at."""
+    """The kind of a file or folder that is skipped because of its name; None if it is not skipped."""
     if name.startswith("."):
         return "hidden"
     return "system files" if name in LITTER else None
 
 
 def passed_over(name: str) -> str | None:
-    """Why a file of this name is not taken for a picture; None where it is."""
+    """Why a file with this name is not taken as a picture; None if it is."""
     if (kind := litter(name)) is not None:
         return kind
     Image.init()
@@ -188,21 +188,21 @@ def passed_over(name: str) -> str | None:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name should be a picture: an ending that PIL reads, not hidden, not a system's own."""
+    """Whether a file with this name should be a picture: PIL reads its suffix, and it is neither hidden nor a system file."""
     return passed_over(name) is None
 
 
 def told_passed(passed: Counter[str]) -> str:
-    """What was passed over, in words: `3 hidden, 2 no pictures (*.txt)`."""
+    """A description of the skipped files: `3 hidden, 2 no pictures (*.txt)`."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items()))
 
 
 def expand_images(paths: Iterable[str | Path]) -> list[Path]:
-    """Files named directly, in folders or by patterns, in the order given. `UserError` for one that gives none."""
+    """Files given directly, by folder or by pattern, in the given order. Raises `UserError` if one of these yields no file."""
     found: list[Path] = []
     for given in paths:
         if not str(given):
-            raise UserError("an image is given as an empty text; name a file, a folder or a pattern")
+            raise UserError("the path of an image is an empty text; name a file, a folder or a pattern")
         path = Path(given)
         if path.is_dir():
             matches = find_images(path)
@@ -221,16 +221,17 @@ def expand_images(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def match_names(names: Iterable[str], files: Iterable[Path], *, where: object) -> dict[str, Path]:
-    """The file, absolute, that each name means: the one whose path has the longest end in common with it, in whole parts.
+    """The absolute path of the file that each name refers to: the one that shares the most trailing parts of the path with it.
 
-    The file's own name is the least. A name without a file is left out, and so is one that fits in part a file which another
-    name fits better (`cam2/1.jpg` is not `cam1/1.jpg`). Raises `UserError`, naming `where`, for what could be either of two.
+    At least the file's own name must agree. A name without a file is left out, and so is a name that fits a file only in part
+    when another name fits the file better (`cam2/1.jpg` is not `cam1/1.jpg`). Raises `UserError`, naming `where`, if a name or
+    file is ambiguous.
     """
     by_end: dict[tuple[str, ...], list[Path]] = {}
     for file in dict.fromkeys(Path(path).absolute() for path in files):
         for end in _ends(file.parts):
             by_end.setdefault(end, []).append(file)
-    fits: dict[Path, dict[str, tuple[int, bool]]] = {}  # parts in common, and whether the whole name is
+    fits: dict[Path, dict[str, tuple[int, bool]]] = {}  # number of shared parts, and whether the whole name is shared
     for name in names:
         parts = PurePosixPath(name).parts
         common = next((end for end in _ends(parts) if end in by_end), None)
@@ -238,32 +239,32 @@ def match_names(names: Iterable[str], files: Iterable[Path], *, where: object) -
             continue
         found = by_end[common]
         if len(found) > 1:
-            raise UserError(f"{where}: '{name}' may be {found[0]} or {found[1]}; more of the path would tell")
+            raise UserError(f"{where}: '{name}' may be {found[0]} or {found[1]}; give more of the path")
         fits.setdefault(found[0], {})[name] = len(common), len(common) == len(parts)
     matched: dict[str, Path] = {}
     for file, candidates in fits.items():
         longest = max(length for length, _ in candidates.values())
         best = [name for name, (length, _) in candidates.items() if length == longest]
         if len(best) > 1 and not all(candidates[name][1] for name in best):
-            raise UserError(f"{where}: {file} may be '{best[0]}' or '{best[1]}'; more of the path would tell")
+            raise UserError(f"{where}: {file} may be '{best[0]}' or '{best[1]}'; give more of the path")
         matched |= {name: file for name, (length, whole) in candidates.items() if whole or length == longest}
     return matched
 
 
 def _ends(parts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """All of a path's parts, then all but the first, down to the last alone."""
+    """All parts of a path, then all but the first, and so on down to the last part alone."""
     return (parts[start:] for start in range(len(parts)))
 
 
 def names_below(paths: Sequence[Path]) -> list[str]:
-    """The paths below the folder that they have in common, with `/`: bare names where all lie in one folder."""
+    """The paths relative to their common folder, with `/`: only the names if all files are in one folder."""
     whole = [path.absolute() for path in paths]
     folder = os.path.commonpath([path.parent for path in whole])
     return [path.relative_to(folder).as_posix() for path in whole]
 
 
 def unused_name(stem: str, used: set[str]) -> str:
-    """`stem`, or with a number behind it where an earlier image had it; remembers it."""
+    """`stem`, followed by a number if an earlier image has the same stem; the result is remembered."""
     name, number = stem, 1
     while name in used:
         number += 1
@@ -273,14 +274,14 @@ def unused_name(stem: str, used: set[str]) -> str:
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(3, H, W) -> (3, *size), bilinear with antialias; the tensor itself where it has that size."""
+    """(3, H, W) -> (3, *size), bilinear with antialiasing; returns the tensor itself if it already has that size."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     return tvf.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
 
 
 def packed(images: list[Tensor]) -> list[Tensor]:
-    """Views into one big tensor where all have one size: few objects, quick to hand to workers. Else as they are."""
+    """Views of one large tensor if all have the same size, as few objects are quick to pass to workers; otherwise unchanged."""
     return list(torch.stack(images).unbind()) if len({image.shape for image in images}) == 1 else images
 
 
@@ -296,12 +297,12 @@ class Normalise:
 
 
 def random_unit() -> float:
-    """A number in [0, 1) from torch's generator, seeded anew in every worker."""
+    """A random number in [0, 1) from torch's generator, which is seeded separately in every worker."""
     return float(torch.rand(()))
 
 
 def save_whole(picture: Image.Image, path: Path) -> Path:
-    """Write a PNG under its name only once it is complete; returns `path`."""
+    """Write a PNG file, which gets its name only when it is complete; returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -313,6 +314,6 @@ def save_whole(picture: Image.Image, path: Path) -> Path:
 
 
 def reason_of(error: Exception) -> str:
-    """The last words of PIL's message, without the path it may repeat."""
+    """The last part of PIL's message, without the path that it may repeat."""
     text = str(error).strip() or type(error).__name__
     return "unknown format" if "cannot identify image file" in text else text.splitlines()[-1]

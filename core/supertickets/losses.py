@@ -1,4 +1,4 @@
-"""Losses that tasks of several kinds share."""
+"""Losses that several kinds of tasks share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 def softened_divergence(student: Tensor, teacher: Tensor, temperature: float, *, counted: Tensor | None = None) -> Tensor:
-    """How far the student's class shares are from the teacher's: logits (B, C, ...) of both -> a scalar, 0 where they agree.
+    """The divergence of the student's class shares from the teacher's: logits (B, C, ...) of both -> a scalar, 0 if they agree.
 
     T^2 KL(softmax(teacher / T) || softmax(student / T)) over the C classes, averaged over all images and pixels, or over
     those for which `counted` (B, ...) is True (0 if there are none). The factor T^2 keeps the size of the gradient the same at

@@ -13,7 +13,7 @@ MOST_NAMES = 100_000
 
 
 def read_names(path: Path) -> tuple[list[str], JsonObject]:
-    """Class names in the order of their numbers, and the table they stand in, for what else it holds.
+    """Class names in the order of their numbers, and the table that contains them, which may have further entries.
 
     Accepts `["sky", ...]`, `{"names": ["sky", ...]}`, `{"names": {"0": "sky", ...}}` and
     `{"classes": [{"index": 0, "name": "sky"}, ...]}`. Raises `UserError` with the file's name.
@@ -28,7 +28,7 @@ def read_names(path: Path) -> tuple[list[str], JsonObject]:
 
 
 def read_table(path: Path) -> JsonObject:
-    """The JSON file's table, with the class names under `names`: a list, or a table by folder or number; neither is empty."""
+    """The JSON file's table, with the class names under `names`: a list, or a table by folder or number, which is not empty."""
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: not a file")  # reading a pipe or a device may never end
     try:
@@ -45,7 +45,7 @@ def read_table(path: Path) -> JsonObject:
 
 
 def checked_names(names: list[object], *, where: object) -> list[str]:
-    """The names, where all are texts and differ; a `UserError` that names `where` else."""
+    """The names, if all are texts and different. Raises `UserError`, naming `where`, otherwise."""
     texts = [name for name in names if isinstance(name, str) and name == printable(name)]
     if len(texts) < len(names):
         raise UserError(f"{where}: class names must be texts")
@@ -58,7 +58,7 @@ def checked_names(names: list[object], *, where: object) -> list[str]:
 
 
 def differences(ours: list[str], theirs: list[str]) -> str:
-    """In words how the data's names (`theirs`) differ from one's own; '' where they do not."""
+    """A description of how the data's names (`theirs`) differ from one's own; '' if they do not."""
     if len(ours) != len(theirs):
         return f"knows {len(ours)} labels, the data have {len(theirs)}"
     other = [f"'{a}' where the data have '{b}'" for a, b in zip(ours, theirs, strict=True) if a != b]
@@ -66,10 +66,10 @@ def differences(ours: list[str], theirs: list[str]) -> str:
 
 
 def printable(name: str) -> str:
-    """A file's name as text of its own: bytes that are not UTF-8 are written as `\\xNN`."""
+    """A file name as valid text: bytes that are not UTF-8 are written as `\\xNN`."""
     try:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half of a pair of code units, which no file name holds
+    except UnicodeEncodeError:  # an unpaired surrogate, which no file name contains
         return name.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Pictures as a program has them, files or arrays, made into arrays of one kind."""
+"""Converts pictures, given as files or arrays, to arrays of one kind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def open_pictures(pictures: Pictures) -> list[NDArray[np.uint8]]:
     """Each picture as (H, W, 3) uint8 RGB; files, folders and patterns are read, see `images.read_image`.
 
     Arrays may be views in any order of memory, such as `bgr[..., ::-1]`. Raises `UserError` for a file that cannot be read,
-    for an array of another shape or type, and for anything that is no picture.
+    for an array of another shape or type, and for anything that is not a picture.
     """
     one = isinstance(pictures, str | bytes | Path | Image.Image | np.ndarray) or not isinstance(pictures, Iterable)
     given: Iterable[object] = [pictures] if one else pictures  # type: ignore[assignment]

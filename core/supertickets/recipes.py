@@ -1,4 +1,4 @@
-"""Recipes by name: the YAML files in the folder `configs` that a task's package brings."""
+"""Recipes by name: the YAML files in the folder `configs` of a task's package."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def recipes_of(package: str) -> dict[str, Path]:
 
 
 def find_recipe(given: str, package: str) -> Path:
-    """The file of a recipe: `given` itself where it is a file's name, otherwise the package's recipe of that name.
+    """The file of a recipe: `given` itself if it is the name of a file, otherwise the package's recipe of that name.
 
-    Raises `UserError` with the valid names where there is none.
+    Raises `UserError` with the valid names if there is no such recipe.
     """
     try:
         path = expand_path(given)

@@ -1,4 +1,4 @@
-"""The scores that `evaluate` ends with: the JSON file for them, and the table on the terminal."""
+"""The output of `evaluate`: a JSON file with the scores and a table in the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from supertickets.ticket.hub import FILES
 
 
 def check_scores_file(path: Path | None, *, inputs: Sequence[Path] = ()) -> None:
-    """`UserError` where the file for scores, `--out`, is a folder, a device, one of the inputs or a part of a ticket."""
+    """Raise `UserError` if the file for the scores, `--out`, is a folder, a device, one of the inputs or a part of a ticket."""
     if path is None:
         return
     if path.is_dir():
@@ -29,7 +29,7 @@ def check_scores_file(path: Path | None, *, inputs: Sequence[Path] = ()) -> None
 
 def report_scores(title: str, scores: Mapping[str, object], out: Path | None) -> None:
     """Write the scores to the JSON file `out`, if there is one, and show them."""
-    if out:  # before anything is shown: what fails then loses nothing
+    if out:  # before anything is shown, so that a failure there loses nothing
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, json.dumps(scores, indent=1) + "\n")
     console.print(score_table(title, scores))

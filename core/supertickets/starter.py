@@ -1,4 +1,4 @@
-"""A folder to begin with: the recipe and README that a task's package brings for own data, and every other key explained."""
+"""A folder for a new project: the task package's recipe and README for the user's own data, with all other keys explained."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from supertickets.errors import UserError
 from supertickets.task import package_of, task_class
 
 RECIPE = "recipe.yaml"
-WIDTH = 40  # of a key with its value, before its explanation
+WIDTH = 40  # characters for a key and its value, before the explanation
 
 
 def write_starter(folder: Path, task: str) -> list[Path]:
-    """Write `recipe.yaml` and `README.md` for own data of this task into `folder`; returns the two files.
+    """Write `recipe.yaml` and `README.md` for the user's own data of this task into `folder`; returns the two files.
 
-    Raises `UserError` for an unknown task, for one whose package brings no starter, and where one of the files exists.
+    Raises `UserError` for an unknown task, for a task whose package has no starter, and if one of the files exists.
     """
     cls = task_class(task)
     source = Path(str(files(package_of(cls)))) / "starter"
@@ -38,7 +38,7 @@ def write_starter(folder: Path, task: str) -> list[Path]:
 
 
 def explain_keys(schema: type[Config], *, written: set[str]) -> Iterator[str]:
-    """Lines of YAML, all of them comments: every key of the schema that is not `written`, with its default and its help."""
+    """YAML comment lines for every key of the schema that is not in `written`, with its default and its help."""
     defaults = dict(_defaults(schema))
     yield "\n# All other keys with their defaults. To set one, remove the `# ` in front of it."
     for name, (about, keys) in section_help(schema).items():

@@ -1,6 +1,6 @@
 """The interface between the training loop and a task, and how installed tasks are found.
 
-Tasks are entry points of the group `supertickets.tasks`, so anyone's package can bring one.
+Tasks are entry points of the group `supertickets.tasks`, so any package can add one.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from supertickets.types import Batch, JsonObject, Metrics
 
 @runtime_checkable
 class Task(Protocol):
-    """A kind of work for a network: its data, head, loss and metrics.
+    """A task for a network: its data, head, loss and metrics.
 
-    Any class with these attributes and methods is a task. `base_task.BaseTask` already has those that most tasks share.
+    Any class with these attributes and methods is a task. `base_task.BaseTask` implements those that most tasks share.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Task(Protocol):
     Config: type[sections.Config]  # the task's own subclass of the config
     config: sections.Config
     predicts_in_words: bool = False  # whether `predict` prints its results, so that it needs no folder to write to
-    predict_options: Mapping[str, str] = {}  # keys of the config's section `predict` that predict.py offers by name -> help
+    predict_options: Mapping[str, str] = {}  # keys of the section `predict` that are also short options of predict.py -> help
 
     def __init__(self, config: sections.Config) -> None:
-        """The task with `config`, an instance of `Config`. No data is opened yet."""
+        """Create the task with `config`, an instance of `Config`. No data is opened yet."""
         ...
 
     @abstractmethod
@@ -64,7 +64,7 @@ class Task(Protocol):
         ...
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float) -> Tensor:
-        """How far the model's output for a batch is from a teacher's, as a scalar on the scale of `loss`; 0 where they agree.
+        """The distance of the model's output for a batch from a teacher's: a scalar on the scale of `loss`, 0 if they agree.
 
         By default both are logits (B, C, ...), compared as in `losses.softened_divergence`.
         """
@@ -72,26 +72,26 @@ class Task(Protocol):
 
     @abstractmethod
     def evaluate(self, model: nn.Module, loader: Iterable[Batch], accelerator: Accelerator) -> Metrics:
-        """Metrics over a prepared validation loader, the same on all processes.
+        """Compute the metrics over a prepared validation loader; the result is the same on all processes.
 
-        They include `metric` and `protocol`, a sentence that says how it was measured.
+        They include `metric` and `protocol`, a sentence that describes how it was measured.
         """
         ...
 
     @abstractmethod
     def check_data(self) -> None:
-        """Look at the data before anything is written. Raises `UserError` for data that cannot be trained on."""
+        """Check the data before anything is written. Raises `UserError` for data that cannot be used for training."""
         ...
 
     @classmethod
     @abstractmethod
     def settings_for(cls, *, outputs: int, head_channels: int) -> JsonObject:
-        """Settings for a network of which only the tensors are known (checkpoints of the original project)."""
+        """Settings for a network that is only known by its tensors (checkpoints of the original project)."""
         ...
 
     @abstractmethod
     def settings(self) -> JsonObject:
-        """Everything that `load_task` needs to rebuild the task without its data, JSON-able."""
+        """Everything that `load_task` needs to restore the task without its data, as JSON-serialisable data."""
         ...
 
     @abstractmethod
@@ -103,17 +103,17 @@ class Task(Protocol):
     def predict(self, model: nn.Module, paths: Sequence[Path], out_dir: Path | None) -> list[Path]:
         """Predict for image files and write the results as pictures and data; returns the files written.
 
-        `out_dir` is None only for a task that `predicts_in_words`: it then writes nothing.
-        A task that does not stretch whole images to the network's input says what it does instead in a method
-        `input_from_picture(size)`, in the keys of `ticket.facts.preprocessing`; exported files contain it.
-        A task that gives its predictions as arrays has a method `predict_arrays(model, pictures)`, which `Ticket.predict`
-        calls: from a list of pictures (H, W, 3) uint8 RGB to a named tuple for each.
+        `out_dir` is None only for a task with `predicts_in_words`, which then writes nothing. A task that does not stretch
+        whole images to the network's input describes its preprocessing in a method `input_from_picture(size)`, with the keys of
+        `ticket.facts.preprocessing`; exported files contain this description. A task that can return its predictions as arrays
+        has a method `predict_arrays(model, pictures)`, which `Ticket.predict` calls; it maps a list of pictures (H, W, 3) uint8
+        RGB to one named tuple per picture.
         """
         ...
 
 
 def task_class(name: str) -> type[Task]:
-    """The class of the task `name`. Raises `UserError` with the installed tasks if there is none of that name."""
+    """The class of the task `name`. Raises `UserError` with the installed tasks if there is no task of that name."""
     found = {point.name: point for point in entry_points(group="supertickets.tasks")}
     if name not in found:
         raise UserError(f"no task named '{name}' is installed (installed: {', '.join(sorted(found)) or 'none'})")
@@ -121,7 +121,7 @@ def task_class(name: str) -> type[Task]:
 
 
 def package_of(cls: type[Task]) -> str:
-    """The package of a task's class, which has the commands and recipes: `supertickets_segmentation`."""
+    """The package of a task's class, which contains the commands and recipes, for example `supertickets_segmentation`."""
     return cls.__module__.partition(".")[0]
 
 

@@ -1,4 +1,4 @@
-"""What is printed: progress as a bar in a terminal (elsewhere a plain line every minute), tables, numbers for people."""
+"""Output: progress as a bar in a terminal (elsewhere as a plain line every minute), tables, and readable numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 
 class _Printable:
-    """A text stream that writes what its encoding cannot express as `\\xNN` or `\\uNNNN` (names that are not UTF-8)."""
+    """A text stream that writes characters outside its encoding (such as names that are not UTF-8) as `\\xNN` or `\\uNNNN`."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -48,7 +48,7 @@ Batch_co = TypeVar("Batch_co", covariant=True)
 
 
 def note(line: str) -> None:
-    """Print one line that begins with a yellow `note`: something may be wrong, and the work goes on."""
+    """Print one line that begins with a yellow `note`: something may be wrong, but the work continues."""
     console.print(Text.assemble(("note", "yellow"), f" {line}"), highlight=False)
 
 
@@ -91,7 +91,7 @@ def _with_lines(batches: Batches[Batch_co], describe: Callable[[], str]) -> Iter
 
 
 def summary_table(title: str, rows: Mapping[str, str]) -> Table:
-    """A table with one figure per row, for example the one that closes a run."""
+    """A table with one figure per row, for example the closing table of a run."""
     table = Table(title=title, show_header=False, title_justify="left")
     for key, value in rows.items():
         table.add_row(key, value)
@@ -99,7 +99,7 @@ def summary_table(title: str, rows: Mapping[str, str]) -> Table:
 
 
 def headline(scores: Mapping[str, Any], metric: str) -> str:
-    """An evaluation in a few words: metric, MACs and sparsity."""
+    """A short description of an evaluation: metric, MACs and sparsity."""
     score = scores[metric]
     shown = "not defined" if score is None else f"{score:.4f}"
     return f"{metric} {shown}  MACs {human(scores['macs'])}  sparsity {scores['sparsity']:.3f}"

@@ -3,8 +3,8 @@
     supertickets export TICKET --format native --out ticket.so
     python docs/examples/native_predict.py ticket.so picture.jpg [--out classes.png]
 
-The file contains everything that is needed: the task, the labels and the preprocessing. `pictures.py` beside this file
-applies it. The file is code, so run only files that you trust.
+The compiled file contains everything that is needed: the task, the labels and the preprocessing, which `pictures.py` next to
+this script applies. The file is code, so run only files that you trust.
 """
 
 import argparse

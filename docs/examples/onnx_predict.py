@@ -3,8 +3,8 @@
     supertickets export TICKET --format onnx --out ticket.onnx
     python docs/examples/onnx_predict.py ticket.onnx picture.jpg [--out classes.png]
 
-The exported file contains everything that is needed: the task, the labels and the preprocessing. `pictures.py` beside this file
-applies it.
+The exported file contains everything that is needed: the task, the labels and the preprocessing, which `pictures.py` next to
+this script applies.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Transfer: the body of a ticket (architecture, mask, weights) with a new head, trained on another task or data set.
 
 SuperTickets (arXiv 2207.03677), section 4.3. The head is always new and the whole body comes from the ticket, so that nothing
-trained on the target slips in. The controls are fresh weights under the same mask, a shuffled mask, and a dense network trained
-from scratch.
+that was trained on the target is used. The controls are fresh weights under the same mask, a shuffled mask, and a dense network
+trained from scratch.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ C = TypeVar("C", bound=Config)
 
 
 class TransferConfig(Section):
-    """What the run takes from the body of the ticket."""
+    """The parts that the run takes from the body of the ticket."""
 
     weights: Literal["keep", "fresh"] = "keep"
     """Weights of the body: those of the ticket, or fresh ones."""
     mask: Literal["keep", "shuffle", "none"] = "keep"
-    """Mask of the body: that of the ticket, shuffled within each layer, or none, so that all weights train."""
+    """Mask of the body: that of the ticket, shuffled within each layer, or none, so that all weights are trained."""
     freeze: Literal["body", "none"] = "none"
     """Train only the new head (body), or everything."""
 
 
 def transfer_schema(task: type[Task] | None) -> type[Config]:
-    """The config of the target task with a section `transfer` beside its own; without a task, what all tasks have."""
+    """The config schema of the target task with an additional section `transfer`; without a task, that of all tasks."""
     base = Config if task is None else task.Config
     return create_model(f"{base.__name__}ForTransfer", __base__=base, transfer=(TransferConfig, TransferConfig()))
 

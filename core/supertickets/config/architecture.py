@@ -30,40 +30,40 @@ class StageArch(Section):
 
 
 class ArchConfig(Section):
-    """Architecture of the full network: a preset, and what to change in it."""
+    """Architecture of the full network: a preset and the changes to it."""
 
     preset: Literal["paper", "small", "tiny", "nano"] = "paper"
     """Preset that all other keys of this section change; unset keys are as in the preset."""
     body: str | None = None
     """Network to use instead of the preset: timm:NAME or torchvision:NAME."""
     outputs: list[int] | None = None
-    """Feature maps of the body, 0 is the finest; unset: all from stride 4 on that have several pixels."""
+    """Numbers of the body's feature maps to use, finest (0) first; unset: all from stride 4 on with more than one pixel."""
     own_head: bool = False
-    """classification: use the body's own pooling and linear layer as the head, trained weights of both included."""
+    """classification: use the body's own pooling and linear layer, with their trained weights, as the head."""
     weights: Path | None = None
-    """File with weights of the body: .safetensors, or a .pth that holds tensors only."""
+    """File with the weights of the body: .safetensors, or a .pth file that contains only tensors."""
     weights_by: Literal["name", "order"] = "name"
-    """How the tensors of that file are matched: by their names, or by their order where names differ."""
+    """How the tensors of that file are matched: by name, or by order if the names differ."""
     pretrained: bool = False
-    """Start the body from the weights that its library publishes, downloaded into its cache."""
+    """Start the body from the weights that its library publishes; they are downloaded into the library's cache."""
     stem: tuple[PositiveInt, PositiveInt] | None = None
     """Channels of the two convolutions of the stem."""
     stem_stride: Literal[1, 2, 4] | None = None
-    """How much the stem shrinks the image, along each side."""
+    """Factor by which the stem reduces the height and width of the image."""
     stages: list[StageArch] | None = None
     """Stages of the network, each with its blocks and widths."""
     kernels: tuple[int, ...] | None = None
     """Kernel sizes that each block mixes; odd numbers."""
     expand: int | None = None
-    """Hidden channels of a block for each kernel, as a multiple of its input channels."""
+    """Hidden channels of a block per kernel size, as a multiple of its input channels."""
     head_expand: int | None = None
-    """The same for the block of the dense head, which reads all branches at once; with neither this nor a preset's: expand."""
+    """The same for the block of the dense head, which reads all branches at once; unset: the preset's value, or expand."""
     tokens: int | None = None
-    """Tokens of each block's transformer; 0 builds no transformers."""
+    """Number of tokens in each block's transformer; 0 turns the transformers off."""
     bn_eps: float | None = None
     """Epsilon of batch normalisation."""
     bn_momentum: float | None = None
-    """Momentum of batch normalisation, in a body too."""
+    """Momentum of batch normalisation, also in a body."""
     init: Init | None = None
     """Initial weights, see `supertickets.networks.supernet.initialise`."""
 

@@ -1,4 +1,4 @@
-"""What a schema admits at a key, and what to say when a config does not fit: the key, the value, the place, the choices."""
+"""Error messages for configs that do not fit their schema: they name the key, the value, its place and the choices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from supertickets.config.section import Section
 from supertickets.config.yaml_text import Node
 
-Kinds: TypeAlias = tuple[object, ...]  # the members of a union, without Annotated; () where the schema has nothing
+Kinds: TypeAlias = tuple[object, ...]  # the members of a union, without Annotated; () if the schema has nothing there
 _SHAPE_ERRORS = ("_type", "_parsing", "literal_error", "int_from_float", "too_long", "missing")
 _WORDS: dict[object, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
@@ -31,10 +31,10 @@ def section_in(kinds: Kinds) -> type[Section] | None:
 
 
 def inside(kinds: Kinds, key: str | int) -> Kinds:
-    """What a section, mapping or list of these kinds admits at `key`."""
+    """The kinds of values that a section, mapping or list of these kinds accepts at `key`."""
     if section := section_in(kinds):
         return members_of(section.model_fields[str(key)].annotation) if key in section.model_fields else ()
-    index, origins = (0, (list, tuple)) if isinstance(key, int) else (1, (dict,))  # tuples in schemas are of one type
+    index, origins = (0, (list, tuple)) if isinstance(key, int) else (1, (dict,))  # tuples in schemas have items of one type
     return next((members_of(get_args(kind)[index]) for kind in kinds if get_origin(kind) in origins), ())
 
 
@@ -56,7 +56,7 @@ def describe(kinds: Kinds) -> str:
 
 
 def explain(error: ValidationError, schema: type[Section], settings: dict[str, Node]) -> str:
-    """What pydantic found, one message for each key."""
+    """The errors that pydantic found, with one message per key."""
     found: dict[str, str] = {}
     for item in error.errors():
         loc, kind, text = item["loc"], item["type"], item["msg"].replace("Input should", "should")
@@ -76,13 +76,13 @@ def explain(error: ValidationError, schema: type[Section], settings: dict[str, N
 
 
 def _show(value: object) -> str:
-    """A value in at most 60 characters; what is in a list or mapping stands without quotes."""
+    """A value in at most 60 characters; the items of a list or mapping are shown without quotes."""
     text = repr(value) if isinstance(value, str) else "null" if value is None else str(value).replace("'", "")
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _place(key: str, settings: dict[str, Node]) -> str:
-    """Where a key is set, in brackets; for a section with keys in several places, their files."""
+    """The place where a key is set, in brackets; for a section whose keys are set in several places, the files."""
     places = {node.place for at, node in settings.items() if f"{at}.".startswith(key and f"{key}.") or key.startswith(f"{at}[")}
     if len(places) > 1:
         places = {re.sub(r":\d+$", "", place) for place in places}
@@ -90,7 +90,7 @@ def _place(key: str, settings: dict[str, Node]) -> str:
 
 
 def _unknown(key: str, above: str, section: type[Section], schema: type[Section], settings: dict[str, Node]) -> str:
-    """The key as it was given, its place, the nearest known key and the valid ones there."""
+    """A message with the key as it was given, its place, the most similar known key and the valid keys of its section."""
     key = next((full for full in settings if full.startswith(f"{key}.")), key)  # all of `trian.lr`
     sections = {head: section_in(inside((schema,), head)) for head in schema.model_fields} | {"": schema, above: section}
     known = {f"{head}.{last}".lstrip("."): last for head, at in sections.items() if at for last in at.model_fields}

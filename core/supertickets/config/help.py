@@ -1,4 +1,4 @@
-"""What can be set: every key of a schema with its default, its choices and its line of help."""
+"""The help for settings: every key of a schema with its default, its choices and one line of explanation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class KeyHelp(NamedTuple):
 
 
 def section_help(schema: type[Section]) -> dict[str, tuple[str, list[KeyHelp]]]:
-    """For each section of a schema the first line of its docstring, and its keys."""
+    """The first line of the docstring and the keys of each section of a schema."""
     found = {}
     for name, field in schema.model_fields.items():
         section = section_in(inside((schema,), name))
@@ -51,7 +51,7 @@ def _written(value: object) -> str:
 
 
 def print_help(schema: type[Section], section: str = "") -> None:
-    """Print all sections, or one: in a terminal as wide as it is, elsewhere one line for each key."""
+    """Print all sections, or one. In a terminal, the text is wrapped to its width; elsewhere each key has one line."""
     sections = section_help(schema)
     if section and section not in sections:
         raise UserError(f"no section {section!r}; the sections are {', '.join(sections)}")

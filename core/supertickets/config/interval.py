@@ -12,7 +12,9 @@ def read_interval(text: str) -> tuple[int, str]:
     """(200, "steps") for "200 steps", (5, "minutes") for "5 minutes". Raises `ValueError` for anything else."""
     found = re.fullmatch(r"([1-9]\d{0,8}) (step|minute)s?", text, re.ASCII)
     if found is None:
-        raise ValueError(f"'{text}' is no interval: write a whole number and steps or minutes, such as 200 steps or 5 minutes")
+        raise ValueError(
+            f"'{text}' is not an interval: write a whole number and steps or minutes, such as 200 steps or 5 minutes"
+        )
     return int(found[1]), f"{found[2]}s"
 
 

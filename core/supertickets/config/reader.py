@@ -1,9 +1,9 @@
 """Configs: YAML files and `--dotted.key value` arguments, typed by a pydantic schema.
 
-Layers, lowest first: the schema's defaults, `base`, the file, the command line. Mappings are merged key by key; anything
-else is replaced. In a mapping of a file, `_include: other.yaml` (or a list; relative to the file) lies below
-`_default: {...}`, which lies below the mapping's own keys. `train.lr: 0.1` sets one key of `train`; `${NAME}` and
-`${NAME:-default}` come from the environment.
+Settings come from four layers, lowest priority first: the schema's defaults, `base`, the file, the command line. Mappings are
+merged key by key; anything else is replaced. In a mapping of a file, `_include: other.yaml` (or a list of files; relative to
+the file) has a lower priority than `_default: {...}`, which has a lower priority than the mapping's own keys. `train.lr: 0.1`
+sets one key of `train`; `${NAME}` and `${NAME:-default}` come from the environment.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ S = TypeVar("S", bound=Section)
 def load_config(
     schema: type[S], path: str | Path | None = None, overrides: Sequence[str] = (), *, base: Mapping[str, object] | None = None
 ) -> S:
-    """The config that `schema` makes of stored settings, a YAML file and the rest of a command line.
+    """Build the config of type `schema` from stored settings, a YAML file and the rest of a command line.
 
-    `overrides` are arguments as typed: `["--train.lr", "1e-3", "--run.resume", "--data.cache=true"]`; a later one wins.
-    A `UserError` names, in one line, every key that is unknown or has a wrong value, where it stands and what is valid.
+    `overrides` are the arguments as typed: `["--train.lr", "1e-3", "--run.resume", "--data.cache=true"]`. If a key is given
+    twice, the later value is used. Raises `UserError` with a one-line message that names every key that is unknown or has a
+    wrong value, its place and the valid choices.
     """
     settings = parse(_to_json(base or {}), "the stored settings").value | (read_file(Path(path)) if path is not None else {})
     settings |= _read_arguments(overrides, schema)
     data = _read_value(Node(settings, ""), (schema,), "")
-    for name, default in schema.model_construct():  # pydantic would drop this as soon as one key of the section is set
+    for name, default in schema.model_construct():  # pydantic would drop these as soon as one key of the section is set
         if isinstance(default, Section) and isinstance(data.get(name), dict):
             data[name] = default.model_dump(exclude_unset=True) | data[name]
     try:
@@ -47,7 +48,7 @@ def load_config(
 
 
 def config_to_yaml(config: Section) -> str:
-    """All settings, defaults included, as YAML that `load_config` reads back to an equal config."""
+    """All settings, including the defaults, as YAML from which `load_config` restores an equal config."""
     lines = []
     for name, value in config.model_dump(mode="json").items():
         keys = value.items() if isinstance(value, dict) and value else ()
@@ -56,7 +57,7 @@ def config_to_yaml(config: Section) -> str:
 
 
 def _to_json(value: object) -> str:
-    """JSON, which is YAML too, with `${` escaped; a plain word stands without quotes."""
+    """JSON, which is also valid YAML, with `${` escaped; plain words are written without quotes."""
     text = VARIABLE.sub(r"$\g<0>", json.dumps(value, ensure_ascii=False, default=str))
     return re.sub(r'^"(?!(?:null|none)"$)([a-z][\w/.-]*)"$', r"\1", text, flags=re.IGNORECASE)
 
@@ -76,21 +77,21 @@ def _read_arguments(arguments: Sequence[str], schema: type[Section]) -> dict[str
             text = "true" if bare else rest.pop(0)
         found[key] = Node(text, place)
         if inside(kinds, 0) and _read_value(found[key], kinds, key) is not None:
-            with suppress(UserError):  # text that is no list stays text, and the schema says what it wants
+            with suppress(UserError):  # text that is not a list stays text, and the schema reports what it expects
                 found[key] = parse(text if text.startswith("[") else f"[{text}]", place)  # --sizes 96,128
     return found
 
 
 def _read_value(node: Node, kinds: Kinds, key: str) -> Any:
-    """A choice of the schema first, then null; pydantic reads numbers and booleans from any other text."""
+    """Try the choices of the schema first, then null; pydantic parses numbers and booleans from any other text."""
     if isinstance(node.value, dict):
         data: dict[str, Any] = {}
         for name, item in node.value.items():
             branch, at, full = data, kinds, f"{key}.{name}".lstrip(".")
-            while section_in(at) and "." in name:  # only sections are cut at dots: names in a free mapping may hold them
+            while section_in(at) and "." in name:  # split only sections at dots: names in a free mapping may contain them
                 head, _, name = name.partition(".")
                 at, below = inside(at, head), branch.setdefault(head, {})
-                if not isinstance(below, dict):  # a wrong value in place of the section stays, and the schema names it
+                if not isinstance(below, dict):  # keep a wrong value in place of a section: the schema reports it
                     break
                 branch = below
             else:

@@ -20,7 +20,7 @@ Mean = Annotated[float, AfterValidator(_of_unit_range)]
 """Of a colour between 0 and 1."""
 Deviation = Annotated[float, Field(ge=1e-4), AfterValidator(_of_unit_range)]
 """Standard deviation of a colour between 0 and 1."""
-LARGEST = 2**31  # whole numbers above it are no setting of any network or run
+LARGEST = 2**31  # no network or run needs a larger whole number
 
 
 class Section(BaseModel):
@@ -51,14 +51,14 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _bound_numbers(cls, value: object, info: ValidationInfo) -> object:
-        named = str(info.field_name).endswith("_id")  # an id of the user's data may be any number
+        named = str(info.field_name).endswith("_id")  # an id in the user's data may be any number
         if isinstance(value, int) and abs(value) > LARGEST and not named:
             raise ValueError(f"{value} given, expected at most {LARGEST}")
         return value
 
 
 def expand_path(given: str | Path) -> Path:
-    """A path with `~`, `~user` and `$NAME` written out, as a shell would. `ValueError` where one of them is not known."""
+    """Expand `~`, `~user` and `$NAME` in a path, as a shell does. Raises `ValueError` if one of them is not known."""
     text = os.path.expandvars(given)
     if unset := re.search(r"(?:^|/)\$(?:([A-Za-z_]\w*)(?=/|$)|\{([A-Za-z_]\w*)\})", str(text)):
         raise ValueError(f"{given}: the environment variable {unset[1] or unset[2]} is not set")

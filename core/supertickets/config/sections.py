@@ -1,4 +1,4 @@
-"""What a user can set: one section for each room of the house, defaults that run, and one line of help for each key."""
+"""All settings of the core, in one section for each part of the code, with working defaults and one line of help per key."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SearchConfig(Section):
     rho: float = Field(1.8e-4, ge=0)
     """Weight of the L1 penalty on BN scales after the warm-up."""
     warmup: float = Field(25, ge=0)
-    """Epochs over which rho rises linearly from 0; until then nothing is removed, except at the last shrink event."""
+    """Epochs over which rho rises linearly from 0; before their end nothing is removed, except at the last shrink event."""
     every: PositiveInt = 1
     """Epochs between two shrink events."""
     start: float = Field(0.0, ge=0, lt=1)
@@ -34,11 +34,11 @@ class SearchConfig(Section):
     end: float = Field(1.0, gt=0, le=1)
     """Last shrink event, as a share of the epochs; never after the last prune."""
     threshold: float = Field(1e-3, ge=0)
-    """A unit is dead when its BN scale and the moving average of that are at most this large."""
+    """A unit is dead if its BN scale and the moving average of the scale are both at most this large."""
     importance: str = "gamma_per_mac"
-    """Importance of units in a budget: gamma_per_mac, gamma, taylor, taylor_per_mac, random or uniform."""
+    """Order in which units are removed to meet a budget: gamma_per_mac, gamma, taylor, taylor_per_mac, random or uniform."""
     penalty: Literal["subgradient", "proximal"] = "subgradient"
-    """Apply the L1 penalty through its subgradient, which Adam normalises, or by a proximal step after each update."""
+    """Apply the L1 penalty as a subgradient, which Adam normalises, or as a proximal step after each update."""
     divisor: PositiveInt = 1
     """Keep a multiple of this many units for each kernel, because odd numbers of channels are slow."""
     min_macs: float = Field(1e6, ge=0)
@@ -61,9 +61,9 @@ class PruneConfig(Section):
     enabled: bool | None = None
     """Prune weights; unset: yes, unless the run starts from a ticket."""
     target: float | None = Field(0.8, ge=0, lt=1)
-    """Sparsity of all prunable weights at the end. With a pattern or target_sparse_macs, which fix it: null."""
+    """Sparsity of all prunable weights at the end. Null with a pattern or with target_sparse_macs, which determine it."""
     target_sparse_macs: float | None = Field(None, gt=0, lt=1)
-    """Sparse MACs at the end, as a share of the dense MACs that the network has then; in place of target."""
+    """Sparse MACs at the end, as a share of the dense MACs that the network has then; replaces target."""
     pattern: Pattern = "none"
     """none, or n:m such as 2:4: of each m input channels of 1x1 convolutions, n keep their weight; other layers stay dense."""
     criterion: str = "lamp"
@@ -71,9 +71,9 @@ class PruneConfig(Section):
     rounds: PositiveInt | None = None
     """Rounds of scoring within one prune; unset: 100 for synflow and 1 for the others."""
     batches: PositiveInt = 4
-    """Training batches that snip, grasp and regrowth by gradient look at."""
+    """Number of training batches that snip, grasp and regrowth by gradient use."""
     scope: Literal["global", "layer", "erk"] = "global"
-    """Where scores compete: in the whole network, within each layer, or with layer densities by the Erdos-Renyi kernel rule."""
+    """Rank the weights of the whole network, of each layer, or with layer densities by the Erdos-Renyi kernel rule."""
     schedule: Literal["progressive", "cubic", "one_shot", "constant"] = "cubic"
     """How sparsity grows from prune to prune."""
     step: float = Field(0.1, gt=0, le=1)
@@ -81,9 +81,9 @@ class PruneConfig(Section):
     every: PositiveInt = 25
     """Epochs between two prunes (t_p)."""
     start: float = Field(0.0, ge=0, lt=1)
-    """cubic: share of the epochs at which sparsity leaves 0; constant: first prune, as a share of the epochs."""
+    """cubic: share of the epochs after which sparsity starts to rise; constant: first prune, as a share of the epochs."""
     end: float = Field(0.6, ge=0, le=1)
-    """cubic, constant and one_shot: last prune, as a share of the epochs; with one_shot, 1 leaves no epoch to retrain."""
+    """cubic, constant and one_shot: last prune, as a share of the epochs; one_shot with 1 leaves no epochs for retraining."""
     # after_shrink needs epochs between a shrink event and the next prune (every > search.every). With after_prune, weights are
     # pruned only for evaluations and at the end.
     reactivate: Literal["never", "after_shrink", "after_prune"] = "after_shrink"
@@ -94,7 +94,7 @@ class PruneConfig(Section):
     regrow: Literal["none", "gradient", "random"] = "none"
     """Exchange weights at each prune: by gradient (RigL, GraNet) or at random (SET)."""
     regrow_fraction: float = Field(0.3, gt=0, lt=1)
-    """Share of the kept weights that the first exchange replaces; falls to 0 at the last prune."""
+    """Share of the kept weights that the first exchange replaces; it falls to 0 at the last prune."""
     min_layer_density: float = Field(0.0, ge=0, le=1)
     """Smallest share of its weights that each layer keeps."""
 
@@ -118,9 +118,9 @@ class PruneConfig(Section):
 
     @property
     def last_sparsity(self) -> float:
-        """What the last prune reaches: `target`, or the sparsity of the pattern in the layers which it covers.
+        """The sparsity after the last prune: `target`, or that of the pattern in the layers that it covers.
 
-        With `target_sparse_macs`, it is the share of the MACs that meet a zero, and so is the sparsity of all prunes.
+        With `target_sparse_macs`, this and the sparsities of all prunes are the share of the MACs with a zero weight.
         """
         if self.target_sparse_macs is not None:
             return 1 - self.target_sparse_macs
@@ -144,15 +144,15 @@ class TrainConfig(Section):
     body_lr: float = Field(1.0, ge=0)
     """Factor on the learning rate of the body, which is everything but the head."""
     freeze_body: int = Field(0, ge=0)
-    """Epochs at the start in which the body keeps its weights and BN statistics, while the head learns."""
+    """Epochs at the start in which only the head is trained and the body keeps its weights and BN statistics."""
     freeze_bn: bool = False
-    """Keep the BN statistics of the body as they are in the whole run, as is usual for small batches."""
+    """Keep the BN statistics of the body fixed during the whole run, as is usual for small batches."""
     lr_per_batch: PositiveInt | None = None
-    """Global batch size for which lr is meant; lr is scaled linearly to the real one."""
+    """Global batch size that lr refers to; lr is scaled linearly to the actual global batch size."""
     schedule: Literal["onecycle", "cosine", "exponential", "step", "constant"] = "onecycle"
     """How the learning rate changes over the run."""
     warmup: float = Field(0.0, ge=0)
-    """Epochs of linear warm-up; onecycle has its own and does not use this."""
+    """Epochs of linear warm-up; not used by onecycle, which has its own."""
     pct_start: float = Field(0.3, gt=0, lt=1)
     """onecycle: share of the run in which the learning rate rises."""
     div: PositiveFloat = 25.0
@@ -170,13 +170,13 @@ class TrainConfig(Section):
     coupled_decay: bool = False
     """adamw: add the weight decay to the gradient (Adam with an L2 loss), as the original does, instead of decoupling it."""
     cycle_beta1: bool = False
-    """adamw with onecycle: move beta1 from 0.95 to 0.85 and back, against the learning rate."""
+    """adamw with onecycle: move beta1 from 0.95 to 0.85 and back, opposite to the learning rate."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """rmsprop and sgd: momentum."""
     alpha: float = Field(0.9, gt=0, lt=1)
     """rmsprop: smoothing of the squared gradients."""
     beta2: float = Field(0.999, ge=0, lt=1)
-    """adamw: smoothing of the squared gradients; 1 / (1 - beta2) updates should be far fewer than those of the run."""
+    """adamw: smoothing of the squared gradients; 1 / (1 - beta2) should be far below the number of updates of the run."""
     eps: PositiveFloat = 1e-8
     """adamw and rmsprop: added to the denominator (rmsprop: inside the root)."""
     clip_grad: float = Field(0.0, ge=0, allow_inf_nan=True)
@@ -190,7 +190,7 @@ class TrainConfig(Section):
     ema_decay: float = Field(0.9999, ge=0, lt=1)
     """Decay of the moving average of the weights, for a batch of 4096; see `supertickets.training.ema`."""
     recalibrate_batches: int = Field(10, ge=0)
-    """Training batches that set the BN statistics anew before each evaluation; 0 turns this off."""
+    """Training batches from which the BN statistics are estimated again before each evaluation; 0 turns this off."""
     evaluate_every: PositiveInt = 1
     """Epochs between two evaluations."""
     on_nan: Literal["stop", "skip"] = "stop"
@@ -200,28 +200,28 @@ class TrainConfig(Section):
 
 
 class RunConfig(Section):
-    """Where a run writes and how it restarts."""
+    """Where a run writes, how it is continued and what it saves."""
 
     dir: Path | None = None
     """Folder of the run; unset: runs/TASK/DATETIME."""
     resume: bool | Literal["auto"] = False
-    """Continue the run in `dir` from its last checkpoint; auto: if it has one, else start it."""
+    """Continue the run in `dir` from its last checkpoint; auto: continue it if there is a checkpoint, otherwise start it."""
     save_every: Interval | None = None
-    """Also save within epochs, such as every 200 steps or 5 minutes; unset: only after each epoch."""
+    """Also save within epochs, for example every `200 steps` or `5 minutes`; unset: only after each epoch."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of all random numbers."""
     threads: Annotated[int, Field(ge=1, le=4096)] | Literal["idle"] | None = None
-    """CPU threads; idle: as many as other programs leave cores; unset: as PyTorch was told, or all under accelerate launch."""
+    """CPU threads; idle: one per core that other programs leave idle; unset: PyTorch's setting, or all in accelerate launch."""
     keep_checkpoints: PositiveInt = 2
-    """Checkpoints to keep, the newest ones; if the last one is damaged, the run continues from the one before."""
+    """Number of newest checkpoints to keep; if the last one is damaged, a run continues from the one before."""
     rewind_epoch: int | None = Field(None, ge=0)
     """Keep the weights after this epoch beside the ticket; 0: the initial weights."""
     tickets_at: list[Annotated[float, Field(gt=0, lt=1)]] = []
-    """Also keep the ticket of each of these sparsities, which pruning must pass, in tickets/SPARSITY."""
+    """Also keep the tickets at these sparsities, in tickets/SPARSITY; a prune must reach each of them."""
     keep_best: bool = False
-    """Also keep, in best/, the ticket with the best score of all evaluations after the last shrink and prune."""
+    """Also keep, in best/, the ticket with the best score among the evaluations after the last shrink and prune."""
     examples: int = Field(8, ge=0)
-    """Pictures of predictions drawn at the end."""
+    """Number of pictures of predictions to draw at the end."""
     report: bool = True
     """Write report.html at the end: figures, charts and pictures of the run on one page."""
     native_ms: bool = True
@@ -260,9 +260,9 @@ class Config(Section):
         return self
 
     def resolved(self) -> Self:
-        """A copy with `search.enabled` and `prune.enabled` set: a run that starts from a ticket does neither unless asked to.
+        """A copy with `search.enabled` and `prune.enabled` set; for a run that starts from a ticket, both are off by default.
 
-        Raises `UserError` for a `run.rewind_epoch` that never comes.
+        Raises `UserError` if `run.rewind_epoch` is after the last epoch.
         """
         fresh = self.init.ticket is None
         if (self.run.rewind_epoch or 0) > self.train.epochs:

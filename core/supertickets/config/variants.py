@@ -11,7 +11,7 @@ from supertickets.config.section import Section
 
 
 class InitConfig(Section):
-    """What a run starts from: a fresh supernet, or a ticket, whose architecture replaces the `arch` section."""
+    """What a run starts from: a new supernet, or a ticket, whose architecture replaces the `arch` section."""
 
     ticket: Path | None = None
     """Ticket folder to start from; its architecture replaces the `arch` section."""
@@ -20,7 +20,7 @@ class InitConfig(Section):
     mask: Literal["keep", "shuffle", "none"] = "keep"
     """Mask: that of the ticket, shuffled within each layer (a control with the same densities), or none."""
     part: Literal["all", "body"] = "all"
-    """Take the whole network, or its body only, with a new head for another task or data set."""
+    """Take the whole network, or only its body with a new head for another task or data set."""
     freeze: Literal["body", "none"] = "none"
     """Keep the weights and statistics of the body fixed, or train everything."""
 
@@ -36,13 +36,13 @@ class InitConfig(Section):
 
 
 class DistillConfig(Section):
-    """Distillation: train also towards the outputs of a teacher (Hinton et al., arXiv 1503.02531)."""
+    """Distillation: also train towards the outputs of a teacher (Hinton et al., arXiv 1503.02531)."""
 
     teacher: Literal["none", "ema", "supernet"] | Path = "none"
     # ema teaches from the second epoch on, supernet from the first shrink or prune on.
     """Teacher: none, ema (the averaged weights), supernet (those before the first shrink or prune) or a ticket's folder."""
     weight: float = Field(0.5, ge=0, le=1)
-    """Share of the teacher in the loss; the task's own loss has the rest."""
+    """Weight of the teacher in the loss; the task's own loss has the rest."""
     temperature: PositiveFloat = 2.0
     """Logits of both networks are divided by this; heatmaps are not."""
 
@@ -62,4 +62,4 @@ class PipelineConfig(Section):
     enabled: bool = False
     """Search, prune and retrain one after the other."""
     retrain: float = Field(0.5, ge=0, lt=1)
-    """Share of the epochs after the search that retrains; 0 prunes at the very end and does not retrain."""
+    """Share of the epochs that follow the search; 0 prunes at the very end and does not retrain."""

@@ -1,4 +1,4 @@
-"""YAML text as a tree of nodes that remember their place. A mapping is flat: `{train: {lr: 1}}` has the key `train.lr`.
+"""YAML text as a tree of nodes that know their place in the file. Mappings are flat: `{train: {lr: 1}}` has the key `train.lr`.
 
 Scalars stay text, because only the schema knows whether `no`, `123` or `1e-3` is a word or a value.
 """
@@ -18,7 +18,7 @@ VARIABLE = re.compile(r"(\$?)\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}", re.ASCII)
 
 
 class Node(NamedTuple):
-    """Text, a list of nodes or a flat mapping of nodes; text in quotes is never null or a number."""
+    """A text, a list of nodes or a flat mapping of nodes; quoted text is never null or a number."""
 
     value: Any
     place: str  # "camvid.yaml:12", "the command line", "the stored settings"
@@ -34,7 +34,7 @@ def expand_variables(text: str, where: str) -> str:
 
 
 def read_file(*files: Path, where: str = "") -> dict[str, Node]:
-    """The settings of the last of the `files`, which include one another at `where`."""
+    """The settings of the last of `files`, each of which is included by the one before; `where` is the place of the include."""
     try:
         root = parse(files[-1].read_bytes().decode("utf-8-sig"), str(files[-1]), files)
     except (OSError, UnicodeDecodeError) as error:
@@ -46,7 +46,7 @@ def read_file(*files: Path, where: str = "") -> dict[str, Node]:
 
 
 def parse(text: str, name: str, files: tuple[Path, ...] = ()) -> Node:
-    """The tree of YAML text from `name`, an empty mapping where nothing is written; `files`: those being read."""
+    """Parse YAML text from `name` into a tree; empty text is an empty mapping. `files` are the files being read."""
     try:
         loader = _Loader(text)
         loader.name, loader.files = name, files
@@ -65,7 +65,7 @@ class _Loader(yaml.BaseLoader):
         return Node(super().construct_object(node, deep=True), place, getattr(node, "style", None) is not None)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Node]:  # type: ignore[override]
-        """`_include` lies below `_default`, which lies below the mapping's own keys."""
+        """Merge a mapping: `_include` has the lowest priority, then `_default`, then the mapping's own keys."""
         own, inners = dict[str, Node](), dict[str, dict[str, Node]]()
         for key_node, child in node.value:
             (name, place, _), item = self.construct_object(key_node), self.construct_object(child)
@@ -88,6 +88,6 @@ class _Loader(yaml.BaseLoader):
                 raise UserError(f"{names.place}: _include must be the name of a YAML file or a list of names")
             files = (*self.files, self.files[-1].parent / expand_variables(name.value, name.place))
             if files[-1].resolve() in map(Path.resolve, self.files):
-                raise UserError(f"{name.place}: _include goes round in a circle: {' -> '.join(map(str, files))}")
+                raise UserError(f"{name.place}: _include forms a circle: {' -> '.join(map(str, files))}")
             found |= read_file(*files, where=f"{name.place}: _include: ")
         return found

@@ -1,4 +1,4 @@
-"""Compact: remove, exactly, the units that pruning has left without effect (`networks.constants` finds them)."""
+"""Compaction: the exact removal of units that pruning has left without effect (`networks.constants` finds them)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COSTS: tuple[Cost, ...] = get_args(Cost)
 
 
 def compact(ticket: Ticket) -> Ticket:
-    """The same function as a smaller ticket: units without effect are removed, other zeros stay masked, costs are recounted."""
+    """The same function as a smaller ticket without the units that have no effect; other zeros stay, costs are recounted."""
     net, mask = ticket.build(), dict(ticket.mask)
     before = describe(ticket)
     compact_net(net, mask=mask)
@@ -38,7 +38,7 @@ def compact(ticket: Ticket) -> Ticket:
 
 
 class Comparison(TypedDict):
-    """What `compare` gives; JSON-able."""
+    """The result of `compare`, JSON-serialisable."""
 
     before: dict[str, float]  # units, macs, sparse_macs, params, sparsity and latency_ms
     after: dict[str, float]
@@ -48,7 +48,7 @@ class Comparison(TypedDict):
 
 @torch.no_grad()
 def compare(before: Ticket, after: Ticket, size: tuple[int, int] | None = None, *, rounds: int = 10) -> Comparison:
-    """Both tickets' costs and latency in ms (one image of `size`, eager, channels_last), and how far their outputs differ."""
+    """Costs and latency in ms (one image of `size`, eager, channels_last) of both tickets, and how far their outputs differ."""
     facts = {"before": describe(before, size), "after": describe(after, size)}
     height, width = facts["before"]["size"]
     size = height, width
@@ -62,7 +62,7 @@ def compare(before: Ticket, after: Ticket, size: tuple[int, int] | None = None, 
 
 
 def compact_table(facts: Comparison, title: str) -> Table:
-    """The figures of `compare` (with `file_bytes` beside them) for people."""
+    """A readable table of the figures of `compare` and of `file_bytes`."""
     height, width = facts["size"]
     table = Table(title=title, title_justify="left")
     for column in ("", "before", "after", "left"):
@@ -90,8 +90,9 @@ def _costs(facts: Facts) -> dict[str, float]:
 
 @torch.no_grad()
 def compact_net(net: Network, *, mask: MutableMapping[str, Tensor] | None = None) -> int:
-    """Remove what has no effect, in place, from `net` (eval mode) and `mask`; returns the number of units and tokens gone.
+    """Remove units without effect, in place, from `net` (in eval mode) and `mask`; returns the number of removed units and
+    tokens.
 
-    Once is enough: a unit's effect does not depend on the other units.
+    One pass is enough, because the effect of a unit does not depend on the other units.
     """
     return shrink(net, fold_constant_units(net), mask=mask)

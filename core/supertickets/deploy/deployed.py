@@ -1,4 +1,4 @@
-"""A deployed ticket in the network's place, so that scores and predictions are those of what will run."""
+"""A deployed ticket in place of the network, so that scores and predictions are those of the deployed file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ ENGINES = ("eager", "native", "onnx")
 
 
 def network_for(ticket: Ticket, engine: str, device: torch.device | str = "cpu") -> nn.Module:
-    """The ticket as a module in eval mode: eager on `device` in channels_last, or run by `engine` on the CPU.
+    """The ticket as a module in eval mode: eager on `device` in channels_last, or with `engine` on the CPU.
 
-    Raises `UserError` for an engine that is unknown, or cannot run the ticket.
+    Raises `UserError` for an engine that is unknown or cannot run the ticket.
     """
     if engine not in ENGINES:
         raise UserError(f"--engine: '{engine}' is unknown; choose one of {', '.join(ENGINES)}")
@@ -30,7 +30,7 @@ def network_for(ticket: Ticket, engine: str, device: torch.device | str = "cpu")
 
 
 class DeployedNet(nn.Module):
-    """(B, 3, H, W) -> the ticket's output, on the images' device, by `engine`; a file is made for each image size it meets."""
+    """(B, 3, H, W) -> the ticket's output by `engine`, on the device of the images. Each new image size gets its own file."""
 
     def __init__(self, ticket: Ticket, engine: str) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
-"""Export: a ticket as one file that runs without this package, checked against the network it came from.
+"""Export: a ticket as one file that runs without this package, checked against the network that it comes from.
 
-The graph is plain: BN folded, blocks in the layout that the runtime likes best. Labels, preprocessing and metrics are in the
-file's own metadata, one JSON string per key. The formats `c` and `native` are the sparse engine's (`deploy.engine`).
+The graph is simple: BN is folded, and blocks have the layout that is fastest in the runtime. Labels, preprocessing and metrics
+are in the file's own metadata, with one JSON string per key. The formats `c` and `native` belong to the sparse engine
+(`deploy.engine`).
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from supertickets.terminal import summary_table
 from supertickets.ticket.facts import preprocessing
 from supertickets.ticket.ticket import Ticket
 
-TOLERANCE = 1e-4  # largest absolute difference from eager PyTorch that is let through
-OPSET = 18  # of ONNX: what PyTorch's exporter writes without converting
+TOLERANCE = 1e-4  # largest absolute difference from eager PyTorch that is accepted
+OPSET = 18  # ONNX opset that PyTorch's exporter writes without conversion
 INPUT, OUTPUT = "image", "output"
 if TYPE_CHECKING:
     import onnx
@@ -44,14 +45,14 @@ Runner = Callable[[Array], Array]
 
 
 class ExportFacts(TypedDict):
-    """What `export` has written; JSON-able."""
+    """A description of the file that `export` has written, JSON-serialisable."""
 
     path: str
     format: str
     layout: str
     size: list[int]  # (H, W) in pixels
     batch: int | str  # 1 or "any"
-    difference: dict[str, float]  # largest absolute difference from eager PyTorch by kind of input
+    difference: dict[str, float]  # largest absolute difference from eager PyTorch for each kind of input
     bytes: int
 
 
@@ -66,14 +67,14 @@ def export(
     pictures: Sequence[Path] = (),
     target: str | None = None,
 ) -> ExportFacts:
-    """Write `ticket` to `path` for images (B, 3, *size) float32, B = 1 unless `dynamic_batch`; says what it wrote.
+    """Write `ticket` to `path` for images (B, 3, *size) float32, with B = 1 unless `dynamic_batch`; returns a description.
 
-    `format` is a key of `FORMATS`; `size` (H, W) in pixels defaults to the task's, `layout` to the format's fastest. The file
-    gets its name only after it was run and compared with eager PyTorch: on noise, on drawn scenes and on `pictures`, your own
-    image files. `target` (native only) is the machine to compile for, one of `TARGET_NAMES`; code that this machine cannot
-    run is compared as compiled for this one. Raises `UserError` for a wrong format, name, target or size, for a missing
-    package or compiler, for a network that the engine cannot run, for a picture that cannot be read and where the difference
-    is above 1e-4.
+    `format` is a key of `FORMATS`; `size` (H, W) in pixels defaults to the task's size, and `layout` to the fastest one for the
+    format. The file gets its name only after it has been run and compared with eager PyTorch, on noise, on drawn scenes and on
+    `pictures`, your own image files. `target` (native only) is the machine to compile for, one of `TARGET_NAMES`; code that
+    this machine cannot run is compiled for this machine, too, and compared in that form. Raises `UserError` for a wrong format,
+    name, target or size, for a missing package or compiler, for a network that the engine cannot run, for a picture that cannot
+    be read, and if the difference is above 1e-4.
     """
     chosen, path = _checked(format, Path(path), size, target)
     task = ticket.load_task()
@@ -99,7 +100,7 @@ def export(
             raise UserError(
                 f"{path}: not written: its outputs differ from the ticket's by {worst:.1e}; {TOLERANCE:.0e} is allowed"
             )
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # what is read by it first
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # `path` itself last
             os.replace(file, path.parent / file.name)
     written = [path, *([path.with_suffix(chosen.beside)] if chosen.beside else [])]
     return {
@@ -114,7 +115,7 @@ def export(
 
 
 def export_table(facts: ExportFacts) -> Table:
-    """What `export` gave back, for people."""
+    """A readable table of the result of `export`."""
     differences = ", ".join(f"{value:.1e} on {kind}" for kind, value in facts["difference"].items())
     height, width = facts["size"]
     return summary_table(
@@ -129,7 +130,7 @@ def export_table(facts: ExportFacts) -> Table:
 
 
 def metadata(ticket: Ticket, size: tuple[int, int]) -> dict[str, str]:
-    """What a user of the file must know, one JSON string per key."""
+    """The information that users of the file need, with one JSON string per key."""
     facts = {
         "task": ticket.task,
         "labels": ticket.load_task().labels,
@@ -142,9 +143,9 @@ def metadata(ticket: Ticket, size: tuple[int, int]) -> dict[str, str]:
 
 
 def open_exported(path: str | Path, *, threads: int | None = None) -> Runner:
-    """The file `export` wrote as a function of (B, 3, H, W) float32 arrays, in the runtime that its suffix names.
+    """Open a file that `export` wrote as a function of (B, 3, H, W) float32 arrays, in the runtime for its suffix.
 
-    `threads` = None leaves their number to the runtime (PyTorch: always `torch.set_num_threads`).
+    With `threads` = None, the runtime chooses the number of threads (PyTorch always uses that of `torch.set_num_threads`).
     """
     path = Path(path)
     found = [format for format in FORMATS.values() if format.suffix == path.suffix]
@@ -181,7 +182,7 @@ def _checked(format: str, path: Path, size: tuple[int, int] | None, target: str 
 
 @torch.no_grad()
 def _differences(net: nn.Module, run: Runner, inputs: dict[str, Tensor], dynamic_batch: bool) -> dict[str, float]:
-    """Largest absolute difference from eager by kind of input: images one by one, or together where the batch is free."""
+    """Largest absolute difference from eager for each kind of input: images one by one, or together if the batch is dynamic."""
     found = {}
     for kind, x in inputs.items():
         batches = [x, x[:1]] if dynamic_batch else x.split(1)
@@ -255,7 +256,7 @@ def _open_openvino(path: Path, threads: int | None) -> Runner:
 
 
 def _write_torch(plain: nn.Module, x: Tensor, path: Path, facts: dict[str, str], dynamic_batch: bool) -> None:
-    # The archive's writer takes weights in channels_last for parts of a larger tensor, and says so; they are written whole.
+    # The archive's writer warns because it takes weights in channels_last for parts of larger tensors; they are written whole.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No complete tensor found")
         torch.export.save(_program(plain, x, dynamic_batch), path, extra_files=dict(facts))
@@ -275,7 +276,7 @@ def _write_native(plain: nn.Module, x: Tensor, path: Path, facts: dict[str, str]
 
 
 def _native_for(target: str) -> Format:
-    """The format native for `target`: what is opened is what `write_native` says can be compared here."""
+    """The format native for `target`; it opens the file that `write_native` returns for the comparison on this machine."""
     opened: list[Runner] = []
 
     def write(plain: nn.Module, x: Tensor, path: Path, facts: dict[str, str], dynamic_batch: bool) -> None:
@@ -286,20 +287,20 @@ def _native_for(target: str) -> Format:
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file: how to write and open it, which packages that takes and which form of the network is fastest."""
+    """One kind of file: how to write and open it, the packages that this needs, and the fastest form of the network for it."""
 
     suffix: str
     write: Callable[[nn.Module, Tensor, Path, dict[str, str], bool], None]
     open: Callable[[Path, int | None], Runner]
     packages: Sequence[str]
     layout: Layout = "per-kernel"
-    multiple: int = 1  # of units of a kernel, see `fold`
+    multiple: int = 1  # units per kernel are padded to a multiple of this, see `fold`
     channels_last: bool = False
     beside: str = ""  # suffix of the second file
 
 
-# Layouts by measurement (docs/deploy.md). ONNX Runtime's fast convs want channels in fours: with whatever numbers search and
-# compaction leave, a network can take three times as long as its larger neighbour.
+# The layouts were chosen by measurement (docs/deploy.md). ONNX Runtime's fast convs need multiples of four channels: with the
+# arbitrary numbers that search and compaction leave, a network can take three times as long as a slightly larger one.
 FORMATS = {
     "onnx": Format(".onnx", _write_onnx, _open_onnx, ("onnx", "onnxscript", "onnxruntime"), multiple=4),
     "openvino": Format(".xml", _write_openvino, _open_openvino, ("openvino", "onnx", "onnxscript"), beside=".bin"),

@@ -1,4 +1,4 @@
-"""Latency of several networks, measured in turns, so that whatever slows the machine slows all of them alike."""
+"""Latency of several networks, measured alternately, so that anything that slows the machine affects all of them equally."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ def latencies_ms(
 ) -> Latencies:
     """Milliseconds of each call in `rounds` rounds; every round runs each call once, in a rotating order.
 
-    `warmup` rounds are run first and not counted. With `pause`, that many seconds and an untimed call come before each timed
-    call: threads that other calls left spinning come to rest, and the call's own threads are awake. `clock` gives seconds.
-    With `time.process_time`, what other processes take of a busy machine does not count, but the time of all threads does.
+    `warmup` rounds run first and are not counted. With `pause`, each timed call is preceded by that many seconds of rest, in
+    which threads of other calls stop spinning, and by an untimed call, which wakes the call's own threads. `clock` returns
+    seconds. `time.process_time` does not count the time of other processes on a busy machine, but counts the time of all
+    threads.
     """
     names = list(calls)
     taken: Latencies = {name: [] for name in names}

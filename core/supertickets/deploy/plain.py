@@ -1,4 +1,4 @@
-"""The network as plain convs with bias: every BN folded into the conv before it, blocks in the form that a runtime likes best.
+"""The network as plain convs with bias: each BN is folded into the conv before it, and blocks have the form best for a runtime.
 
 BN in eval mode is scale * x + shift with scale = gamma / sqrt(var + eps), shift = beta - scale * mean, so
 BN(conv(x; W)) = conv(x; scale * W) + shift.
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from supertickets.networks.blocks import MixedBlock, affine
 from supertickets.networks.transformer import TokenMixer
 
-# one-conv: all kernels' expansions are one conv, all projections another (eager PyTorch's best form);
-# per-kernel: an expansion, a depthwise conv and a projection each, summed (no slices and no concatenation).
+# one-conv: one conv for all expansions, and one for all projections (fastest in eager PyTorch);
+# per-kernel: an expansion, a depthwise conv and a projection for each kernel size, summed (no slices, no concatenation).
 Layout: TypeAlias = Literal["one-conv", "per-kernel"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 
 
 @torch.no_grad()
 def fold(net: nn.Module, layout: Layout = "one-conv", *, multiple: int = 1) -> nn.Module:
-    """A copy of `net` in eval mode without BN: the same function up to float rounding, blocks in `layout`.
+    """A copy of `net` in eval mode without BN, with blocks in `layout`; the same function up to rounding.
 
-    per-kernel: units that are all zero bring each kernel's count to a multiple of `multiple`, for runtimes that are slow with
-    others.
+    per-kernel: the units of each kernel are padded with zero units to a multiple of `multiple`, for runtimes that are slow with
+    other numbers.
     """
     plain = copy.deepcopy(net).eval().requires_grad_(False)
     for path, module in list(plain.named_modules()):
@@ -47,7 +47,7 @@ def fold(net: nn.Module, layout: Layout = "one-conv", *, multiple: int = 1) -> n
 def _fold_block(block: MixedBlock) -> None:
     _fold_pair(block, "expand", "expand_bn")
     _fold_pair(block, "project", "project_bn")
-    # One BN stands behind the concatenation of all kernels: each takes its slice.
+    # One BN follows the concatenation of all kernels; each kernel takes its slice.
     slices = zip(*(part.split(list(block.units.values())) for part in affine(block.depthwise_bn)), strict=True)
     for conv, (scale, shift) in zip(block.depthwise.values(), slices, strict=True):
         _absorb(conv, scale, shift)
@@ -55,20 +55,20 @@ def _fold_block(block: MixedBlock) -> None:
 
 
 def _fold_chain(chain: nn.Sequential) -> None:
-    """Conv and BN that follow each other become one conv."""
+    """Fold successive pairs of conv and BN into one conv each."""
     for i in range(len(chain) - 1):
         if isinstance(chain[i], nn.Conv2d) and isinstance(chain[i + 1], nn.BatchNorm2d):
             _fold_pair(chain, str(i), str(i + 1))
 
 
 def _fold_pair(owner: nn.Module, conv: str, norm: str) -> None:
-    """The BN called `norm` goes into the conv before it."""
+    """Fold the BN called `norm` into the conv before it."""
     _absorb(owner.get_submodule(conv), *affine(owner.get_submodule(norm)))
     setattr(owner, norm, nn.Identity())
 
 
 def _absorb(conv: nn.Module, scale: Tensor, shift: Tensor) -> None:
-    """`conv` scales and shifts its own output from now on."""
+    """Change `conv` so that it scales and shifts its own output."""
     assert isinstance(conv, nn.Conv2d)
     if conv.bias is not None:
         shift = shift + scale * conv.bias.double()
@@ -93,7 +93,7 @@ class KernelByKernel(nn.Module):
             expand = _conv(_padded(row, units), _padded(shift, units))
             taps, offset = (_padded(part, units) for part in conv.parameters())
             depthwise = _conv(taps, offset, stride=block.stride)
-            # The block's last BN had one shift for the sum of all kernels.
+            # The last BN of the block has one shift for the sum of all kernels.
             project = _conv(_padded(column, units, dim=1), None if len(self.kernels) else block.project.bias)
             self.kernels.append(nn.Sequential(expand, nn.ReLU(), depthwise, nn.ReLU(), project))
 
@@ -107,14 +107,14 @@ class KernelByKernel(nn.Module):
 
 
 def _padded(values: Tensor, length: int, dim: int = 0) -> Tensor:
-    """A copy of `values` with zeros behind up to `length` along `dim`."""
+    """A copy of `values`, padded with zeros to `length` along `dim`."""
     shape = list(values.shape)
     shape[dim] = length - shape[dim]
     return torch.cat([values, values.new_zeros(shape)], dim)
 
 
 def _conv(weight: Tensor, bias: Tensor | None, *, stride: int | None = None) -> nn.Conv2d:
-    """A 1x1 conv, or with `stride` a depthwise one, of these numbers."""
+    """A 1x1 conv, or with `stride` a depthwise conv, with these weights."""
     c_out, c_in, k, _ = weight.shape
     groups = 1 if stride is None else c_out
     conv = nn.Conv2d(c_in * groups, c_out, k, stride or 1, k // 2, groups=groups, bias=False, device="meta")

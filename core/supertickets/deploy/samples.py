@@ -1,4 +1,4 @@
-"""Inputs on which two forms of a network are compared: noise, and drawn scenes or pictures as the ticket's task sees them."""
+"""Inputs on which two forms of a network are compared: noise, and drawn scenes or pictures, preprocessed for the task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sample_inputs(ticket: Ticket, size: tuple[int, int], *, batch: int = 2) -> l
 
 
 def picture_inputs(ticket: Ticket, size: tuple[int, int], paths: Sequence[Path]) -> Tensor:
-    """Image files as input, (len(paths), 3, *size) float32. Raises `UserError` naming a file that cannot be read."""
+    """Image files as input, (len(paths), 3, *size) float32. Raises `UserError`, naming the file, if one cannot be read."""
     return _prepared(ticket, size, [read_image(path) for path in paths])
 
 

@@ -1,7 +1,7 @@
-"""The architecture as data: every number that a network is built from, JSON-able and complete.
+"""The architecture as data: all numbers that a network is built from, JSON-serialisable and complete.
 
-An arch describes the full supernet and any shrunk one alike; only the units differ. HR-NAS (arXiv 2106.06560), SuperTickets
-(arXiv 2207.03677).
+An arch describes the full supernet and shrunk networks in the same way; only the units differ. HR-NAS (arXiv 2106.06560),
+SuperTickets (arXiv 2207.03677).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Units: TypeAlias = dict[int, int]  # kernel size -> hidden channels (search unit
 
 
 class Arch(Section):
-    """What the arch of every family holds: the numbers of its heads' blocks, and the units left in all blocks.
+    """The fields that the archs of all families share: the numbers of the heads' blocks, and the units left in all blocks.
 
-    `units` maps a block's name to its units per kernel and `tokens_left` to its transformer tokens; a block not named there
-    is at full width (expand x C_in units for each kernel, `tokens` tokens). The block of the dense head, which reads all
-    branches at once, is named `head.block`; where `head_expand` is given, it uses that instead of `expand`.
+    `units` maps the name of a block to its units per kernel, and `tokens_left` to its transformer tokens; a block that is not
+    listed has its full width (expand x C_in units for each kernel, `tokens` tokens). The block of the dense head, which reads
+    all branches at once, is named `head.block`; it uses `head_expand` instead of `expand` if that is given.
     """
 
     family: str
@@ -48,10 +48,10 @@ class Arch(Section):
     @property
     @abstractmethod
     def widths(self) -> list[int]:
-        """Channels of the body's feature maps, finest first: what a head is built for."""
+        """Channels of the body's feature maps, finest first; heads are built for them."""
 
     def units_of(self, name: str, in_channels: int) -> Units:
-        """Units per kernel of block `name`; the full width where the block is not listed."""
+        """Units per kernel of block `name`; the full width if the block is not listed."""
         if name in self.units:
             return {k: n for k, n in sorted(self.units[name].items()) if n > 0}
         expand = self.head_expand if self.head_expand and name == "head.block" else self.expand
@@ -62,14 +62,14 @@ class Arch(Section):
         return self.tokens_left.get(name, self.tokens)
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-able form; `build.read_arch` reads it back to an equal arch."""
+        """JSON-serialisable form, from which `build.read_arch` restores an equal arch."""
         data: dict[str, object] = self.model_dump(mode="json")
         data["units"] = {name: {str(k): n for k, n in units.items()} for name, units in self.units.items()}
         return data
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
-        """Read `to_dict`'s form; a `UserError` says what is wrong in it."""
+        """Read the form that `to_dict` returns. Raises `UserError` with a description of any error in it."""
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -79,7 +79,7 @@ class Arch(Section):
 
 
 class SupernetArch(Arch):
-    """The HR-NAS supernet, full or shrunk: everything that `Supernet` needs."""
+    """The HR-NAS supernet, full or shrunk: all numbers that `Supernet` needs."""
 
     family: Literal["hrnas"] = "hrnas"
     stem: tuple[PositiveInt, PositiveInt] = (24, 24)
@@ -95,7 +95,7 @@ class SupernetArch(Arch):
 
     @property
     def widths(self) -> list[int]:
-        """Widths of the last stage's branches."""
+        """Widths of the branches of the last stage."""
         return self.stages[-1].widths
 
 
@@ -123,8 +123,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bn_momentum": 0.1,
         "init": "reduced",
     },
-    # The same widths with one block per branch: for the embedded scenes and small images, in minutes. With the body's `expand`
-    # the dense head would have 70 % of all MACs, and a search would take from it alone.
+    # The same widths with one block per branch: for the embedded scenes and small images, in minutes. With the body's `expand`,
+    # the dense head would have 70 % of all MACs, and a search would remove units only from it.
     "tiny": {
         "stem": (16, 16),
         "stages": _stages(([1], [16]), ([1, 1], [16, 32]), ([1, 1, 1], [16, 32, 64])),
@@ -132,7 +132,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bn_momentum": 0.1,
         "init": "reduced",
     },
-    # Half of tiny's MACs, so twice the epochs in the same time; more blocks at the coarsest size, where they cost least.
+    # Half of tiny's MACs, so twice as many epochs in the same time; more blocks at the coarsest size, where they cost least.
     "nano": {
         "stem": (16, 16),
         "stages": _stages(([1], [16]), ([1, 1], [16, 32]), ([1, 1, 3], [16, 32, 64])),
@@ -146,7 +146,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve_arch(config: ArchConfig) -> SupernetArch:
-    """The arch of the full supernet: the preset with what the config changes in it."""
+    """The arch of the full supernet: the preset with the changes that the config makes."""
     numbers = config.model_dump(exclude={"preset", "body", "outputs", "own_head", "weights", "weights_by", "pretrained"})
     changes = {key: value for key, value in numbers.items() if value is not None}
     return SupernetArch.from_dict(PRESETS[config.preset] | changes)

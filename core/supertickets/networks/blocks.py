@@ -1,9 +1,9 @@
 """The mixed-kernel inverted residual block, in the one-conv form.
 
-HR-NAS (arXiv 2106.06560) runs one inverted residual per kernel size and sums them before a last BN. A sum of projections is
-a projection of the concatenation, so all expansions are one 1x1 conv, all projections another, and only the depthwise
-convs act on slices: the same function, faster. Training on a CPU is an exception: there, large blocks are faster one kernel
-size after the other, because their hidden values then fit into the caches and are not concatenated.
+HR-NAS (arXiv 2106.06560) runs one inverted residual per kernel size and sums them before a last BN. A sum of projections is a
+projection of the concatenation, so here one 1x1 conv computes all expansions, another one all projections, and only the
+depthwise convs work on slices. This is the same function, but faster. Training on a CPU is an exception: there, large blocks
+are faster one kernel size after the other, because their hidden values then fit into the caches and are not concatenated.
 """
 
 from __future__ import annotations
@@ -34,28 +34,29 @@ def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return scale, norm.bias.double() - scale * norm.running_mean.double()
 
 
-LARGE = 2**19  # hidden values from which on a block trains faster on a CPU one kernel size after the other
-_UNIT_PARTS = ("expand", "expand_bn", "depthwise", "depthwise_bn", "project", "project_bn")  # gone where no unit is left
+LARGE = 2**19  # from this number of hidden values on, a block trains faster on a CPU one kernel size after the other
+_UNIT_PARTS = ("expand", "expand_bn", "depthwise", "depthwise_bn", "project", "project_bn")  # removed if no unit is left
 
 
 def has_replaced_forward(modules: Iterable[nn.Module]) -> bool:
-    """Whether a module runs another forward than its class's, as BNs do with `train.sync_bn`."""
+    """Whether the forward method of a module has been replaced, as for BN layers with `train.sync_bn`."""
     return any("forward" in vars(module) for module in modules)
 
 
 @runtime_checkable
 class InParts(Protocol):
-    """A module that can run part by part."""
+    """A module that can run in parts."""
 
     def forward_in_parts(self, x: Tensor, run: Callable[..., Tensor]) -> Tensor:
-        """`forward` up to rounding; `run(function, *inputs)` runs each part."""
+        """The same as `forward` up to rounding; `run(function, *inputs)` runs each part."""
 
 
 class MixedBlock(nn.Module):
     """(B, C_in, H, W) -> (B, C_out, ceil(H/s), ceil(W/s)), the residual sum without a ReLU after it.
 
-    `units` (kernel -> hidden channels) may lack kernels; with none left only the shortcut remains. The shortcut is the
-    identity where it can be, else a grouped 1x1 conv; with `tokens` the transformer's output is added to it.
+    `units` (kernel -> hidden channels) need not contain all kernels; without any units, only the shortcut remains. The shortcut
+    is the identity if the shapes allow it, otherwise a grouped 1x1 conv; with `tokens`, the transformer's output is added to
+    it.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, arch: Arch, name: str) -> None:
@@ -72,7 +73,7 @@ class MixedBlock(nn.Module):
             self.mixer = TokenMixer(in_channels, out_channels, tokens=arch.tokens_of(name), stride=stride, arch=arch)
 
     def build(self, arch: Arch, units: Units) -> None:
-        """(Re)create the convs and BNs for `units`, freshly initialised by PyTorch; the shortcut is left alone."""
+        """(Re)create the convs and BNs for `units`, newly initialised by PyTorch; the shortcut does not change."""
         self.units = units
         hidden = sum(units.values())
         if not hidden:
@@ -103,16 +104,16 @@ class MixedBlock(nn.Module):
         return self.project_bn(self.project(hidden)) + shortcut
 
     def _trains_in_parts(self, x: Tensor) -> bool:
-        """Whether this is a training step on a CPU for which the block is large."""
+        """Whether this is a training step on a CPU and the block is large for `x`."""
         trains = self.training and torch.is_grad_enabled() and x.device.type == "cpu"
         if not trains or len(self.units) < 2 or x.numel() // self.in_channels * sum(self.units.values()) < LARGE:
             return False
         return not has_replaced_forward([self.expand_bn, self.depthwise_bn])
 
     def forward_in_parts(self, x: Tensor, run: Callable[..., Tensor]) -> Tensor:
-        """`forward`, one kernel size after the other as HR-NAS does: equal up to rounding, with fewer hidden values at once.
+        """The same as `forward` up to rounding, one kernel size after the other as in HR-NAS, with fewer hidden values at once.
 
-        `run(function, *inputs)` runs each part, and may keep or drop what it computes.
+        `run(function, *inputs)` runs each part, and may keep or drop its activations.
         """
         shortcut = self.shortcut(x)  # (B, C_out, H/s, W/s)
         if self.mixer is not None:
@@ -129,7 +130,7 @@ class MixedBlock(nn.Module):
         return self.project_bn(sum(parts[1:], parts[0])) + shortcut
 
     def _one_kernel(self, x: Tensor, kernel: str, units: slice) -> Tensor:
-        """What the units of one kernel size add to the projection: (B, C_in, H, W) -> (B, C_out, H/s, W/s)."""
+        """The contribution of the units of one kernel size to the projection: (B, C_in, H, W) -> (B, C_out, H/s, W/s)."""
         hidden = torch.relu_(_norm_part(self.expand_bn, F.conv2d(x, self.expand.weight[units]), units))
         hidden = torch.relu_(_norm_part(self.depthwise_bn, self.depthwise[kernel](hidden), units))
         return F.conv2d(hidden, self.project.weight[:, units])
@@ -137,7 +138,8 @@ class MixedBlock(nn.Module):
     def unit_groups(self) -> list[UnitGroup]:
         """The block's hidden channels, one group per kernel: a row of the expansion, a depthwise kernel, a projection column.
 
-        The scale of the BN after the depthwise conv is a unit's gate. With the last unit the block's last BN goes too.
+        The scale of the BN after the depthwise conv is the gate of a unit. The block's last BN is removed together with the
+        last unit.
         """
         groups, start, total = [], 0, sum(self.units.values())
         for k, n in self.units.items():
@@ -154,7 +156,7 @@ class MixedBlock(nn.Module):
         return groups
 
     def resize(self, arch: Arch, tensors: Mapping[str, Tensor]) -> None:
-        """Take the shapes and values of `tensors`, the block's whole state with units and tokens missing."""
+        """Take over the shapes and values of `tensors`, the whole state of the block without the removed units and tokens."""
         like = next((param for param in self.parameters()), None)
         units = {k: len(tensors[f"depthwise.{k}.weight"]) for k in self.units if f"depthwise.{k}.weight" in tensors}
         if units != self.units:
@@ -175,7 +177,7 @@ def _call(function: Callable[..., Tensor], *inputs: object) -> Tensor:
 
 
 def _norm_part(norm: nn.BatchNorm2d, x: Tensor, channels: slice) -> Tensor:
-    """BN of a part of its channels."""
+    """Apply BN to a part of its channels."""
     assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
     statistics = (norm.running_mean[channels], norm.running_var[channels])
     return F.batch_norm(x, *statistics, norm.weight[channels], norm.bias[channels], norm.training, norm.momentum, norm.eps)
@@ -187,7 +189,7 @@ def mixed_blocks(net: nn.Module) -> dict[str, MixedBlock]:
 
 
 def outer_blocks(net: nn.Module) -> list[nn.Module]:
-    """The blocks of a supernet; of a library's network, the outermost parts of a sequence that have at least two convs."""
+    """The blocks of a supernet, or in a library's network the outermost parts of a sequence that have at least two convs."""
     found: dict[str, nn.Module] = {}
     for path, module in net.named_modules():
         parent = net.get_submodule(path.rpartition(".")[0])

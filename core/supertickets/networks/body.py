@@ -1,6 +1,6 @@
-"""A body of someone else's with one of our heads: a network of torchvision or timm as the supernet.
+"""A network from another library, torchvision or timm, as the body of the supernet, with one of this project's heads.
 
-It is rebuilt from a name in the library's list and from the shapes of its tensors; its units are found by tracing.
+The body is rebuilt from a name in the library's list and from the shapes of its tensors; its units are found by tracing.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ Shapes = dict[str, tuple[NonNegativeInt, ...]]
 
 
 class BodyArch(Arch):
-    """A network of a library, full or shrunk. The numbers of blocks (`Arch`) are those of heads that have such blocks."""
+    """A network of a library, full or shrunk. The fields for blocks (from `Arch`) describe heads that have such blocks."""
 
     family: Literal["body"] = "body"
     body: str
-    library: str = ""  # and its version, when the arch was first made
-    own_head: bool = False  # the library's whole classifier, with its own pooling and linear layer, and no feature maps
+    library: str = ""  # name and version of the library when the arch was created
+    own_head: bool = False  # use the library's whole classifier, with its own pooling and linear layer, instead of feature maps
     outputs: list[NonNegativeInt] = []  # numbers of the feature maps used, finest first
-    channels: list[PositiveInt] = []  # of these maps, as the body stands
+    channels: list[PositiveInt] = []  # channels of these maps in the present body
     bn_momentum: float = Field(0.1, gt=0, le=1)  # of the head
     body_bn_momentum: float | None = Field(None, gt=0, le=1)  # unset: the library's own
-    shapes: Shapes = {}  # of all tensors as they stand; empty: the full network
+    shapes: Shapes = {}  # present shapes of all tensors; empty: the full network
 
     @property
     def widths(self) -> list[int]:
-        """Channels of the feature maps in use, finest first."""
+        """Channels of the feature maps that are used, finest first."""
         return self.channels
 
     @model_validator(mode="after")
@@ -50,12 +50,12 @@ class BodyArch(Arch):
         return self
 
     def body_alone(self) -> BodyArch:
-        """The same body without what is known of its head."""
+        """The same body without the fields of its head."""
         return self.model_copy(update={"shapes": {name: s for name, s in self.shapes.items() if name.startswith("body.")}})
 
 
 class OwnHead(nn.Module):
-    """The place of a head where the body is a whole classifier for so many classes: its logits pass through."""
+    """Stands in for a head if the body is a whole classifier for this number of classes: the logits pass through."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class OwnHead(nn.Module):
 
 
 class BodyNet(Network):
-    """(B, 3, H, W) -> the head's output; without a head, the body's feature maps, finest first."""
+    """(B, 3, H, W) -> the output of the head, or without a head the body's feature maps, finest first."""
 
     def __init__(self, arch: BodyArch, head: nn.Module | None = None) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class BodyNet(Network):
         else:
             self.body = build_maps(arch.body, arch.outputs)
         use_depthwise(self.body)
-        self.head = head  # behind the body: tickets hold their tensors in this order
+        self.head = head  # after the body, because tickets store their tensors in this order
         self._traced: Traced | None = None
         if arch.shapes:
             own = self.state_dict()
@@ -91,7 +91,7 @@ class BodyNet(Network):
 
     @staticmethod
     def _check(arch: BodyArch, own: Mapping[str, Tensor]) -> None:
-        """`UserError` where the library's network has other tensors, or smaller ones."""
+        """Raise `UserError` if the library's network has other or smaller tensors."""
         where = f"{arch.body} in {library_version(arch.body)}"
         of_body = {name for name in own if name.startswith("body.")}
         if unknown := [name for name in arch.shapes if name not in own]:
@@ -105,7 +105,7 @@ class BodyNet(Network):
 
     @property
     def arch(self) -> BodyArch:
-        """The complete arch of the network as it stands."""
+        """The complete arch of the present network."""
         blocks = mixed_blocks(self)
         return self._arch.model_copy(
             update={
@@ -117,7 +117,7 @@ class BodyNet(Network):
 
     @property
     def traced(self) -> Traced:
-        """What tracing finds in the network as it stands. Heads that describe units of their own are not traced."""
+        """The result of tracing the present network. Heads that describe their own units are not traced."""
         if self._traced is None:
             described = self.head is None or any(isinstance(module, HasUnits) for module in self.head.modules())
             found = trace(_Alone(self.body) if described else self)
@@ -125,11 +125,11 @@ class BodyNet(Network):
         return self._traced
 
     def unit_groups(self) -> list[UnitGroup]:
-        """The groups that tracing finds."""
+        """The unit groups that tracing finds."""
         return self.traced.groups
 
     def notes(self) -> list[str]:
-        """How many BN channels can be removed and why the others cannot, and a change of the library's version."""
+        """Notes on how many BN channels can be removed, why the others cannot, and on a change of the library's version."""
         found, now = self.traced, library_version(self._arch.body)
         kept = ", ".join(f"{count}: {why}" for why, count in sorted(found.kept.items(), key=lambda item: -item[1]))
         free = found.channels - sum(found.kept.values())
@@ -142,7 +142,7 @@ class BodyNet(Network):
         return said
 
     def resize(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the shapes and values of `tensors`, the network's whole state with units missing."""
+        """Take over the shapes and values of `tensors`, the whole state of the network without the removed units."""
         for name, block in mixed_blocks(self).items():
             start = f"{name}."
             block.resize(self._arch, {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)})
@@ -157,7 +157,7 @@ class BodyNet(Network):
 
 
 class _Alone(nn.Module):
-    """The body under the name that it has in the whole network."""
+    """The body as a module with the name that it has in the whole network."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class _Alone(nn.Module):
 
 @torch.no_grad()
 def take(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give the network's tensors these values, and where it differs this shape, with what their modules say of it."""
+    """Set the network's tensors to these values and, if they differ, shapes, and update the sizes in their modules."""
     modules, own = dict(net.named_modules()), net.state_dict()
     for name, tensor in tensors.items():
         path, _, leaf = name.rpartition(".")
@@ -189,7 +189,7 @@ def take(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _describe(module: nn.Module, old: tuple[int, ...], new: tuple[int, ...]) -> None:
-    """What a module says of its sizes follows its weight; groups of a conv go as a whole."""
+    """Adjust the sizes that a module records to its weight; the groups of a conv are removed as a whole."""
     if isinstance(module, nn.Conv2d):
         if module.groups > 1:
             module.groups = module.groups * new[0] // old[0]
@@ -201,10 +201,10 @@ def _describe(module: nn.Module, old: tuple[int, ...], new: tuple[int, ...]) -> 
 
 
 def body_arch(config: ArchConfig, input_shape: tuple[int, int, int]) -> BodyArch:
-    """The arch of the full body that `config` names, with the feature maps it asks for.
+    """The arch of the full body that `config` names, with the requested feature maps.
 
-    By default these are all from stride 4 on that still have several pixels at `input_shape`. Raises `UserError` for keys that
-    belong to the HR-NAS supernet and for a body or outputs that do not exist.
+    By default, these are all maps from stride 4 on that still have several pixels at `input_shape`. Raises `UserError` for keys
+    that belong to the HR-NAS supernet, and for a body or outputs that do not exist.
     """
     assert config.body is not None
     for key in _OF_THE_SUPERNET:

@@ -1,4 +1,4 @@
-"""The one place where networks are built, full or shrunk: only the numbers and names in the arch differ."""
+"""The single place where networks are built, full or shrunk: only the numbers and names in the arch differ."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ A = TypeVar("A", bound=Arch, contravariant=True)
 
 
 class HeadBuilder(Protocol[A]):
-    """The part of a task that a network needs; every `Task` has it."""
+    """The part of a task that is needed to build a network; every `Task` has it."""
 
     def build_head(self, arch: A) -> nn.Module:
         """The head for a body of this arch: list of feature maps, finest first -> output."""
@@ -41,12 +41,12 @@ FAMILIES: dict[str, Family] = {  # by the arch's `family`
 
 
 def build_net(arch: Arch, task: HeadBuilder[Arch]) -> Network:
-    """The network that `arch` describes with the task's head, freshly initialised: the full one and any shrunk one alike."""
+    """Build the network that `arch` describes, full or shrunk, with the task's head and new initial weights."""
     return FAMILIES[arch.family].build(arch, task.build_head(arch))
 
 
 def read_arch(data: object) -> Arch:
-    """The arch that `to_dict` wrote, of whatever family (before there were several: HR-NAS); `UserError` for what is wrong."""
+    """Read an arch of any family from the form of `to_dict`; without a family it is HR-NAS. Raises `UserError` for errors."""
     family = data.get("family", "hrnas") if isinstance(data, Mapping) else "hrnas"
     if family not in FAMILIES:
         raise UserError(f"arch.family: {family!r} is not known here; valid: {', '.join(FAMILIES)}")

@@ -1,8 +1,9 @@
-"""Channels as numbers: which of them share one fate, and behind which BN scales they are exactly zero.
+"""Channels as numbers: which of them can only be removed together, and which BN scales make them exactly zero.
 
-While a network is traced (`tracing`), each tensor carries an array of signal numbers with as many dimensions as the tensor, of
-size 1 where nothing changes. A signal says which channel is there and behind which gates it is zero. A sum makes two channels
-one (union-find): they go together or not at all. A channel that is read where it cannot be zeroed stays for good.
+While a network is traced (`tracing`), each tensor carries an array of signal numbers with as many dimensions as the tensor and
+size 1 in dimensions along which nothing changes. A signal identifies a channel and the gates that make it zero. A sum merges
+two channels (union-find): they are removed together or not at all. A channel that is read at a place where it cannot be zero is
+always kept.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ NO_GATES: frozenset[Gate] = frozenset()
 
 
 class Signal(NamedTuple):
-    """What is known of one channel of a tensor. `gates`: it is zero once these are; empty where nothing makes it zero."""
+    """What is known about a channel of a tensor. It is zero if all its `gates` are; there are none if nothing makes it zero."""
 
     channel: int
     gates: frozenset[Gate]
 
 
 class Channels:
-    """All channels of a network, and the tensors that they run through."""
+    """All channels of a network, and the tensors that contain them."""
 
     def __init__(self) -> None:
         self._parents: list[int] = []
         self._signals: list[Signal] = []
         self._numbers: dict[Signal, int] = {}
         self._cuts: dict[Place, list[int]] = {}  # channel of each index
-        self._gates: dict[int, set[str]] = {}  # channel -> the BN scales behind which it is read
-        self._kept: dict[int, str] = {}  # channel -> why it stays
+        self._gates: dict[int, set[str]] = {}  # channel -> the BN scales after which it is read
+        self._kept: dict[int, str] = {}  # channel -> reason why it stays
 
     def __getitem__(self, number: int) -> Signal:
         return self._signals[number]
@@ -53,7 +54,7 @@ class Channels:
         return self._numbers[signal]
 
     def new(self, count: int) -> list[int]:
-        """The signals of `count` new channels without gates."""
+        """Signals for `count` new channels without gates."""
         first = len(self._parents)
         self._parents.extend(range(first, first + count))
         return [self.number(Signal(channel, NO_GATES)) for channel in range(first, first + count)]
@@ -65,12 +66,12 @@ class Channels:
         return channel
 
     def unite(self, one: int, other: int) -> None:
-        """Make two channels one."""
+        """Merge two channels."""
         low, high = sorted((self._root(one), self._root(other)))
         self._parents[high] = low
 
     def cut(self, tensors: tuple[str, ...], dim: int, signals: Iterable[int]) -> None:
-        """Note that these channels lie along dimension `dim` of each of these tensors, in this order."""
+        """Record that these channels lie along dimension `dim` of each of these tensors, in this order."""
         channels = [self._signals[number].channel for number in signals]
         known = self._cuts.setdefault((tensors, dim), channels)
         if known is not channels:  # used twice: the same channels
@@ -78,7 +79,7 @@ class Channels:
                 self.unite(one, other)
 
     def read(self, signals: Iterable[int]) -> None:
-        """Note that these signals are mixed with others from here on: what zeroes them is settled."""
+        """Record that these signals are mixed with others from here on, so no later gate can make them zero."""
         for number in set(signals):
             channel, gates = self._signals[number]
             if gates:
@@ -87,12 +88,12 @@ class Channels:
                 self._kept.setdefault(channel, "no BN before it is read")
 
     def keep(self, signals: Iterable[int], why: str) -> None:
-        """These channels stay in the network."""
+        """Record that these channels must stay in the network."""
         for number in set(signals):
             self._kept.setdefault(self._signals[number].channel, why)
 
     def groups(self, order: Mapping[str, int]) -> list[UnitGroup]:
-        """Channels that can be removed, those which run through the same tensors as one group, in the order of `order`."""
+        """Channels that can be removed, in the order of `order`; those in the same tensors form a group."""
         roots = [self._root(channel) for channel in range(len(self._parents))]
         kept = {roots[channel] for channel in self._kept}
         gates: dict[int, set[str]] = {}
@@ -116,14 +117,14 @@ class Channels:
         return _named_apart(sorted(found, key=lambda group: order[group.gates[0]]))
 
     def _units_at(self, place: Place, indices: Sequence[Sequence[int]]) -> Tensor:
-        """The unit at each index of a place, from the indices of each unit there; -1: none of these."""
+        """The unit at each index of a place, computed from the indices of each unit; -1: none of these units."""
         unit_of = np.full(len(self._cuts[place]), -1)
         for unit, own in enumerate(indices):
             unit_of[own] = unit
         return torch.from_numpy(unit_of)
 
     def reasons(self, norms: Mapping[str, int]) -> dict[str, int]:
-        """Why BN channels stay, and how many of them; `norms`: BN scales and their sizes."""
+        """The reasons why BN channels stay, and the number for each; `norms`: BN scales and their sizes."""
         kept: dict[int, str] = {}
         for channel, why in self._kept.items():
             kept.setdefault(self._root(channel), why)
@@ -138,7 +139,7 @@ class Channels:
 
 
 def _named_apart(groups: list[UnitGroup]) -> list[UnitGroup]:
-    """The groups, with a number behind a name that occurred before."""
+    """The groups, with a number appended to names that occur more than once."""
     seen: dict[str, int] = {}
     apart = []
     for group in groups:

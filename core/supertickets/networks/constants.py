@@ -1,20 +1,21 @@
-"""Units without effect: their output is the same number at every place for every input.
+"""Units without effect: their output is the same number at every position for every input.
 
-A unit's hidden value e and output d, BN in eval mode as scale and shift:
+The hidden value e and the output d of a unit, with BN in eval mode as scale and shift, are:
 
     e = relu(a1 (E x) + b1),   d = relu(a2 (K * e) + b2),   block = a3 (P d - m3) + beta3 + shortcut
 
-A unit is without effect where its column of P is zero, or where d is the same number at every place for every input: P d is
-then a constant, and taking it from the last BN's running mean m3 gives the same output without the unit. Whether d is
-constant is found by interval arithmetic: e is relu(b1) where its row of E (or a1) is zero, else anywhere in [0, inf); each tap
-of K adds its weight times that, and one that may fall on the zero padding may also add 0. So it finds, for every size of input,
+A unit is without effect if its column of P is zero, or if d is the same number at every position for every input: P d is then a
+constant, and if it is subtracted from the running mean m3 of the last BN, the output is the same without the unit. Whether d is
+constant is determined by interval arithmetic: e is relu(b1) if its row of E (or a1) is zero, otherwise it can be anywhere in
+[0, inf); each tap of K adds its weight times this value, and a tap that may fall on the zero padding may also add 0. For every
+input size, this finds
 
 - a depthwise kernel (or a2) that is all zero: d = relu(b2);
 - a zero row of E with b1 <= 0, so that e = 0: d = relu(b2);
-- a zero row of E with e > 0 where only the centre tap is left; other taps meet padding at the border, so such units stay;
-- a unit that can never fire, because no tap pulls up and b2 <= 0: d = 0.
+- a zero row of E with e > 0 if only the centre tap is left; other taps meet the padding at the border, so such units stay;
+- a unit that can never be active, because no tap has a positive contribution and b2 <= 0: d = 0.
 
-In a traced body a unit is without effect where all the weights that read it are zero.
+In a traced body, a unit is without effect if all weights that read it are zero.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from supertickets.networks.transformer import TokenMixer
 
 @torch.no_grad()
 def fold_constant_units(net: nn.Module) -> dict[str, Tensor]:
-    """True for the units of `net` (eval mode) that are without effect, (count,) by group's name.
+    """True for the units of `net` (in eval mode) without effect, (count,) by group's name.
 
-    What they add is folded, in place, into the last BN of their blocks, so that the network gives the same output once they are
-    removed. A block's last unit stays, the first of the smallest kernel, where the block would still add a constant: a block
-    without units has no BN to hold it.
+    Their constant contribution is folded, in place, into the last BN of their blocks, so that the network has the same output
+    after their removal. If a block would lose all of its units but still add a constant, the first unit of its smallest kernel
+    stays, because a block without units has no BN to hold the constant.
     """
     dead: dict[str, Tensor] = {}
     for name, block in mixed_blocks(net).items():
@@ -48,7 +49,7 @@ def fold_constant_units(net: nn.Module) -> dict[str, Tensor]:
 
 
 def unread_units(net: BodyNet) -> dict[str, Tensor]:
-    """True for the units that a traced network reads with zero weights alone, (count,) by group's name; one always stays."""
+    """True for the units that a traced network reads only with zero weights, (count,) by group's name; one always stays."""
     dead = {}
     for group in net.unit_groups():
         read = torch.zeros(group.count, dtype=torch.bool)
@@ -72,7 +73,7 @@ def unread_units(net: BodyNet) -> dict[str, Tensor]:
 
 
 def _drop_units(block: MixedBlock) -> Tensor:
-    """True for the units that may go; what they add is folded into the block's last BN."""
+    """True for the units that can be removed; their contribution is folded into the block's last BN."""
     constant = constant_outputs(block)  # (units,)
     weight = block.project.weight.flatten(1).double()  # (C_out, units)
     constant[(weight == 0).all(0)] = 0.0
@@ -88,7 +89,7 @@ def _drop_units(block: MixedBlock) -> Tensor:
 
 
 def constant_outputs(block: MixedBlock) -> Tensor:
-    """(units,) float64: a unit's output where it is the same number at every place for every input; nan elsewhere."""
+    """(units,) float64: a unit's output if it is the same number at every position for every input, otherwise nan."""
     a1, b1 = affine(block.expand_bn)
     a2, b2 = (part.split(list(block.units.values())) for part in affine(block.depthwise_bn))
     fixed = (block.expand.weight == 0).flatten(1).all(1) | (a1 == 0)
@@ -108,9 +109,9 @@ def constant_outputs(block: MixedBlock) -> Tensor:
 
 
 def _drop_mixer(block: MixedBlock, mixer: TokenMixer) -> bool:
-    """Whether the block's transformer may go: its last conv gives a constant, which the block's last BN takes over.
+    """Whether the block's transformer can be removed: its last conv returns a constant, which moves into the block's last BN.
 
-    Single tokens never go: attention looks at all of them.
+    Single tokens are never removed, because attention uses all of them.
     """
     scale, shift = affine(mixer.restore_bn)
     if not ((mixer.restore.weight == 0).flatten(1).all(1) | (scale == 0)).all():

@@ -1,8 +1,8 @@
-"""Depthwise convs that train faster on a CPU where their kernel is taller than the feature map.
+"""Depthwise convs that train faster on a CPU if their kernel is taller than the feature map.
 
-There oneDNN, which computes PyTorch's convs on CPUs, has no fast code for the gradient of the weights and computes one small
-matrix product for each image and channel, which can take ten times as long as the rest of the conv. Where there are many of
-these, the gradient is computed here, one tap of the kernel after the other (`benchmarks/cpu_step.py`).
+In this case, oneDNN, which computes PyTorch's convs on CPUs, has no fast code for the gradient of the weights and computes one
+small matrix product for each image and channel, which can take ten times as long as the rest of the conv. If there are many
+such products, the gradient is computed here instead, one tap of the kernel after the other (`benchmarks/cpu_step.py`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from torch.nn import grad as gradients
 
 Pair = tuple[int, int]
-MANY = 1024  # images times channels from which on one tap after the other is faster
+MANY = 1024  # from this number of images times channels on, one tap after the other is faster
 
 
 class DepthwiseConv(nn.Conv2d):
-    """(B, C, H, W) -> (B, C, H', W'): a depthwise conv without bias, as `nn.Conv2d` but for how its gradient is rounded."""
+    """(B, C, H, W) -> (B, C, H', W'): a depthwise conv without bias, equal to `nn.Conv2d` up to its gradient's rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
         trains = self.training and torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
@@ -32,7 +32,7 @@ class DepthwiseConv(nn.Conv2d):
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise conv whose weight gets its gradient from `weight_gradient`."""
+    """A depthwise conv that computes the gradient of its weight with `weight_gradient`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
@@ -53,7 +53,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def weight_gradient(x: Tensor, grad: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
-    """The gradient (C, 1, *kernel) of a depthwise conv's weight from its input (B, C, H, W) and its output's gradient."""
+    """The gradient (C, 1, *kernel) of a depthwise conv's weight, from its input (B, C, H, W) and the gradient of its output."""
     x, grad = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)  # channels last
     out = x.new_zeros(*kernel, x.shape[3])
     columns = list(_meetings(kernel[1], x.shape[2], grad.shape[2], stride[1], padding[1]))
@@ -64,7 +64,7 @@ def weight_gradient(x: Tensor, grad: Tensor, kernel: Pair, stride: Pair, padding
 
 
 def _meetings(kernel: int, size_in: int, size_out: int, stride: int, padding: int) -> Iterator[tuple[int, slice, slice]]:
-    """For each tap of one dimension that meets the input: the tap, the places that it reads, and those of the output."""
+    """For each tap of one dimension that overlaps the input: the tap, and its positions in the input and in the output."""
     for tap in range(kernel):
         offset = tap - padding
         first = max(0, -(offset // stride))
@@ -74,7 +74,7 @@ def _meetings(kernel: int, size_in: int, size_out: int, stride: int, padding: in
 
 
 def use_depthwise(net: nn.Module) -> None:
-    """Make `DepthwiseConv`s of the plain depthwise convs of a network of another library; their tensors stay."""
+    """Turn the plain depthwise convs of a library's network into `DepthwiseConv`s, which keep the tensors."""
     for module in net.modules():
         if type(module) is nn.Conv2d and _is_depthwise(module):
             module.__class__ = DepthwiseConv

@@ -12,10 +12,10 @@ from supertickets.networks.blocks import MixedBlock
 
 
 class Fusion(nn.Module):
-    """Branch features of the last stage -> those of the next, finest first, at most one branch more.
+    """Branch features of the last stage -> those of the next stage, finest first, with at most one more branch.
 
-    Edge `JtoI` is a block from branch J to branch I, |I - J| <= 1; finer to coarser with stride 2. A new branch is made by a
-    stride-2 block from the last fused branch. After the sum: ReLU.
+    Edge `JtoI` is a block from branch J to branch I, |I - J| <= 1; blocks from finer to coarser branches have stride 2. A
+    stride-2 block makes a new branch from the last fused branch. Each sum is followed by a ReLU.
     """
 
     def __init__(self, in_widths: list[int], out_widths: list[int], *, arch: SupernetArch, name: str) -> None:
@@ -38,7 +38,7 @@ class Fusion(nn.Module):
         return range(max(0, i - 1), min(self.in_branches, i + 2))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Each branch summed with its neighbours at its own size, finest first; in a transition one coarser branch more."""
+        """The sum of each branch and its neighbours at its own size, finest first; a transition adds one coarser branch."""
         fused = []
         for i in range(self.in_branches):
             total: Tensor | None = None
@@ -49,7 +49,7 @@ class Fusion(nn.Module):
                 if total is None:
                     total = part
                     continue
-                if part.shape[-2:] != total.shape[-2:]:  # odd sizes: rounding differs between the branches
+                if part.shape[-2:] != total.shape[-2:]:  # for odd sizes, rounding differs between the branches
                     part = F.interpolate(part, total.shape[-2:], mode="bilinear", align_corners=False)
                 total = total + part
             assert total is not None  # i -> i is always an edge

@@ -17,7 +17,8 @@ from supertickets.networks.body import BodyArch, OwnHead
 class DenseHead(nn.Module):
     """Segmentation and keypoints: branches (B, C_i, H_i, W_i), finest first -> (B, outputs, H_0, W_0).
 
-    All branches are brought bilinearly to the finest size and concatenated; one block to `channels`, one 1x1 conv with bias.
+    All branches are resized bilinearly to the finest size and concatenated; a block to `channels` and a 1x1 conv with bias
+    follow.
     """
 
     def __init__(self, arch: Arch, *, channels: int, outputs: int) -> None:
@@ -34,8 +35,9 @@ class DenseHead(nn.Module):
 class ClassificationHead(nn.Module):
     """Branches (B, C_i, H_i, W_i), finest first -> (B, classes) logits.
 
-    One block widens each branch; from the finest on, a stride-2 block brings the sum so far to the next branch's size and
-    width, where it is added. Then a 1x1 conv with BN and ReLU, the mean over all places, dropout and a linear layer.
+    A block widens each branch. Beginning with the finest branch, a stride-2 block brings the sum so far to the size and width
+    of the next branch, to which it is added. A 1x1 conv with BN and ReLU, the mean over all positions, dropout and a linear
+    layer follow.
     """
 
     def __init__(
@@ -78,8 +80,8 @@ class ClassificationHead(nn.Module):
 class PyramidHead(nn.Module):
     """Segmentation and keypoints on any feature maps (B, C_i, H_i, W_i), finest first -> (B, outputs, H_0, W_0).
 
-    As in a feature pyramid (FPN, arXiv 1612.03144), a 1x1 conv brings each map to `channels`, and from the coarsest map on the
-    sum so far is enlarged bilinearly and added to the next finer one. Two depthwise-separable convs and a 1x1 conv follow.
+    As in a feature pyramid (FPN, arXiv 1612.03144), a 1x1 conv brings each map to `channels`. Beginning with the coarsest map,
+    the sum so far is enlarged bilinearly and added to the next finer map. Two depthwise-separable convs and a 1x1 conv follow.
     """
 
     def __init__(self, arch: Arch, *, channels: int, outputs: int) -> None:
@@ -103,7 +105,7 @@ class PyramidHead(nn.Module):
 class PooledHead(nn.Module):
     """Feature maps (B, C_i, H_i, W_i), finest first -> (B, classes) logits from the coarsest one.
 
-    A 1x1 conv with BN and ReLU, the mean over all places, dropout and a linear layer.
+    It consists of a 1x1 conv with BN and ReLU, the mean over all positions, dropout and a linear layer.
     """
 
     def __init__(self, arch: Arch, *, classes: int, channels: int, dropout: float) -> None:
@@ -124,21 +126,21 @@ def _conv_bn(arch: Arch, c_in: int, c_out: int, kernel: int, *, groups: int = 1)
 
 
 def _start_small(classifier: nn.Conv2d | nn.Linear) -> None:
-    """Weights N(0, 0.01^2) and no shift, so that the first logits are small."""
+    """Initialise with weights N(0, 0.01^2) and zero bias, so that the first logits are small."""
     nn.init.normal_(classifier.weight, 0, 0.01)
     if classifier.bias is not None:
         nn.init.zeros_(classifier.bias)
 
 
 def dense_head(arch: Arch, *, channels: int, outputs: int) -> DenseHead | PyramidHead:
-    """The head of segmentation and keypoints for an arch: `PyramidHead` for a library's body, `DenseHead` for others."""
+    """The head of segmentation and keypoints for an arch: `PyramidHead` for a library's body, otherwise `DenseHead`."""
     return (PyramidHead if isinstance(arch, BodyArch) else DenseHead)(arch, channels=channels, outputs=outputs)
 
 
 def classification_head(
     arch: Arch, *, classes: int, widths: Sequence[int], channels: int, dropout: float
 ) -> ClassificationHead | PooledHead | OwnHead:
-    """The head of classification for an arch: for a library's body `PooledHead` or its own, for others `ClassificationHead`."""
+    """The classification head for an arch: `PooledHead` or the own head of a library's body, otherwise `ClassificationHead`."""
     if isinstance(arch, BodyArch):
         if arch.own_head:
             return OwnHead(classes)

@@ -1,7 +1,7 @@
 """Networks of torchvision and timm by name: their feature maps, their own input statistics and their published weights.
 
-A name must stand in the library's own list; no address, no path and no argument of a constructor is taken from a config or
-ticket. Building a network downloads nothing.
+A name must be in the library's own list; no addresses, paths or constructor arguments are taken from a config or a ticket.
+Building a network downloads nothing.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from supertickets.networks.macs import ShapesAlone, copy_to_meta
 
 LIBRARIES = ("timm", "torchvision")
 SHAPE = (3, 256, 256)
-OWN = "python"  # in the place of a library: a network of one's own
+OWN = "python"  # in place of a library: the user's own network
 _factories: dict[str, Callable[[], nn.Module]] = {}
 
 
 def use_body(factory: Callable[[], nn.Module]) -> str:
-    """Make a network of your own known to this process; returns the name that `arch.body` calls it by.
+    """Register a network of your own in this process; returns its name for `arch.body`.
 
-    `factory()` gives a module (B, 3, H, W) -> list of feature maps (B, C, H, W), finest first. Tickets hold this name, and no
-    ticket imports what it names: call `use_body` before one is loaded.
+    `factory()` returns a module (B, 3, H, W) -> list of feature maps (B, C, H, W), finest first. Tickets store this name, but
+    loading a ticket does not import the network: call `use_body` first.
     """
     body = f"{OWN}:{factory.__module__}.{factory.__qualname__}"
     _factories[body] = factory
@@ -35,7 +35,7 @@ def use_body(factory: Callable[[], nn.Module]) -> str:
 
 
 class Chosen(nn.Module):
-    """Some of the feature maps of a network that gives a list of them."""
+    """Selects some of the feature maps of a network that returns a list of them."""
 
     def __init__(self, net: nn.Module, outputs: Sequence[int] | None) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class Maps(nn.Module):
         from torchvision.models.feature_extraction import create_feature_extractor
         from torchvision.ops import StochasticDepth
 
-        # torchvision keeps a graph for each mode and loses one when it is copied. With random depth left a module of its own
-        # both are the same.
+        # torchvision keeps a graph for each mode and loses one of them when it is copied. If random depth stays a separate
+        # module, both are the same.
         leaves = {"leaf_modules": [StochasticDepth]}
         both = create_feature_extractor(net, {tap: str(index) for index, tap in enumerate(taps)}, tracer_kwargs=leaves)
         self.net = fx.GraphModule(both, both.eval_graph)
@@ -67,7 +67,7 @@ class Maps(nn.Module):
 
 
 def split_name(body: str) -> tuple[str, str]:
-    """Library and name of `library:name`. `UserError` with the nearest name where there is no such network."""
+    """Library and name of `library:name`. Raises `UserError` with the most similar name if there is no such network."""
     library, _, name = body.partition(":")
     if library == OWN:
         if body not in _factories:
@@ -105,7 +105,7 @@ def library_version(body: str) -> str:
 
 
 def build_classifier(body: str, classes: int) -> nn.Module:
-    """The library's whole network with random weights: (B, 3, H, W) -> logits (B, classes). `UserError` as for `build_maps`."""
+    """The library's whole network with random weights: (B, 3, H, W) -> logits (B, classes). Raises as `build_maps` does."""
     library, name = split_name(body)
     if library == OWN:
         raise UserError(f"arch.own_head: {body} gives feature maps and has no head of its own")
@@ -117,9 +117,9 @@ def build_classifier(body: str, classes: int) -> nn.Module:
 
 
 def build_maps(body: str, outputs: Sequence[int] | None = None) -> nn.Module:
-    """The network with random weights: (B, 3, H, W) -> its feature maps `outputs`, finest first; all of them by default.
+    """The network with random weights: (B, 3, H, W) -> its feature maps `outputs` (default: all), finest first.
 
-    Raises `UserError` where the library has no such network or map, and for a network without batch normalisation.
+    Raises `UserError` if the library has no such network or map, and for a network without batch normalisation.
     """
     library, name = split_name(body)
     try:
@@ -148,7 +148,7 @@ def _which(outputs: Sequence[int] | None) -> str:
 
 
 def _timm_maps(name: str, outputs: Sequence[int] | None) -> nn.Module:
-    if outputs is None:  # all of them: timm's default leaves some out
+    if outputs is None:  # request all of them, as timm's default omits some
         with torch.device("meta"):
             known = _timm().create_model(name, pretrained=False, features_only=True).feature_info.info
         outputs = range(len(known))
@@ -172,14 +172,14 @@ def _torchvision_net(name: str, **options: int) -> nn.Module:
 
 @torch.no_grad()
 def _last_of_each_size(net: nn.Module) -> list[str]:
-    """The modules that give the last (B, C, h, w) of each size, outermost where several do, finest first."""
+    """The modules with the last output (B, C, h, w) of each size, finest first; of several, the outermost one."""
     last: dict[int, str] = {}
     meta = copy_to_meta(net).eval()
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
             if isinstance(output, Tensor) and output.ndim == 4 and 1 < output.shape[-1] < SHAPE[-1]:
-                last[output.shape[-1]] = name  # the hook of an outer module comes after those of inner ones
+                last[output.shape[-1]] = name  # the hook of an outer module runs after those of inner modules
 
         return hook
 
@@ -203,7 +203,7 @@ def map_shapes(net: nn.Module, shape: tuple[int, int, int]) -> list[tuple[int, i
 
 
 def input_statistics(body: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of R, G and B in 0..1 that the network's published weights expect."""
+    """Mean and standard deviation of R, G and B, in 0..1, that the network's published weights expect."""
     library, name = split_name(body)
     if library == "timm":
         published = _timm().get_pretrained_cfg(name)
@@ -220,7 +220,7 @@ def input_statistics(body: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def published_weights(body: str) -> dict[str, Tensor]:
-    """The weights that the library publishes, from its cache or downloaded. `UserError` where neither is possible."""
+    """The weights that the library publishes, from its cache or downloaded. Raises `UserError` if neither is possible."""
     library, name = split_name(body)
     if library == OWN:
         raise UserError(f"arch.pretrained: {body} has no published weights; give a file in arch.weights")
@@ -230,8 +230,8 @@ def published_weights(body: str) -> dict[str, Tensor]:
         from torchvision import models
 
         return dict(models.get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True))
-    except Exception as error:  # a library's own, of its downloads: many kinds
+    except Exception as error:  # libraries raise many kinds of errors for downloads
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"arch.pretrained: the weights of {body} could not be had ({reason:.160}); give a file in arch.weights instead"
+            f"arch.pretrained: the weights of {body} could not be loaded ({reason:.160}); give a file in arch.weights instead"
         ) from error

@@ -1,4 +1,4 @@
-"""Multiply-accumulates (MACs) of convs, linears and attention, layer by layer, at any input size, without data.
+"""Multiply-accumulates (MACs) of convs, linear layers and attention, layer by layer, at any input size, without data.
 
 dense MACs = weights x output positions; sparse MACs = nonzero weights x output positions (batch 1).
 """
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 @dataclass
 class Layer:
-    """One conv, linear or attention. `positions`: how many times each weight is used for one input."""
+    """One conv, linear layer or attention. `positions`: how many times each weight is used for one input."""
 
     weights: int
     positions: int
@@ -30,9 +30,9 @@ class Layer:
 
 
 def count_layers(net: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, Layer]:
-    """Layers in the order they run, by module path, for one input of (C, H, W).
+    """Layers in the order in which they run, by module path, for one input of shape (C, H, W).
 
-    Runs a copy on the meta device: no data, no cost.
+    This runs a copy on the meta device, which needs no data and takes little time.
     """
     layers: dict[str, Layer] = {}
     meta = copy_to_meta(net).eval()
@@ -46,7 +46,7 @@ def count_layers(net: nn.Module, input_shape: tuple[int, int, int]) -> dict[str,
             elif isinstance(module, nn.MultiheadAttention):
                 query, key = inputs[0].shape[1], inputs[1].shape[1]  # (B, tokens, dim), batch first
                 d = module.embed_dim
-                positions = query  # exact where query and key have as many tokens, as here
+                positions = query  # exact if query and key have the same number of tokens, as here
                 layers[name] = Layer(4 * d * d, positions, extra=2 * query * key * d)
 
         return hook
@@ -54,7 +54,7 @@ def count_layers(net: nn.Module, input_shape: tuple[int, int, int]) -> dict[str,
     for name, module in meta.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
             module.register_forward_hook(record(name))
-    # Gradients on: without them PyTorch's transformer takes a fused path that calls none of its parts.
+    # With gradients, as PyTorch's transformer would otherwise take a fused path that calls none of its parts.
     with torch.enable_grad(), ShapesAlone():
         meta(torch.empty(1, *input_shape, device="meta"))
     return layers
@@ -64,11 +64,11 @@ def copy_to_meta(net: nn.Module) -> nn.Module:
     """A copy of the network whose tensors have shapes and no data."""
     shapes: dict[int, object] = {id(buffer): buffer.to("meta") for buffer in net.buffers()}
     shapes |= {id(param): nn.Parameter(param.to("meta"), param.requires_grad) for param in net.parameters()}
-    return copy.deepcopy(net, shapes)  # takes these instead of copying the tensors
+    return copy.deepcopy(net, shapes)  # uses these instead of copying the tensors
 
 
 class ShapesAlone(TorchFunctionMode):
-    """Answers with an empty tensor of the right shape where PyTorch's own way on the meta device takes milliseconds."""
+    """Returns an empty tensor of the right shape for operations that take PyTorch milliseconds on the meta device."""
 
     def __torch_function__(
         self, func: Callable[..., object], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -83,7 +83,7 @@ class ShapesAlone(TorchFunctionMode):
 
 
 def _resized(x: Tensor, size: int | Sequence[int] | None = None, scale_factor: Any = None, *_: object, **__: object) -> Tensor:
-    """An empty tensor of the shape that `F.interpolate` gives."""
+    """An empty tensor with the shape that `F.interpolate` returns."""
     asked = scale_factor if size is None else size
     numbers = asked if isinstance(asked, Sequence) else [asked] * (x.ndim - 2)
     if size is None:
@@ -98,7 +98,7 @@ def dense_macs(layers: Mapping[str, Layer]) -> int:
 
 @torch.no_grad()
 def sparse_layer_macs(net: nn.Module, layers: Mapping[str, Layer]) -> dict[str, int]:
-    """MACs per layer that meet a nonzero weight."""
+    """MACs with a nonzero weight, by layer."""
     modules = dict(net.named_modules())
     sparse = {}
     for name, layer in layers.items():
@@ -109,7 +109,7 @@ def sparse_layer_macs(net: nn.Module, layers: Mapping[str, Layer]) -> dict[str, 
 
 
 def paper_macs(macs: float, params: int, zeros: int) -> float:
-    """The paper's count for a pruned network: total MACs x remaining / total parameters. Print it beside the true figure."""
+    """The paper's count for a pruned network: total MACs x remaining / total parameters. Print it next to the true figure."""
     return macs * (params - zeros) / params
 
 

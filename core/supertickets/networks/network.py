@@ -1,4 +1,4 @@
-"""What search, pruning and tickets need of a network, whatever its family."""
+"""The interface that search, pruning and tickets need from a network of any family."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Network(nn.Module):
     @property
     @abstractmethod
     def arch(self) -> Arch:
-        """The complete arch of the network as it stands: `build_net` makes one of the same shapes from it."""
+        """The complete arch of the present network, from which `build_net` builds a network of the same shapes."""
 
     def notes(self) -> list[str]:
-        """What a user should know of the network as it stands, one sentence each."""
+        """Notes for the user on the present network, one sentence each."""
         return []
 
     @abstractmethod
     def resize(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the shapes and values of `tensors`, the network's whole state with units missing."""
+        """Take over the shapes and values of `tensors`, the whole state of the network without the removed units."""

@@ -1,4 +1,4 @@
-"""One operation of a network as it runs, and what it does to arrays of signal numbers and to zeros."""
+"""An operation of a network during a forward pass, and its effect on arrays of signal numbers and on zeros."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from supertickets.networks.channels import Signals
 
 @dataclass(frozen=True)
 class Step:
-    """One operation as it runs: `given` are its arguments by name, `tensors` those of them that are tensors."""
+    """A running operation: `given` are its arguments by name, `tensors` those arguments that are tensors."""
 
     name: str
     func: Any
@@ -33,7 +33,7 @@ class Step:
 
 
 def gives_zero(step: Step, zeros: set[int]) -> bool:
-    """Whether a pointwise operation gives 0 where these of its tensors are 0 and the others are not: it is tried."""
+    """Whether a pointwise operation returns 0 if these tensors are 0 and the others are not; this is tried out."""
     numbers = itertools.count()
 
     def number(leaf: object) -> object:
@@ -45,14 +45,14 @@ def gives_zero(step: Step, zeros: set[int]) -> bool:
 
 
 def along(row: list[int], dim: int, ndim: int) -> Signals:
-    """The signals of a tensor of `ndim` dimensions whose channels lie along `dim`."""
+    """The signals for a tensor of `ndim` dimensions whose channels lie along `dim`."""
     shape = [1] * ndim
     shape[dim] = -1
     return np.array(row, dtype=np.int64).reshape(shape)
 
 
 def compressed(signals: Signals) -> Signals:
-    """The same with size 1 in every dimension along which nothing changes."""
+    """The same signals with size 1 in every dimension along which nothing changes."""
     for dim in range(signals.ndim):
         first = signals.take([0], dim)
         if signals.shape[dim] > 1 and (signals == first).all():

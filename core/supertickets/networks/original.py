@@ -1,6 +1,6 @@
-"""The original SuperTickets / HR-NAS networks in our names: arch, weights and mask read off their tensors.
+"""The original SuperTickets / HR-NAS networks under this project's names: arch, weights and mask from their tensors.
 
-The original runs a block's kernels one by one; here their tensors are put end to end into the one-conv form.
+The original runs the kernels of a block one by one; here, their tensors are concatenated into the one-conv form.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def classifier_of(tensors: Tensors) -> Tensor:
 
 
 def read_head(tensors: Tensors) -> dict[str, object]:
-    """The head's settings, from the tensors' shapes."""
+    """The settings of the head, from the shapes of the tensors."""
     if not _is_classification(tensors):
         return {"channels": len(tensors["transform.pw_bn.weight"])}
     found = _head_modules(tensors, "incre_modules")
@@ -46,14 +46,14 @@ def _named(tensors: Tensors, pattern: str) -> Tensor:
 
 
 def _head_modules(tensors: Tensors, kind: str) -> dict[int, str]:
-    """Index -> name of the classification head's blocks of a kind."""
+    """Index -> name for the blocks of one kind in the classification head."""
     pattern = rf"(features\.\d+\.{kind}\.(\d+)(?:\.0)?)\.pw_bn\.weight"
     found = (re.fullmatch(pattern, name) for name in tensors)
     return {int(match[2]): match[1] for match in found if match}
 
 
 def arch_of(tensors: Tensors, kwargs: Mapping[str, object], *, norms: ArchConfig) -> SupernetArch:
-    """The arch from the tensors' shapes; what shapes do not tell from `kwargs`, or as the task has it (`norms`)."""
+    """The arch from the shapes of the tensors; what these do not tell comes from `kwargs` or from the task (`norms`)."""
     stages: list[dict[str, list[int]]] = []
     while any(name.startswith(f"features.{2 * len(stages) + 1}.branches.") for name in tensors):
         s = len(stages)
@@ -115,7 +115,7 @@ def _units(tensors: Tensors, old: str) -> dict[int, int]:
 
 
 def check_searched(net: nn.Module, names: dict[str, str], searched: list[Any], network: Path, weights: Path) -> None:
-    """Raise `UserError` where the `searched` list of the JSON disagrees with the blocks that the tensors make."""
+    """Raise `UserError` if the `searched` list of the JSON does not agree with the blocks that the tensors form."""
     blocks = mixed_blocks(net)
     if len(searched) != len(names):
         raise UserError(f"{network}: 'searched' lists {len(searched)} blocks, {weights.name} holds {len(names)}")
@@ -132,10 +132,10 @@ def check_searched(net: nn.Module, names: dict[str, str], searched: list[Any], n
 
 
 def convert(tensors: Tensors, net: nn.Module, names: dict[str, str], path: Path) -> tuple[Tensors, Tensors]:
-    """Our state dict and mask, each taken from the original's tensors."""
+    """This project's state dict and mask, both from the original's tensors."""
 
     def state_of(read: Callable[[str], Tensor]) -> Tensors:
-        """Our names for what `read` gives under the original's: its weights, or their masks."""
+        """What `read` returns for the original's names, weights or masks, under this project's names."""
         state = {
             "stem.0.weight": read("downsamples.0.0.weight"),
             "stem.3.weight": read("downsamples.1.0.weight"),

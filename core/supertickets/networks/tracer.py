@@ -1,6 +1,6 @@
 """Follows channels through the operations of one forward pass: one rule for each kind of operation.
 
-What an operation without a rule does to its channels is not known, so they stay.
+Channels that meet an operation without a rule stay, because its effect on them is not known.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Tracer(TorchDispatchMode):
         super().__init__()
         self.channels = Channels()
         self.names = {id(tensor): name for name, tensor in (*net.named_parameters(), *net.named_buffers())}
-        self.signals: dict[int, Signals] = {}  # by tensor's id: `alive` keeps ids from being used again
+        self.signals: dict[int, Signals] = {}  # by the tensor's id; `alive` prevents ids from being reused
         self.alive: list[Any] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -60,18 +60,18 @@ class Tracer(TorchDispatchMode):
         return self.signals.get(id(tensor))
 
     def put(self, tensor: Tensor, signals: Signals) -> None:
-        """From here on the tensor carries these signals."""
+        """Attach these signals to the tensor."""
         self.alive.append(tensor)
         self.signals[id(tensor)] = signals
 
     def keep(self, tensor: object, why: str) -> None:
-        """The tensor's channels stay in the network."""
+        """Record that the tensor's channels stay in the network."""
         signals = self.of(tensor)
         if signals is not None:
             self.channels.keep(signals.ravel().tolist(), why)
 
     def row(self, tensor: Tensor, dim: int) -> list[int] | None:
-        """The signal at each index along `dim`; None where there are none, or where they change along another dimension too."""
+        """The signal at each index along `dim`; None if there are none, or if they also change along another dimension."""
         signals = self.of(tensor)
         if signals is None:
             return None
@@ -84,7 +84,7 @@ class Tracer(TorchDispatchMode):
         return signals.ravel().tolist()
 
     def cut(self, tensors: Iterable[object], dim: int, signals: list[int]) -> None:
-        """These channels lie along `dim` of parameters and buffers; they stay where one of them is computed in forward."""
+        """Record that these channels lie along `dim` of parameters and buffers; if one is computed in forward, they stay."""
         present = [tensor for tensor in tensors if tensor is not None]
         names = tuple(self.names.get(id(tensor), "") for tensor in present)
         if not all(names):
@@ -93,12 +93,12 @@ class Tracer(TorchDispatchMode):
             self.channels.cut(names, dim, signals)
 
     def unknown(self, step: Step) -> None:
-        """An operation without a rule: all that goes in stays."""
+        """An operation without a rule: all channels of its inputs stay."""
         for tensor in step.tensors:
             self.keep(tensor, step.name)
 
     def conv(self, step: Step) -> None:
-        """Reads channels and makes new ones; a depthwise or grouped conv ties those of each group together."""
+        """Reads channels and makes new ones; a depthwise or grouped conv connects those of each group."""
         x, weight, groups = step.given["input"], step.given["weight"], step.given.get("groups", 1)
         bias, transposed = step.given.get("bias"), step.given.get("transposed", False)
         row, out = self.row(x, 1), step.outs[0]
@@ -121,7 +121,7 @@ class Tracer(TorchDispatchMode):
         self.put(out, along(made, 1, out.ndim))
 
     def _grouped(self, row: list[int], groups: int, count: int, *, gated: bool) -> list[int]:
-        """The `count` outputs of a grouped conv: each group of channels is one, from its inputs to its outputs."""
+        """The `count` outputs of a grouped conv: the input and output channels of each group are merged into one."""
         size, made = len(row) // groups, []
         for start in range(0, len(row), size):
             signal = self.channels[row[start]]
@@ -142,7 +142,7 @@ class Tracer(TorchDispatchMode):
         self.put(out, along(made, out.ndim - 1, out.ndim))
 
     def norm(self, step: Step) -> None:
-        """BN: its scale is the gate of each channel behind it."""
+        """BN: its scale is the gate of each channel after it."""
         x, weight = step.given["input"], step.given.get("weight")
         row, name = self.row(x, 1), self.names.get(id(weight))
         if row is None:
@@ -153,7 +153,7 @@ class Tracer(TorchDispatchMode):
         self.put(step.outs[0], along(made, 1, x.ndim))
 
     def pool(self, step: Step) -> None:
-        """Works on each channel alone, and turns zeros into zeros."""
+        """Works on each channel separately, and maps zeros to zeros."""
         x = step.tensors[0]
         if (row := self.row(x, 1)) is None:
             return
@@ -164,7 +164,7 @@ class Tracer(TorchDispatchMode):
             self.put(out, along(row, 1, out.ndim))
 
     def concatenate(self, step: Step) -> None:
-        """Channels side by side."""
+        """Concatenates channels."""
         parts, out = list(step.given["tensors"]), step.outs[0]
         dim = step.given.get("dim", 0) % out.ndim
         rows = [self.row(part, dim) for part in parts]
@@ -175,7 +175,7 @@ class Tracer(TorchDispatchMode):
         self.put(out, along([number for row in rows for number in row or ()], dim, out.ndim))
 
     def rearrange(self, step: Step) -> None:
-        """Views: the operation itself, done to the numbers. Where channels then change along two dimensions, they stay."""
+        """Views: the operation is applied to the numbers. If channels then change along two dimensions, they stay."""
         x = step.tensors[0]
         signals = self.of(x)
         if signals is None:
@@ -188,7 +188,7 @@ class Tracer(TorchDispatchMode):
         self.put(step.outs[0], moved)
 
     def take_part(self, step: Step) -> None:
-        """A part of a tensor: its size is written in the code, so that channels stay unless all are taken."""
+        """A part of a tensor: its size is fixed in the code, so channels stay unless all of them are taken."""
         x = step.tensors[0]
         signals = self.of(x)
         if signals is None:
@@ -201,7 +201,7 @@ class Tracer(TorchDispatchMode):
             self.put(out, signals)
 
     def average(self, step: Step) -> None:
-        """Over all places of each channel; over channels they stay."""
+        """Reductions over all positions of each channel; if they also reduce over channels, the channels stay."""
         x = step.tensors[0]
         signals, dims = self.of(x), step.given.get("dim")
         if signals is None:
@@ -214,7 +214,7 @@ class Tracer(TorchDispatchMode):
         self.put(step.outs[0], signals if step.given.get("keepdim") else signals.reshape(rest))
 
     def combine(self, step: Step) -> None:
-        """A pointwise operation: all channels that meet are one, and zero where the operation makes them so."""
+        """A pointwise operation: channels that meet are merged; the result is zero if the operation makes it zero."""
         ndim = max(out.ndim for out in step.outs)
         carried = {i: signals for i, tensor in enumerate(step.tensors) if (signals := self.of(tensor)) is not None}
         padded = {i: signals.reshape([1] * (ndim - signals.ndim) + list(signals.shape)) for i, signals in carried.items()}
@@ -238,7 +238,7 @@ class Tracer(TorchDispatchMode):
             self.put(out, np.array(made).reshape(shape[ndim - out.ndim :]))
 
     def _together(self, signals: list[Signal], alone: list[bool], together: bool) -> int:
-        """The signal of channels that meet; `alone`: whether a zero of this one makes the result zero, `together`: of all."""
+        """The signal of channels that meet: zero if one with `alone` is zero or, with `together`, if all are zero."""
         for other in signals[1:]:
             self.channels.unite(signals[0].channel, other.channel)
         gates = [signal.gates for signal, enough in zip(signals, alone, strict=True) if enough and signal.gates]
@@ -262,5 +262,5 @@ _RULES: dict[str, Rule] = {
 
 
 def _rule_of(name: str, func: Any) -> Rule | None:
-    """What an operation does to channels; None where that is not known."""
+    """The rule for the effect of an operation on channels; None if it is not known."""
     return _RULES.get(name) or (Tracer.combine if torch.Tag.pointwise in func.tags else None)

@@ -1,8 +1,8 @@
-"""The unit groups of any network, found by running it once: what each operation does to its channels.
+"""The unit groups of any network, found by running it once and following the effect of each operation on the channels.
 
-A conv or linear layer reads channels and makes new ones; BN gates them; a sum or product of two tensors makes their channels
-one; depthwise and grouped convs, pooling, activations, squeeze-and-excitation and concatenation pass them on. What an operation
-does to channels that is not known here keeps them in the network, so that a strange network is searched less, never wrongly.
+A conv or linear layer reads channels and makes new ones; BN gates them; a sum or product of two tensors merges their channels;
+depthwise and grouped convs, pooling, activations, squeeze-and-excitation and concatenation pass them on. Channels that meet an
+unknown operation stay in the network, so an unusual network is searched less, but never incorrectly.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch.utils._pytree import tree_leaves
 from supertickets.networks.tracer import Tracer
 from supertickets.networks.unit_group import UnitGroup
 
-SHAPE = (3, 128, 128)  # what channels do does not depend on the size; some networks need so many pixels
+SHAPE = (3, 128, 128)  # the channels do not depend on the size, but some networks need this many pixels
 
 
 @dataclass(frozen=True)
 class Traced:
-    """What tracing has found. `kept`: why BN channels stay in the network, and how many of them."""
+    """The result of tracing. `kept`: the reasons why BN channels stay in the network, and the number for each."""
 
     groups: list[UnitGroup]
-    channels: int  # BN channels in all
+    channels: int  # total number of BN channels
     kept: dict[str, int]
 
 
 def trace(net: nn.Module, shape: tuple[int, int, int] = SHAPE) -> Traced:
-    """The unit groups of `net`, a network of one input (1, *shape), in the order in which it names their BN scales."""
+    """The unit groups of `net`, which has one input (1, *shape), in the order of their BN scales in the network."""
     copied = copy.deepcopy(net).eval()
     like = next(copied.parameters(), torch.empty(0))
     tracer = Tracer(copied)

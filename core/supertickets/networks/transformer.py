@@ -1,8 +1,8 @@
-"""The transformer option of HR-NAS: a block's shortcut path looks at the whole picture through a few tokens.
+"""The transformer option of HR-NAS: the shortcut path of a block sees the whole picture through a few tokens.
 
 tokens = BN(project([x ; coordinates]));  memory = encoder(tokens);  out = restore(decoder(memory + queries, memory)).  The
-decoder's residual is the memory, so that output i belongs to token i.  HR-NAS, arXiv 2106.06560, section 3.
-The scale of the BN after the first conv is a token's importance: searched and shrunk like a channel.
+residual of the decoder is the memory, so output i belongs to token i.  HR-NAS, arXiv 2106.06560, section 3. The scale of the BN
+after the first conv is the importance of a token; tokens are searched and removed like channels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from supertickets.networks.arch import Arch
 from supertickets.networks.unit_group import BN_TENSORS, UnitGroup
 
 GRID = 8  # feature maps are resized to 8x8
-DIM = GRID * GRID  # so a token is a vector of 64 numbers, one per place
+DIM = GRID * GRID  # so a token is a vector of 64 numbers, one per position
 
 
 class TokenMixer(nn.Module):
@@ -36,7 +36,7 @@ class TokenMixer(nn.Module):
         self.register_buffer("coordinates", torch.stack([xs, ys])[None], persistent=False)  # (1, 2, 8, 8)
 
     def build(self, arch: Arch, tokens: int) -> None:
-        """(Re)create what depends on the number of tokens."""
+        """(Re)create the modules that depend on the number of tokens."""
         self.tokens = tokens
         self.tokenize = nn.Conv2d(self.in_channels + 2, tokens, 1, bias=False)
         self.token_bn = nn.BatchNorm2d(tokens, eps=arch.bn_eps, momentum=arch.bn_momentum)
@@ -57,7 +57,7 @@ class TokenMixer(nn.Module):
         return F.interpolate(restored, size, mode="bilinear", align_corners=False)
 
     def _alive(self) -> Tensor:
-        """(n,) 1 for tokens that the BN lets pass, 0 where its scale and shift are both 0 (folded: conv and bias)."""
+        """(n,) 0 for tokens whose BN scale and shift are both 0 (if BN is folded: conv and bias), otherwise 1."""
         if isinstance(self.token_bn, nn.BatchNorm2d):
             scale, shift = self.token_bn.weight, self.token_bn.bias
         else:
@@ -65,11 +65,11 @@ class TokenMixer(nn.Module):
         return ((scale != 0) | (shift != 0)).to(self.queries.dtype)
 
     def _ignore_dead(self) -> Tensor:
-        """(n,) added to attention's logits: nobody looks at a dead token, so that cutting it changes nothing."""
+        """(n,) added to the logits of attention, so that dead tokens are ignored and removing them changes nothing."""
         return (self._alive() - 1) * 1e4
 
     def unit_groups(self) -> list[UnitGroup]:
-        """The tokens, gated by the scale of the BN behind the first conv; with the last one the whole module goes."""
+        """The tokens, gated by the scale of the BN after the first conv; the whole module is removed with the last token."""
         unit_of = torch.arange(self.tokens)
         cuts = {("tokenize.weight", 0): unit_of, ("queries", 0): unit_of, ("restore.weight", 1): unit_of}
         cuts |= {(f"token_bn.{tensor}", 0): unit_of for tensor in BN_TENSORS}

@@ -1,7 +1,7 @@
-"""The unit group: what a network says of the channels or tokens that can be removed from it.
+"""The unit group: how a network describes the channels or tokens that can be removed from it.
 
-A unit goes as a whole: one index in every tensor that carries one channel (or token). A module with units of its own describes
-them in a method `unit_groups`, with names relative to itself; `supertickets.units` gathers them.
+A unit is removed as a whole: one index in each tensor that contains the channel (or token). A module with its own units
+describes them in a method `unit_groups`, with names relative to itself; `supertickets.units` collects them.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ BN_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 @dataclass(frozen=True, eq=False)
 class UnitGroup:
-    """`count` units of one kind: all take part in the same tensors."""
+    """`count` units of one kind, which all belong to the same tensors."""
 
     name: str
     kind: str  # a kernel size, or "token"
     count: int
-    gates: tuple[str, ...]  # names of the BN scales whose size says how much a unit passes on; each is among the cuts
+    gates: tuple[str, ...]  # names of the BN scales whose size says how much a unit passes on; each is also in the cuts
     cuts: Cuts
-    last: tuple[str, ...] = ()  # tensors whose names start with these go with the last unit of all groups that share them
-    divisible: bool = True  # whether hardware likes a multiple of some number of these units
-    module: str = ""  # attention: this module works on all units at once, so that a unit costs an even share of its MACs
+    last: tuple[str, ...] = ()  # tensors with these name prefixes are removed with the last unit of all groups that share them
+    divisible: bool = True  # whether hardware is faster with a multiple of some number of these units
+    module: str = ""  # attention: this module works on all units at once, so each unit costs an even share of its MACs
     pair_macs: int = 0  # attention: MACs for each pair of units
-    least: int = 0  # so many units always stay
+    least: int = 0  # number of units that always stay
 
     def within(self, path: str) -> UnitGroup:
-        """The same group with the names that it has in a network where the describing module lies at `path`."""
+        """The same group, with the names that it has in a network that contains the describing module at `path`."""
         start = f"{path}." if path else ""
         return replace(
             self,
@@ -47,7 +47,7 @@ class UnitGroup:
 
 @runtime_checkable
 class HasUnits(Protocol):
-    """A module that describes units of its own."""
+    """A module that describes its own units."""
 
     def unit_groups(self) -> list[UnitGroup]:
         """The groups, in a fixed order, with names relative to the module."""
@@ -55,7 +55,7 @@ class HasUnits(Protocol):
 
 
 def indices_of(start: int, count: int, total: int) -> Tensor:
-    """(total,) int64: units 0 .. count - 1 at `start` and behind it, -1 elsewhere."""
+    """(total,) int64: units 0 .. count - 1 from index `start` on, and -1 elsewhere."""
     unit_of = torch.full((total,), -1)
     unit_of[start : start + count] = torch.arange(count)
     return unit_of

@@ -1,4 +1,4 @@
-"""Weights of a body from a file or from its library, matched by name, or by order where that is asked for."""
+"""Weights of a body from a file or from its library, matched by name or, if requested, by order."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from supertickets.errors import UserError
 from supertickets.networks.body import BodyNet, OwnHead
 from supertickets.networks.library import build_classifier, published_weights
 
-_HOLDERS = ("state_dict", "model", "state_dict_ema", "model_state")  # under which training scripts store weights
+_HOLDERS = ("state_dict", "model", "state_dict_ema", "model_state")  # keys under which training scripts store weights
 
 
 def load_body(net: nn.Module, config: ArchConfig) -> None:
-    """Load the weights that `config` names into the body of `net`; nothing to do where it names none.
+    """Load the weights that `config` names into the body of `net`; does nothing if it names none.
 
-    Raises `UserError` for a file that cannot be read, and for weights of another network with the first difference.
+    Raises `UserError` for a file that cannot be read, and, with the first difference, for weights of another network.
     """
     if not isinstance(net, BodyNet) or not (config.weights or config.pretrained):
         return
@@ -42,7 +42,7 @@ def load_body(net: nn.Module, config: ArchConfig) -> None:
     chosen = {}
     for name, theirs in pairs:
         if name in of_classes and own[name].shape != given[theirs].shape:
-            chosen[name] = _small(own[name])  # of other classes: the new ones start afresh
+            chosen[name] = _small(own[name])  # the classes differ, so the new ones start from new weights
             continue
         if own[name].shape != given[theirs].shape:
             raise UserError(
@@ -54,10 +54,10 @@ def load_body(net: nn.Module, config: ArchConfig) -> None:
 
 
 def _small(tensor: Tensor) -> Tensor:
-    """New values for a classifier's weight or bias, with which the first logits are small.
+    """New values for the weight or bias of a classifier, such that the first logits are small.
 
-    timm draws the weights of a linear layer from a range that follows the number of classes alone. For ten classes the first
-    losses are then twice that of guessing, and their gradients destroy what the body has learned.
+    timm draws the weights of a linear layer from a range that depends only on the number of classes. For ten classes, the first
+    losses are then twice as large as for guessing, and their gradients destroy what the body has learned.
     """
     if tensor.ndim < 2:
         return torch.zeros_like(tensor)
@@ -65,7 +65,7 @@ def _small(tensor: Tensor) -> Tensor:
 
 
 def _classifier_names(net: BodyNet) -> set[str]:
-    """Tensors of the body's own classifier whose shapes follow the number of classes."""
+    """Tensors of the body's own classifier whose shapes depend on the number of classes."""
     if not isinstance(net.head, OwnHead):
         return set()
     with torch.device("meta"):
@@ -78,7 +78,7 @@ def _counts(name: str) -> bool:
 
 
 def _named(own: Iterable[str], given: Mapping[str, Tensor], key: str) -> list[str]:
-    """For each name of the body the one in the file. The library flattens names where it gives feature maps: a.b is a_b."""
+    """Map each name in the body to that in the file. In networks of feature maps, the library flattens names: a.b is a_b."""
     flat = {_flat(name): name for name in given}
     missing = [name for name in own if _flat(name) not in flat]
     if missing:
@@ -94,7 +94,7 @@ def _flat(name: str) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a PyTorch one that holds tensors only; `UserError` where it is neither."""
+    """The tensors of a .safetensors file, or of a PyTorch file with only tensors. Raises `UserError` for any other file."""
     if not path.is_file():
         raise UserError(f"arch.weights: {path}: no such file")
     try:

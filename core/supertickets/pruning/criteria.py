@@ -1,7 +1,7 @@
 """Pruning criteria. Each maps a network to scores of its prunable weights; the weights with the lowest scores go first.
 
-Magnitude and LAMP look at the weights alone, LAMP per MAC also at how often each is used, SNIP and GraSP at gradients on
-training data, SynFlow at the network's paths.
+Magnitude and LAMP use only the weights, LAMP per MAC also how often each weight is used, SNIP and GraSP use gradients on
+training data, and SynFlow uses the network's paths.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def _no_data(net: nn.Module) -> Iterable[Tensor]:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a criterion may look at besides the weights."""
+    """The information that a criterion may use besides the weights."""
 
     losses: Callable[[nn.Module], Iterable[Tensor]] = (
-        _no_data  # its scalar losses on a few training batches, the same at each call
+        _no_data  # scalar losses of the network on a few training batches, the same at each call
     )
     mean: Callable[[Tensor], Tensor] = lambda tensor: tensor  # over processes
     input_shape: tuple[int, int, int] = (3, 32, 32)
@@ -37,15 +37,15 @@ class Evidence:
 
 
 def magnitude(weights: Mapping[str, Tensor]) -> Scores:
-    """|w|, compared between layers as it is (SuperTickets, arXiv 2207.03677)."""
+    """|w|, compared directly between layers (SuperTickets, arXiv 2207.03677)."""
     return {name: weight.detach().cpu().abs() for name, weight in weights.items()}
 
 
 def lamp(weights: Mapping[str, Tensor]) -> Scores:
     """w^2 over the sum of squares of all weights of its layer that are at least as large (LAMP, arXiv 2010.07611).
 
-    The scale of a layer does not matter, as BN follows each conv anyway. The largest weight of every layer scores 1, so that no
-    layer is emptied early.
+    The scale of a layer does not affect the score, as each conv is followed by BN anyway. The largest weight of every layer has
+    the score 1, so that no layer is emptied early.
     """
     scores = {}
     for name, weight in weights.items():
@@ -62,23 +62,25 @@ def lamp(weights: Mapping[str, Tensor]) -> Scores:
 def lamp_per_mac(net: nn.Module, evidence: Evidence) -> Scores:
     """LAMP's score over the square root of how many times the weight is used for one input, its sparse MACs.
 
-    LAMP looks at each layer alone and so spares layers of few weights. Where these work at a fine resolution, they are most of
-    the MACs. The root stands between LAMP itself and its score per MAC, which prunes the fine layers first.
+    LAMP scores each layer separately and so spares layers with few weights. If these work at a fine resolution, they account
+    for most of the MACs. The square root is a compromise between LAMP itself and its score per MAC, which prunes the fine
+    layers first.
     """
     layers = count_layers(net, evidence.input_shape)
     return {name: score / layers[name.removesuffix(".weight")].positions ** 0.5 for name, score in lamp(prunable(net)).items()}
 
 
 def random(weights: Mapping[str, Tensor], seed: int) -> Scores:
-    """Uniform noise, as the control."""
+    """Uniform noise, as a control."""
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.rand(weight.shape, generator=generator, dtype=torch.float64) for name, weight in weights.items()}
 
 
 def gradients(net: nn.Module, evidence: Evidence) -> Scores:
-    """The gradient of the training loss for every prunable weight, also the pruned ones; the mean over batches and processes.
+    """The gradient of the training loss for all prunable weights, including the pruned ones: the mean over batches and
+    processes.
 
-    Computed on a copy in training mode, so that the network's own gradients and BN statistics stay as they are.
+    It is computed on a copy in training mode, so that the network's own gradients and BN statistics do not change.
     """
     copied = _trainable_copy(net)
     weights = prunable(copied)
@@ -92,7 +94,7 @@ def snip(net: nn.Module, evidence: Evidence) -> Scores:
 
 
 def grasp(net: nn.Module, evidence: Evidence) -> Scores:
-    """w (H g): the weights that most hinder the gradient's flow go first (GraSP, arXiv 2002.07376, with the opposite sign).
+    """w (H g): the weights that most impede the gradient flow go first (GraSP, arXiv 2002.07376, with the opposite sign).
 
     g is the mean gradient, and H g is the gradient of g.detach() * g, batch by batch.
     """
@@ -111,11 +113,11 @@ def grasp(net: nn.Module, evidence: Evidence) -> Scores:
 
 
 def synflow(net: nn.Module, evidence: Evidence) -> Scores:
-    """|w dR/dw|, R = the output's sum for an input of ones and all weights made positive (SynFlow, arXiv 2006.05467).
+    """|w dR/dw|, where R is the sum of the output for an input of ones and with absolute weights (SynFlow, arXiv 2006.05467).
 
-    BN shifts and means are set to 0. Then the network is linear in each layer, what flows into a layer flows out of it, and the
-    scores have the same sum in every layer that all paths cross. Computed in float64, because products over sixty layers exceed
-    the range of float32.
+    BN shifts and means are set to 0. The network is then linear in each layer, what flows into a layer flows out of it, and the
+    scores have the same sum in every layer that all paths cross. The scores are computed in float64, because products over
+    sixty layers exceed the range of float32.
     """
     copied = copy.deepcopy(net).cpu().double().eval()
     with torch.no_grad():
@@ -157,9 +159,9 @@ CRITERIA: dict[str, Criterion] = {
     "grasp": grasp,
     "synflow": synflow,
 }
-ROUNDS = {"synflow": 100}  # scored again after each small step, else whole layers would go; all others: 1
+ROUNDS = {"synflow": 100}  # scored again after each small step, as whole layers would be lost otherwise; all others: 1
 
 
 def criterion_named(name: str) -> Criterion:
-    """The criterion of this name; `UserError` with the nearest and all valid ones where there is none."""
+    """The criterion with this name. Raises `UserError` with the most similar and all valid names if there is none."""
     return one_of(CRITERIA, name, key="prune.criterion")

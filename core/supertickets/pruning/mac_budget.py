@@ -1,6 +1,6 @@
 """A budget of sparse MACs for the whole network, met by the layers whose weights are ranked.
 
-sparse MACs = sum over layers of nonzero weights x positions; layers that are not ranked keep theirs.
+sparse MACs = sum over layers of nonzero weights x positions; layers that are not ranked keep their MACs.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def positions_of(ranked: Collection[str], layers: Mapping[str, Layer]) -> dict[s
 
 
 def share_to_prune(budget: float, net: nn.Module, layers: Mapping[str, Layer], ranked: Collection[str]) -> float:
-    """The share of the ranked weights' MACs to take out, so that `budget` of the network's dense MACs is left.
+    """The share of the ranked weights' MACs to remove, so that the share `budget` of the network's dense MACs is left.
 
-    It is above 1 where the other layers alone are over the budget.
+    It is above 1 if the other layers alone exceed the budget.
     """
     own = {name.removesuffix(".weight") for name in ranked}
     ours = sum(layers[name].macs for name in own)

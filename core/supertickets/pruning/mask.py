@@ -1,6 +1,6 @@
 """The mask: for each prunable weight, by name, a tensor that is True where the weight is kept.
 
-It is data beside a plain network, which needs no wrapper and does no extra work in its forward pass.
+It is stored next to a plain network, which needs no wrapper and does no extra work in its forward pass.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Mask: TypeAlias = dict[str, Tensor]
 
 
 def sparsity(mask: Mapping[str, Tensor]) -> float:
-    """The share of weights that the mask takes out; 0 for an empty mask."""
+    """The share of weights that the mask removes; 0 for an empty mask."""
     total = sum(kept.numel() for kept in mask.values())
     return 1 - sum(int(kept.sum()) for kept in mask.values()) / total if total else 0.0
 
 
 @torch.no_grad()
 def zero_sparsity(net: nn.Module) -> float:
-    """The share of the prunable weights that are exactly zero now, whatever the mask says."""
+    """The share of the prunable weights that are exactly zero now, regardless of the mask."""
     weights = list(prunable(net).values())
     total = sum(weight.numel() for weight in weights)
     return 1 - sum(int(torch.count_nonzero(weight)) for weight in weights) / total if total else 0.0
@@ -32,7 +32,7 @@ def zero_sparsity(net: nn.Module) -> float:
 
 @torch.no_grad()
 def apply_mask(mask: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Set the pruned entries of the tensors that the mask names to exactly zero, in place, also where they are inf or nan."""
+    """Set the pruned entries of the tensors named in the mask to exactly zero, in place, even if they are inf or nan."""
     for name, kept in mask.items():
         if name in tensors:
             tensors[name].masked_fill_(~kept, 0)
@@ -40,7 +40,7 @@ def apply_mask(mask: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Non
 
 @torch.no_grad()
 def mask_optimizer(mask: Mapping[str, Tensor], net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Set the pruned entries to zero in every tensor of the optimizer's state that has its weight's shape."""
+    """Set the pruned entries to zero in every tensor of the optimizer's state that has the shape of its weight."""
     for name, weight in prunable(net).items():
         if name not in mask:
             continue
@@ -53,7 +53,7 @@ def mask_optimizer(mask: Mapping[str, Tensor], net: nn.Module, optimizer: torch.
 def mask_gradients(mask: Mapping[str, Tensor], net: nn.Module) -> None:
     """Set the gradients of pruned entries to zero.
 
-    With weight and optimizer state at zero, too, no optimizer moves them: momentum stays 0, and so does a decayed 0.
+    As the weights and the optimizer state are zero, too, no optimizer changes these entries: momentum and weight decay stay 0.
     """
     pairs = [(weight.grad, mask[name]) for name, weight in prunable(net).items() if name in mask and weight.grad is not None]
     if pairs:
@@ -62,7 +62,7 @@ def mask_gradients(mask: Mapping[str, Tensor], net: nn.Module) -> None:
 
 
 def density_by_kind(mask: Mapping[str, Tensor]) -> dict[str, float]:
-    """The share of weights kept in each kind of layer, which shows a criterion's bias: magnitudes depend on the kind."""
+    """The share of weights kept in each kind of layer; it shows the bias of a criterion, as magnitudes depend on the kind."""
     kinds: dict[str, list[int]] = {}
     for name, kept in mask.items():
         path = name.split(".")

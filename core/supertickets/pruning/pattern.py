@@ -1,8 +1,8 @@
-"""N:M sparsity: of each m neighbouring weights, n stay, which some hardware runs faster (arXiv 2104.08378).
+"""N:M sparsity: n of every m neighbouring weights stay, a pattern that some hardware runs faster (arXiv 2104.08378).
 
 Blocks run along the input channels of 1x1 convolutions with one group; all other layers stay dense. A last block of r < m
-channels keeps ceil(r n / m). Before the last prune, only a part of what the pattern takes out is pruned, so that the mask
-never takes more from a block than the pattern does.
+channels keeps ceil(r n / m). Before the last prune, only a part of the weights that the pattern removes is pruned, so the mask
+never removes more from a block than the pattern.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def pattern_layers(net: nn.Module) -> set[str]:
 def choose_by_pattern(scores: Scores, sparsity: float, pattern: tuple[int, int]) -> Mask:
     """The mask of layers (C_out, C_in, 1, 1) under an n:m pattern: exact where `sparsity` is at least 1 - n / m.
 
-    A lower sparsity takes out round(sparsity x weights) of the weights that the exact pattern would, those with the lowest
-    scores in all layers together. Ties go by position.
+    A lower sparsity removes round(sparsity x weights) of the weights that the exact pattern would remove: those with the lowest
+    scores over all layers. Ties are decided by position.
     """
     n, m = pattern
     leaving = {name: _beyond_pattern(score, n, m) for name, score in scores.items()}
@@ -44,7 +44,7 @@ def choose_by_pattern(scores: Scores, sparsity: float, pattern: tuple[int, int])
 
 
 def _beyond_pattern(score: Tensor, n: int, m: int) -> Tensor:
-    """Where an n:m pattern takes a weight out: the lowest m - n scores of each block."""
+    """True for weights that an n:m pattern removes: those with the lowest m - n scores of each block."""
     rows = score.flatten(1)  # (C_out, C_in)
     whole, rest = rows.shape[1] // m * m, rows.shape[1] % m
     blocks = rows[:, :whole].reshape(len(rows), -1, m)

@@ -1,4 +1,4 @@
-"""Pruning: choose exactly k weights by their scores and hold them at zero."""
+"""Pruning: choosing exactly k weights by their scores, and holding them at zero."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Scope = Literal["global", "layer", "erk"]
 
 
 def choose_mask(scores: Scores, sparsity: float, *, scope: Scope = "global", min_layer_density: float = 0.0) -> Mask:
-    """A mask that takes out exactly k = round(sparsity x weights), those with the lowest scores; ties go by position.
+    """A mask that removes exactly k = round(sparsity x weights) weights, those with the lowest scores; ties go by position.
 
-    scope: `global` ranks all weights together; `layer` takes the same share of every layer; `erk` gives layer l a density
-    in proportion to (n_in + n_out + k_h + k_w) / (n_in n_out k_h k_w) (Erdos-Renyi-Kernel; RigL, arXiv 1911.11134).
+    scope: `global` ranks all weights together; `layer` removes the same share of every layer; `erk` gives layer l a density
+    proportional to (n_in + n_out + k_h + k_w) / (n_in n_out k_h k_w) (Erdos-Renyi-Kernel; RigL, arXiv 1911.11134).
     """
     _check_scores(scores)
     sizes = {name: score.numel() for name, score in scores.items()}
@@ -41,7 +41,7 @@ def choose_mask(scores: Scores, sparsity: float, *, scope: Scope = "global", min
 
 
 def least_kept(sizes: Mapping[str, int], min_layer_density: float) -> dict[str, int]:
-    """How many weights each layer keeps at least: `min_layer_density` of them, rounded up."""
+    """The smallest number of weights that each layer keeps: the share `min_layer_density`, rounded up."""
     return {name: min(n, -int(-min_layer_density * n // 1)) for name, n in sizes.items()}
 
 
@@ -59,7 +59,7 @@ def _keep_best(score: Tensor, count: int) -> Tensor:
 
 
 def choose_by_macs(scores: Scores, share: float, positions: Mapping[str, int], *, min_layer_density: float = 0.0) -> Mask:
-    """A mask that takes out `share` of the MACs or just above it: the fewest of the lowest scores that do.
+    """A mask that removes at least `share` of the MACs, in the order of the scores and with as few weights as that allows.
 
     `positions` says how many times each layer's weights are used for one input. Ties go by position in the layer.
     """
@@ -68,7 +68,7 @@ def choose_by_macs(scores: Scores, share: float, positions: Mapping[str, int], *
     order = _order(scores, floors)
     uses = torch.cat([torch.full((score.numel(),), positions[name]) for name, score in scores.items()])
     gone = uses[order].cumsum(0)
-    asked = math.ceil(share * int(gone[-1]) - 1e-3)  # MACs are whole numbers; what rounding adds to the share does not count
+    asked = math.ceil(share * int(gone[-1]) - 1e-3)  # MACs are whole numbers; a rounding error in the share must not add one
     k = int(torch.searchsorted(gone, asked)) + 1 if asked > 0 else 0
     if k > len(order) - sum(floors.values()):
         also = f" and prune.min_layer_density {min_layer_density}" if min_layer_density else ""
@@ -81,14 +81,14 @@ def _choose_globally(scores: Scores, k: int, floors: Mapping[str, int]) -> Mask:
 
 
 def _order(scores: Scores, floors: Mapping[str, int]) -> Tensor:
-    """The places of all weights, laid end to end, in the order in which they go; those that a floor protects come last."""
+    """The positions of all weights, laid end to end, in the order of removal; those that a floor protects come last."""
     protected = {n: _keep_best(s, floors[n]) if floors[n] else torch.zeros_like(s, dtype=torch.bool) for n, s in scores.items()}
     flat = torch.cat([s.masked_fill(protected[n], torch.inf).flatten().double() for n, s in scores.items()])
     return flat.sort(stable=True).indices
 
 
 def _all_but(gone: Tensor, scores: Scores) -> Mask:
-    """The mask that takes out the weights at these places of all weights, laid end to end."""
+    """The mask that removes the weights at these positions of all weights, laid end to end."""
     kept = torch.ones(sum(s.numel() for s in scores.values()), dtype=torch.bool, device=gone.device)
     kept[gone] = False
     pieces = kept.split([s.numel() for s in scores.values()])
@@ -96,7 +96,7 @@ def _all_but(gone: Tensor, scores: Scores) -> Mask:
 
 
 def _erk_densities(scores: Scores, density: float) -> dict[str, float]:
-    """Densities eps x raw_l, with eps chosen to meet the total; layers whose density would exceed 1 stay dense."""
+    """Densities eps x raw_l, with eps chosen to give the total; layers whose density would exceed 1 stay dense."""
     raw = {name: sum(s.shape) / s.numel() for name, s in scores.items()}  # shapes (C_out, C_in / groups, k, k)
     budget, full = density * sum(s.numel() for s in scores.values()), set[str]()
     while True:
@@ -135,13 +135,14 @@ def prune(
     positions: Mapping[str, int] | None = None,
     keep_pruned: Mapping[str, Tensor] | None = None,
 ) -> Mask:
-    """Choose the mask for `sparsity` from the network's weights as they are; changes nothing (see `hold`).
+    """Choose the mask for `sparsity` from the network's present weights; the network is not changed (see `hold`).
 
-    `keep_pruned` is a mask whose pruned weights must stay pruned, `evidence` is what SNIP, GraSP and SynFlow look at, and
-    `rounds` is how many times the weights are scored on the way (by default as the criterion needs it). Only weights whose
-    names start with `prefix` are ranked and counted. With a `pattern` (n, m), only the layers that it covers are
-    (see `choose_by_pattern`); the mask keeps all weights of the others that `keep_pruned` does not name. With `positions`,
-    how many times each layer's weights are used for one input, `sparsity` is a share of MACs (see `choose_by_macs`).
+    `keep_pruned` is a mask whose pruned weights must stay pruned, `evidence` is the input of SNIP, GraSP and SynFlow, and
+    `rounds` is how many times the weights are scored within this prune (by default as many as the criterion needs). Only
+    weights whose names start with `prefix` are ranked and counted. With a `pattern` (n, m), only the layers that it covers are
+    ranked and counted (see `choose_by_pattern`); in the other layers, the mask keeps all weights that `keep_pruned` does not
+    name. With `positions`, which says how many times each layer's weights are used for one input, `sparsity` is a share of MACs
+    (see `choose_by_macs`).
     """
     ours = {name: weight for name, weight in prunable(net).items() if name.startswith(prefix)}
     covered = pattern_layers(net) if pattern else ours.keys()
@@ -190,9 +191,9 @@ def hold(
     optimizer: torch.optim.Optimizer | None = None,
     dormant_weights: MutableMapping[str, Tensor] | None = None,
 ) -> None:
-    """Set what the mask takes out to exactly zero in weights, EMA and optimizer state.
+    """Set the weights that the mask removes to exactly zero in the network, the EMA and the optimizer state.
 
-    `dormant_weights` is updated with the values that the weights had.
+    `dormant_weights` is updated with the values that these weights had.
     """
     weights = prunable(net)
     if dormant_weights is not None:
@@ -208,7 +209,7 @@ def hold(
 
 @torch.no_grad()
 def revive(mask: Mask, net: nn.Module, dormant_weights: Mapping[str, Tensor], ema: Mapping[str, Tensor] | None = None) -> None:
-    """Give pruned weights the values back that they had when they were pruned, in the EMA, too."""
+    """Restore the values that pruned weights had when they were pruned, also in the EMA."""
     for name, weight in prunable(net).items():
         if name in mask and name in dormant_weights:
             for tensor in (weight, *([ema[name]] if ema else [])):
@@ -216,5 +217,5 @@ def revive(mask: Mask, net: nn.Module, dormant_weights: Mapping[str, Tensor], em
 
 
 def count_revived(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> int:
-    """The number of weights that one mask took out and the next one keeps."""
+    """The number of weights that the earlier mask removes and the later one keeps."""
     return sum(int((after[name] & ~kept).sum()) for name, kept in before.items() if name in after)

@@ -1,4 +1,4 @@
-"""Regrowth: prune more weights than the sparsity asks for, and let as many others return, at zero, where they promise most.
+"""Regrowth: prune more weights than the sparsity requires, and let as many others, the most promising ones, return at zero.
 
 RigL (arXiv 1911.11134) and GraNet (arXiv 2106.10404) by gradient, SET (arXiv 1707.04780) at random.
 """
@@ -19,7 +19,7 @@ def regrow_share(epoch: int, first: int, last: int, fraction: float) -> float:
 
 
 def regrow(mask: Mask, growth: Scores, count: int) -> Mask:
-    """The mask with `count` more weights: of those it takes out, the ones that `growth` ranks highest; ties go by position."""
+    """The mask with `count` more weights: the removed ones that `growth` ranks highest; ties are decided by position."""
     open_places = {name: score.masked_fill(mask[name].cpu(), -torch.inf) for name, score in growth.items()}
     flat = torch.cat([score.flatten().double() for score in open_places.values()])
     back = torch.zeros(len(flat), dtype=torch.bool)

@@ -1,7 +1,7 @@
-"""Charts of a report as SVG, drawn by Vega-Lite when the page is written: the page needs neither scripts nor a network.
+"""Charts of a report as SVG. Vega-Lite draws them when the page is written, so the page needs neither scripts nor a network.
 
-Colours are names of CSS variables, so that the page decides what they are in light, in dark and on paper. Each mark says what
-it stands for to a screen reader, and to the pointer as a title.
+Colours are names of CSS variables, so that the page defines them for light mode, dark mode and paper. Each mark has a
+description for screen readers, which is also shown as a title when the pointer is over it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from supertickets.errors import UserError
 
 Row = dict[str, Any]
-WIDTH = 360  # of a chart with its axes: that of a phone, so that no text shrinks there
-SERIES = 8  # colours of runs, see page.css; more runs begin again
+WIDTH = 360  # of a chart with its axes: the width of a phone, so that text keeps its size there
+SERIES = 8  # number of colours for runs, see page.css; with more runs, they repeat
 # Vega needs real colours; each of these stands for a CSS variable.
 _VARIABLES = {f"#0a0b{i:02x}": f"var(--series-{i})" for i in range(SERIES)}
 _INK, _MUTED, _GRID = "#0a0c00", "#0a0c01", "#0a0c02"
@@ -32,9 +32,9 @@ _CONFIG = {
 
 
 def draw_lines(rows: Sequence[Row], *, from_zero: bool, format: str) -> str:
-    """`value` over `epoch`, one line for each `run` (a number from 1); the last point of each bears its number.
+    """`value` over `epoch`, with one line for each `run` (a number from 1); the last point of each line shows its number.
 
-    `format` is that of the values, in d3's notation: `~s` for 1.2M, `.2f` for 0.12.
+    `format` is the format of the values in d3's notation: `~s` for 1.2M, `.2f` for 0.12.
     """
     runs = sorted({row["run"] for row in rows})
     last = [max((row for row in rows if row["run"] == run), key=lambda row: row["epoch"]) for run in runs]
@@ -52,7 +52,7 @@ def draw_lines(rows: Sequence[Row], *, from_zero: bool, format: str) -> str:
 
 
 def draw_points(rows: Sequence[Row], *, x_title: str) -> str:
-    """`y` against `x`, one numbered point for each `run`."""
+    """`y` against `x`, with one numbered point for each `run`."""
     runs = sorted({row["run"] for row in rows})
     text = {"type": "text", "dx": 8, "align": "left", "fontWeight": "bold"}
     most = 1.1 * max(row["x"] for row in rows)  # leaves room for the number of the last point
@@ -69,7 +69,7 @@ def draw_points(rows: Sequence[Row], *, x_title: str) -> str:
 
 
 def draw_scores(rows: Sequence[Row]) -> str:
-    """`value` of each `label`, in the given order: bars for one run, numbered marks for several."""
+    """`value` of each `label`, in the given order: bars for a single run, numbered marks for several runs."""
     runs = sorted({row["run"] for row in rows})
     labels = list(dict.fromkeys(row["label"] for row in rows))
     encoding = {
@@ -91,7 +91,7 @@ def draw_scores(rows: Sequence[Row]) -> str:
 
 
 def draw_layers(rows: Sequence[Row]) -> str:
-    """`sparsity` of each `layer` (a number, in the order they run) with its `name`."""
+    """`sparsity` of each `layer` (its number in the order in which the layers run) with its `name`."""
     encoding = {
         "x": {"field": "layer", "type": "quantitative", "title": "layer, in the order they run", "scale": {"nice": False}},
         "y": {
@@ -109,7 +109,7 @@ def draw_layers(rows: Sequence[Row]) -> str:
 
 
 def draw_units(rows: Sequence[Row], *, kinds: Sequence[str]) -> str:
-    """The units `kept` of each `block` and `kind` in front of the `full` width, one column for each kind."""
+    """The units `kept` of each `block` and `kind` in front of the `full` width, with one column for each kind."""
     blocks = list(dict.fromkeys(row["block"] for row in rows))
     label_px = 24 + 7 * max(len(block) for block in blocks)
     step = (WIDTH - label_px) / len(kinds)
@@ -128,19 +128,19 @@ def draw_units(rows: Sequence[Row], *, kinds: Sequence[str]) -> str:
 
 
 def _colour(runs: Sequence[int]) -> Row:
-    """The colour of each run; its number and place say the same, so no legend is needed."""
+    """The colour of each run; the number and position also identify it, so no legend is needed."""
     colours = [_COLOURS[(run - 1) % SERIES] for run in runs]
     return {"field": "run", "type": "nominal", "scale": {"domain": list(runs), "range": colours}, "legend": None}
 
 
 def _to_svg(chart: Row, *, height: float | Row | None = None) -> str:
-    """The SVG of a Vega-Lite chart. Raises `UserError` where Vega-Lite is not installed."""
+    """The SVG of a Vega-Lite chart. Raises `UserError` if Vega-Lite is not installed."""
     try:
         import vl_convert
     except ImportError as error:
         raise UserError("a report needs the package vl-convert-python: pip install vl-convert-python") from error
     size = {} if height is None else {"width": WIDTH, "height": height, "autosize": {"type": "fit", "contains": "padding"}}
-    if isinstance(height, dict):  # as many rows as there are: only the width is fixed
+    if isinstance(height, dict):  # the height depends on the number of rows; only the width is fixed
         size["autosize"] = {"type": "fit-x", "contains": "padding"}
     spec = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "config": _CONFIG, **size, **chart}
     svg = vl_convert.vegalite_to_svg(spec)

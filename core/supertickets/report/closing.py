@@ -1,4 +1,4 @@
-"""What a user sees of a run: one line per epoch, and at its end the closing table and the curves."""
+"""The output of a run: one line per epoch, and at the end the closing table and the curves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def epoch_line(record: Mapping[str, Any], metric: str, epochs: int) -> str:
-    """One line: epoch, loss, metric, MACs, sparsity, seconds, and what was pruned and removed."""
+    """One line with the epoch, loss, metric, MACs, sparsity, seconds, and what was pruned and removed."""
     score = headline(record, metric) if metric in record else "not evaluated"
     texts = [f"epoch {record['epoch']:>3}/{epochs}", f"loss {record['loss']:.4f}", score, f"{record['seconds']:.0f} s"]
     if "teacher_seconds" in record:
@@ -40,7 +40,7 @@ def epoch_line(record: Mapping[str, Any], metric: str, epochs: int) -> str:
 def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early_tensors: Mapping[str, Tensor] | None = None) -> None:
     """Write the ticket, the curves, the example pictures and the report; print the closing table; release the run folder.
 
-    `early_tensors`, to which later runs can rewind, become a ticket within the ticket's folder.
+    `early_tensors`, to which later runs can rewind, are written as a ticket inside the ticket's folder.
     """
     if run.main:
         folder = ticket.save(run.folder / "ticket")
@@ -65,9 +65,9 @@ def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early_tensor
 
 
 def write_run_report(folder: Path, *, native_ms: float | None = None) -> None:
-    """Write the run's report.html, or say why there is none: the run itself is complete by now.
+    """Write the run's report.html, or say why it was not written; the run itself is already complete.
 
-    `native_ms` are the sparse engine's milliseconds for one image, where they were measured.
+    `native_ms` are the sparse engine's milliseconds for one image, if they were measured.
     """
     from supertickets.report.page import write_report
     from supertickets.report.runs import read_run
@@ -81,9 +81,9 @@ def write_run_report(folder: Path, *, native_ms: float | None = None) -> None:
 
 
 def summary(ticket: Ticket, metric: str, folder: Path, *, native_ms: float | None = None) -> dict[str, str]:
-    """The rows of the closing table, each figure beside the full supernet's where that is known.
+    """The rows of the closing table, with each figure next to that of the full supernet if it is known.
 
-    `native_ms` are the sparse engine's milliseconds for one image, where they were measured.
+    `native_ms` are the sparse engine's milliseconds for one image, if they were measured.
     """
     figures, supernet = ticket.metrics, ticket.provenance.get("supernet", {})
 
@@ -112,8 +112,8 @@ def summary(ticket: Ticket, metric: str, folder: Path, *, native_ms: float | Non
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], metric: str) -> Figure:
-    """A figure of the metric, dense and sparse MACs, and sparsity over the epochs, one above the other."""
-    # Imported here: it takes a while, and of many processes only one draws.
+    """A figure with the metric, dense and sparse MACs, and sparsity over the epochs, one above the other."""
+    # Imported here, because it takes a while and only one of many processes draws.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Several runs side by side: costs, scores and the settings in which they differ, as rows for a table, a page or JSON."""
+"""Comparison of several runs: costs, scores and the settings in which they differ, as rows for a table, a page or JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from supertickets.types import JsonObject
 
 
 def figures_of(run: RunFacts) -> JsonObject:
-    """The figures of a run, JSON-able: each cost of the ticket, and under `supernet` that of the full network."""
+    """The figures of a run, JSON-serialisable: the costs of the ticket, and under `supernet` those of the full network."""
     facts, full = run.facts, run.supernet_costs
     return {
         "name": run.name,
@@ -43,7 +43,7 @@ def compare(runs: Sequence[RunFacts]) -> JsonObject:
 
 
 def rows_of(run: RunFacts) -> dict[str, str]:
-    """The figures of a run for people, each beside the full network's where that is known."""
+    """The figures of a run in readable form, each with that of the full network if it is known."""
     facts, full = run.facts, run.supernet_costs
     return {
         run.metric: "-" if run.score is None else f"{run.score:.4f}",
@@ -70,7 +70,7 @@ def milliseconds(ours: float | None, full: float | None) -> str:
 
 
 def comparison_tables(runs: Sequence[RunFacts]) -> list[Table]:
-    """The figures of the runs, a column for each, and the settings in which they differ, if they do."""
+    """The figures of the runs, with one column per run, and the settings in which they differ, if any."""
     rows = [rows_of(run) for run in runs]
     keys = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(title="runs (in brackets: share of the supernet's)", title_justify="left")

@@ -1,4 +1,4 @@
-"""The sections of a report, each from the runs to its HTML; '' where there is nothing to show."""
+"""The sections of a report, each as a function from the runs to HTML; '' if there is nothing to show."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from supertickets.report.runs import RunFacts, differing_settings, finite
 from supertickets.terminal import duration, human
 
 Runs = Sequence[RunFacts]
-PICTURES = {1: 8}  # number of runs -> pictures of each
+PICTURES = {1: 8}  # number of runs -> number of pictures for each
 PICTURES_OF_MANY = 2
 LABELS_SHOWN = 30
 CURVES = {  # key of a log's record -> its title, and the format of its values
@@ -24,7 +24,7 @@ CURVES = {  # key of a log's record -> its title, and the format of its values
 
 
 def lead(runs: Runs) -> str:
-    """What the page is about, in a few words."""
+    """A short introduction to the page."""
     if len(runs) > 1:
         tasks = ", ".join(sorted({run.ticket.task for run in runs}))
         return f"<p>{escape(tasks)}. The numbers in the charts are those of the runs in the first table.</p>"
@@ -105,7 +105,7 @@ def _events(runs: Runs) -> str:
 
 
 def score_and_cost(runs: Runs) -> str:
-    """The score of each run against its MACs and against its milliseconds."""
+    """The score of each run, against MACs and against milliseconds."""
     found = []
     for metric in dict.fromkeys(run.metric for run in runs):
         ours = [(i, run) for i, run in enumerate(runs, 1) if run.metric == metric and run.score is not None]
@@ -158,7 +158,7 @@ def scores_by_label(runs: Runs) -> str:
 
 
 def network(runs: Runs) -> str:
-    """What became of the network of each run: the units that the search has kept, and the sparsity of each layer."""
+    """The final network of each run: the units that the search has kept, and the sparsity of each layer."""
     grids = [_grid([_units(run), _layers(run)]) for run in runs]
     if len(runs) == 1:
         return grids[0]
@@ -184,7 +184,7 @@ def _units(run: RunFacts) -> str:
 
 
 def _layers(run: RunFacts) -> str:
-    """The sparsity of each layer, in the order they run."""
+    """The sparsity of each layer, in the order in which the layers run."""
     layers = list(run.facts["layers"].items())
     rows = [
         {
@@ -214,7 +214,7 @@ def pictures(runs: Runs) -> str:
 
 
 def settings(runs: Runs) -> str:
-    """All settings of each run, folded away."""
+    """All settings of each run, in collapsed sections."""
     found = []
     for run in runs:
         if run.settings:
@@ -242,6 +242,6 @@ def _number(value: float | None) -> str:
 
 
 def _two_lines(text: str) -> str:
-    """'151 M (59% of 257 M)' with what is in brackets below, as HTML."""
+    """'151 M (59% of 257 M)' as HTML, with the part in brackets on a line below."""
     first, _, rest = text.partition(" (")
     return escape(first) + (f"<small>{escape(rest.removesuffix(')'))}</small>" if rest else "")

@@ -1,4 +1,4 @@
-"""Pieces of a page: text made safe, tables that scroll, figures with a caption, pictures inside the page."""
+"""Parts of a page: escaped text, tables that scroll, figures with a caption, embedded pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PICTURE_PX = 900  # longest side of a picture inside a page
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, texts: bool = False, raw: bool = False) -> str:
-    """A table whose first column names its rows; it scrolls where it is too wide. `raw`: the cells are HTML already."""
+    """A table whose first column names its rows; it scrolls if it is too wide. `raw`: the cells are already HTML."""
     shown = (lambda cell: cell) if raw else escape
     top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = "\n".join(
@@ -31,17 +31,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, t
 
 
 def details(summary: str, content: str) -> str:
-    """Content that is shown when its summary is chosen."""
+    """Content that is shown when its summary is clicked."""
     return f"<details><summary>{escape(summary)}</summary>\n{content}</details>"
 
 
 def figure(caption: str, content: str) -> str:
-    """A chart with its caption, which names it for screen readers, too."""
+    """A chart with its caption, which is also its name for screen readers."""
     return f'<figure role="group" aria-label="{escape(caption)}"><figcaption>{escape(caption)}</figcaption>\n{content}</figure>'
 
 
 def picture(path: Path, caption: str) -> str:
-    """A picture, made smaller where it is large, as part of the page."""
+    """A picture as part of the page, reduced if it is large."""
     image = Image.fromarray(read_image(path))
     image.thumbnail((PICTURE_PX, PICTURE_PX))
     data = io.BytesIO()
@@ -52,7 +52,7 @@ def picture(path: Path, caption: str) -> str:
 
 
 def tiles(figures: Mapping[str, tuple[str, str]]) -> str:
-    """Large figures: what it is -> the figure, and a remark below it."""
+    """Large figures: label -> the figure, and a remark below it."""
     shown = "".join(
         f"<div><dt>{escape(name)}</dt><dd><strong>{escape(text)}</strong>{escape(remark)}</dd></div>"
         for name, (text, remark) in figures.items()
@@ -61,5 +61,5 @@ def tiles(figures: Mapping[str, tuple[str, str]]) -> str:
 
 
 def numbered(number: int, name: str, *, series: int) -> str:
-    """A run's number in its colour, and its name."""
+    """The number of a run in its colour, and its name."""
     return f'<span class="number" style="background:var(--series-{(number - 1) % series})">{number}</span>{escape(name)}'

@@ -1,4 +1,4 @@
-"""The report: one page about one run or several, complete in one file, readable without scripts and without a network."""
+"""The report: a page about one or several runs in a single file, which can be read without scripts and without a network."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _SECTIONS = {
 
 
 def write_report(runs: Sequence[RunFacts], path: Path) -> Path:
-    """Measure the runs' latencies and write the page about them to `path`, which is returned.
+    """Measure the latencies of the runs and write the page about them to `path`, which is returned.
 
-    Raises `UserError` where the package that draws the charts is not installed, and for no runs at all.
+    Raises `UserError` if the package that draws the charts is not installed, and if there are no runs.
     """
     if not runs:
         raise UserError("a report needs at least one run")

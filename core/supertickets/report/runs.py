@@ -1,4 +1,4 @@
-"""What a report and a comparison say about runs: ticket, log, settings, and milliseconds measured side by side."""
+"""The data about runs for reports and comparisons: ticket, log, settings, and milliseconds measured alternately."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from supertickets.ticket.limits import check_arch, check_net
 from supertickets.ticket.ticket import Ticket
 from supertickets.units.groups import unit_groups
 
-MEASURING_S = 4.0  # all networks together; each is measured 3 to 20 times
+MEASURING_S = 4.0  # for all networks together; each is measured 3 to 20 times
 
 
 @dataclass
 class Units:
-    """One group of search units, of the ticket and of the full network."""
+    """A group of search units, in the ticket and in the full network."""
 
     block: str
     kind: str  # kernel size, or "token"
     kept: int
-    full: int | None  # None where the full network is not known
+    full: int | None  # None if the full network is not known
 
 
 @dataclass
 class RunFacts:
-    """A run, or a ticket alone, as a report shows it. Costs are those of one image at the task's size."""
+    """A run, or only a ticket, as shown in a report. Costs are those of one image at the task's size."""
 
     name: str
     folder: Path
@@ -47,12 +47,12 @@ class RunFacts:
     facts: Facts
     metric: str
     file_bytes: int
-    supernet: Network | None  # the full network with fresh weights, where the ticket says what it was
-    records: list[dict[str, Any]] = field(default_factory=list)  # of each epoch; [] for a ticket alone
+    supernet: Network | None  # the full network with new weights, if the ticket describes it
+    records: list[dict[str, Any]] = field(default_factory=list)  # one per epoch; [] for a ticket without a run
     pictures: list[Path] = field(default_factory=list)
     latency_ms: float | None = None  # median; None before `measure_latencies`
     supernet_latency_ms: float | None = None
-    native_ms: float | None = None  # of the ticket in the sparse engine, where that was measured
+    native_ms: float | None = None  # of the ticket in the sparse engine, if it was measured
 
     @property
     def score(self) -> float | None:
@@ -66,14 +66,14 @@ class RunFacts:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The settings that the ticket was drawn with, by dotted key; where it was written is none of them."""
+        """The settings with which the ticket was drawn, by dotted key, except for the places where it was written."""
         config = self.ticket.provenance.get("config") or {}
         flat = dict(_flattened(config))
         return {key: text for key, text in flat.items() if key not in ("run.dir", "run.resume")}
 
     @property
     def scores_by_label(self) -> dict[str, dict[str, float | None]]:
-        """Scores that there is one of for each class or joint, by their name: `{"iou": {"road": 0.9, ...}}`."""
+        """Scores with a value for each class or joint, by their name: `{"iou": {"road": 0.9, ...}}`."""
         labels = set(self.facts["labels"])
         return {
             key: {str(label): finite(score) for label, score in value.items()}
@@ -92,9 +92,9 @@ class RunFacts:
 
 
 def read_runs(places: Sequence[str | Path]) -> list[RunFacts]:
-    """The runs in these folders; a ticket's folder, or the hub's `owner/name`, will do, too.
+    """The runs in these folders; a ticket's folder or the hub's `owner/name` is also accepted.
 
-    Raises `UserError` for a folder that holds neither a finished run nor a ticket.
+    Raises `UserError` for a folder that contains neither a finished run nor a ticket.
     """
     names = unused_tails([Path(place) for place in places])
     return [read_run(place, name=name) for place, name in zip(places, names, strict=True)]
@@ -125,7 +125,7 @@ def read_run(place: str | Path, *, name: str | None = None) -> RunFacts:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a `metrics.jsonl` file. Raises `UserError` for a line that is none."""
+    """The records of a `metrics.jsonl` file. Raises `UserError` for a line that is not a record."""
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
             record = json.loads(line)
@@ -137,7 +137,7 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def full_network(ticket: Ticket, path: Path) -> Network | None:
-    """The network that the ticket was drawn from, with fresh weights in eval mode; None where it does not say."""
+    """The network that the ticket was drawn from, with new weights and in eval mode; None if the ticket does not tell."""
     config = ticket.provenance.get("config") or {}
     if not isinstance(config, dict) or not isinstance(config.get("arch"), dict):
         return None
@@ -156,7 +156,7 @@ def full_network(ticket: Ticket, path: Path) -> Network | None:
 
 
 def measure_latencies(runs: Sequence[RunFacts]) -> None:
-    """Set `latency_ms` and `supernet_latency_ms` of all runs: one image in PyTorch on the CPU, all networks in turns."""
+    """Set `latency_ms` and `supernet_latency_ms` of all runs: one image in PyTorch on the CPU, all networks alternately."""
     nets: dict[str, tuple[nn.Module, tuple[int, ...]]] = {}
     for i, run in enumerate(runs):
         shape = (1, 3, *run.facts["size"])
@@ -180,7 +180,7 @@ def _call(net: nn.Module, shape: tuple[int, ...]) -> Any:
 
 
 def _supernet_key(run: RunFacts) -> str:
-    """The same for runs whose supernets cost the same."""
+    """A key that is equal for runs whose supernets have equal costs."""
     if run.supernet is None:
         return ""
     about = [run.supernet.arch.to_dict(), run.ticket.task, run.facts["size"], len(run.facts["labels"])]
@@ -188,14 +188,14 @@ def _supernet_key(run: RunFacts) -> str:
 
 
 def differing_settings(runs: Sequence[RunFacts]) -> dict[str, list[str]]:
-    """The settings in which the runs differ, by dotted key: the value of each run, `-` where it has none."""
+    """The settings in which the runs differ, by dotted key: the value of each run, or `-` if it has none."""
     keys = list(dict.fromkeys(key for run in runs for key in run.settings))
     rows = {key: [run.settings.get(key, "-") for run in runs] for key in keys}
     return {key: values for key, values in rows.items() if len(set(values)) > 1}
 
 
 def unused_tails(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell all of them apart; the same folder twice gets a number."""
+    """The shortest trailing parts of the paths that distinguish all of them; a folder that occurs twice gets a number."""
     paths = [folder.absolute() for folder in folders]
     for depth in range(1, max((len(path.parts) for path in paths), default=1) + 1):
         tails = ["/".join(path.parts[-depth:]) for path in paths]
@@ -205,14 +205,14 @@ def unused_tails(folders: Sequence[Path]) -> list[str]:
 
 
 def finite(value: object) -> float | None:
-    """`value` as a number; None for anything else, and for what is not finite."""
+    """`value` as a number; None if it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
 
 
 def _block(name: str, kind: str) -> str:
-    """The block that a group of units belongs to, in few letters: `stages.0.branches.1.0.depthwise.3` -> `0.branches.1.0`."""
+    """A short name for the block of a group of units: `stages.0.branches.1.0.depthwise.3` -> `0.branches.1.0`."""
     inside = name.removesuffix(f".{kind}")
     block = inside.rpartition(".")[0] if inside != name or kind == "token" else name
     return block.removeprefix("stages.").replace(".edges.", ".") or name

@@ -1,4 +1,4 @@
-"""Tables for the terminal that show what a ticket is."""
+"""Tables about a ticket for the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from supertickets.ticket.facts import Facts
 
 
 def info_tables(facts: Facts, title: str, *, layers: bool) -> list[Table]:
-    """The facts for people: a summary, and with `layers` a table with one row per layer."""
+    """The facts in readable form: a summary, and with `layers` a table with one row per layer."""
     height, width = facts["size"]
     metrics = {k: v for k, v in facts["metrics"].items() if isinstance(v, int | float | str)}
     summary = summary_table(
@@ -37,7 +37,7 @@ def info_tables(facts: Facts, title: str, *, layers: bool) -> list[Table]:
 
 
 def _unit_rows(facts: Facts) -> dict[str, str]:
-    """The search units that are left; those of a body of a library stand in no blocks of ours."""
+    """The search units that are left; units of a library's body do not belong to blocks of this project."""
     units = ", ".join(_units(k, n) for k, n in facts["units_per_kernel"].items()) or "none"
     if not facts["blocks"]["all"]:
         return {"units": units}

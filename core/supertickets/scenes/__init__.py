@@ -1,7 +1,7 @@
-"""The embedded data set: drawn scenes that bear an activity, a label for every pixel and a person's 17 joints.
+"""The embedded data set: drawn scenes with an activity, a label for every pixel and the 17 joints of a person.
 
-A scene is a pure function of (seed, index, size_px): nothing is downloaded or stored, and neither order nor process nor
-batch matters.
+A scene is a pure function of (seed, index, size_px): nothing is downloaded or stored, and it does not depend on order, process
+or batch.
 """
 
 from dataclasses import dataclass
@@ -32,21 +32,21 @@ __all__ = [
 ]  # fmt: skip
 
 SIZES_PX = (32, 512)  # smallest, largest
-VAL_START = 1_000_000  # scenes to validate on are numbered from here, whatever number is trained on
+VAL_START = 1_000_000  # validation scenes are numbered from here on, regardless of the number of training scenes
 _PERSON = CLASSES.index("person")
 _SWAPPED = [0] + [joint for left, right in FLIP_PAIRS for joint in (right, left)]
 
 
 @dataclass
 class Scene:
-    """A picture with all that is known about it."""
+    """A picture with its complete ground truth."""
 
     image: np.ndarray  # (H, W, 3) uint8
     labels: np.ndarray  # (H, W) uint8, index into CLASSES
     activity: int  # index into ACTIVITIES
     # (17, 3) float32: x and y in pixels, centres at integers; 0 outside the picture (x = y = 0), 1 hidden, 2 visible
     keypoints: np.ndarray
-    bbox: np.ndarray  # (4,) float32: first column, first row, columns, rows of the person, what is hidden included
+    bbox: np.ndarray  # (4,) float32: first column, first row, columns, rows of the person, including hidden parts
 
 
 def draw_scene(index: int, *, seed: int = 0, size_px: int = 96) -> Scene:
@@ -89,7 +89,7 @@ def draw_scenes(count: int, *, seed: int = 0, size_px: int = 96, start: int = 0)
 
 
 def mirror(scene: Scene) -> Scene:
-    """The scene seen in a mirror: what was a left joint is now a right one."""
+    """The mirrored scene, in which left and right joints are swapped."""
     width = scene.image.shape[1]
     keypoints = scene.keypoints[_SWAPPED]
     inside = keypoints[:, 2] > 0
@@ -102,7 +102,7 @@ def mirror(scene: Scene) -> Scene:
 
 @lru_cache(maxsize=256)
 def _activities(seed: int, block: int) -> tuple[int, ...]:
-    """Every run of eight scenes holds each activity once, in random order."""
+    """The activity of a scene: each group of eight scenes contains every activity once, in random order."""
     rng = np.random.default_rng((seed, block, 1 << 31))
     return tuple(rng.permutation(len(ACTIVITIES)).tolist())
 
@@ -139,7 +139,7 @@ def _try_scene(rng: np.random.Generator, activity: int, size_px: int) -> Scene |
 
 
 def _place(rng: np.random.Generator, body: Body, height: float, horizon: float) -> complex | None:
-    """Where the person's ground point goes, in fractions of the picture; None if the body does not fit there."""
+    """A position for the person's ground point, in fractions of the picture; None if the body does not fit there."""
     x, y = body.joints[:, 0] * height, body.joints[:, 1] * height
     top = height * float(body.head[1] + 0.1)
     lowest = max(horizon + 0.05, top + 0.01)
@@ -160,7 +160,7 @@ def _occlude(rng: np.random.Generator, world: World, foot: complex) -> Extent:
 
 
 def _keypoints(places: np.ndarray, canvas: Canvas, hidden: np.ndarray) -> np.ndarray:
-    """(17, 3): places in pixels and what can be seen of each joint; other parts of the body hide it, too."""
+    """(17, 3): position in pixels and visibility of each joint, which other parts of the body can also hide."""
     size, parts = canvas.size_px, canvas.parts()
     keypoints = np.zeros((len(JOINTS), 3), dtype=np.float32)
     for joint, place in enumerate(places * size - (0.5 + 0.5j)):
@@ -172,7 +172,7 @@ def _keypoints(places: np.ndarray, canvas: Canvas, hidden: np.ndarray) -> np.nda
 
 
 def _bounds(mask: np.ndarray) -> np.ndarray:
-    """(4,) first column, first row, columns, rows of what is true in (H, W)."""
+    """(4,) first column, first row, columns, rows of the true region in (H, W)."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     box = columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
     return np.array(box, dtype=np.float32)

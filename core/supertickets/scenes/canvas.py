@@ -1,7 +1,8 @@
-"""A canvas that is painted once, in material numbers, and read twice: as colours and as class labels.
+"""A canvas that is painted once, with numbers of materials, and read in two ways: as colours and as class labels.
 
-Drawing happens at three times the wanted size: the mean of a 3x3 block gives a smooth picture, its middle the label.
-Coordinates are fractions of the picture's side, complex numbers x + iy with y downwards: geometry scales with the size.
+It is drawn at three times the final size: the mean of each 3x3 block gives a smooth picture, and its centre the label.
+Coordinates are fractions of the picture's side, given as complex numbers x + iy with y pointing down, so geometry scales with
+the size.
 """
 
 import colorsys
@@ -30,7 +31,7 @@ _ROUND_CAP: list[complex] = np.exp(1j * np.linspace(-np.pi / 2, np.pi / 2, 7)).t
 
 
 class Canvas:
-    """A square picture in the making.
+    """A square picture that is being painted.
 
     A material is a class label, a colour, a texture and the body part it belongs to.
     """
@@ -46,7 +47,7 @@ class Canvas:
     def material(
         self, label: str, colour: Colour, pattern: str = "fine", *, strength: float = 0.05, part: int = NO_PART
     ) -> int:
-        """Mix a new material; at most 256 fit on a canvas. `strength` is the relative swing of the texture."""
+        """Add a new material; at most 256 fit on a canvas. `strength` is the relative amplitude of the texture."""
         self._colours.append(colour)
         self._materials.append((_CLASS_NUMBERS[label], _PATTERN_NUMBERS[pattern], strength, part))
         return len(self._materials) - 1
@@ -77,20 +78,20 @@ class Canvas:
         self._draw.polygon(corners, fill=material)
 
     def _material_map(self) -> np.ndarray:
-        """(H, W) the material in the middle of each block: what `NEAREST` takes when the oversampling is odd."""
+        """(H, W) the material in the centre of each block, which `NEAREST` takes because the oversampling is odd."""
         middles = self._image.resize((self.size_px, self.size_px), Image.Resampling.NEAREST)
-        return np.asarray(middles).astype(np.intp)  # the type that indexing is fastest with
+        return np.asarray(middles).astype(np.intp)  # the fastest type for indexing
 
     def labels(self) -> np.ndarray:
         """(H, W) uint8 class numbers."""
         return np.array([m[0] for m in self._materials], dtype=np.uint8)[self._material_map()]
 
     def parts(self) -> np.ndarray:
-        """(H, W) uint8 body part numbers, `NO_PART` where there is no person."""
+        """(H, W) uint8 body part numbers, with `NO_PART` for pixels without a person."""
         return np.array([m[3] for m in self._materials], dtype=np.uint8)[self._material_map()]
 
     def render(self, rng: np.random.Generator) -> np.ndarray:
-        """(H, W, 3) uint8 picture: smooth colours, textures, a slope of light, a tint and grain."""
+        """(H, W, 3) uint8 picture with smooth colours, textures, a gradient of light, a tint and grain."""
         size = self.size_px
         tint = rng.uniform(0.92, 1.08, 3)
         self._image.putpalette(np.clip(self._colours * tint, 0, 255).astype(np.uint8).tobytes())
@@ -117,7 +118,7 @@ class Canvas:
 def _tiles(size_px: int) -> tuple[np.ndarray, np.ndarray]:
     """Endless textures in [-1, 1], (patterns * size * size,), and unit grain, (2 * size, 2 * size, 3).
 
-    All but the grain are functions of the place in the picture, so that a scene keeps its look at every size.
+    All except the grain are functions of the position in the picture, so that a scene looks the same at every size.
     """
     rng = np.random.default_rng(0)
     y, x = np.meshgrid(*[np.arange(size_px) / size_px * 2 * np.pi] * 2, indexing="ij")

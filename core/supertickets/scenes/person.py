@@ -1,9 +1,9 @@
-"""A person in one of eight activities: joint angles -> 3-D joints -> turned to the viewer -> painted limbs.
+"""A person in one of eight activities: joint angles -> 3-D joints -> turned towards the viewer -> painted limbs.
 
-What tells left from right: the chest always faces the viewer (turned by less than 90 degrees), so the person's left
-shoulder is further right in the picture than the right one, and the far arm and leg are darker and covered by the near
-ones. No colour does, so that a mirrored picture stays true once left and right are swapped.
-Joints: https://cocodataset.org/#keypoints-2020
+Left and right can be distinguished because the chest always faces the viewer (turned by less than 90 degrees), so the person's
+left shoulder is further right in the picture than the right one, and because the far arm and leg are darker and covered by the
+near ones. Colours do not distinguish them, so a mirrored picture is correct once left and right are swapped. Joints:
+https://cocodataset.org/#keypoints-2020
 """
 
 from collections.abc import Callable, Sequence
@@ -28,14 +28,14 @@ FLIP_PAIRS: tuple[tuple[int, int], ...] = tuple((i, i + 1) for i in range(1, 17,
 
 @dataclass(frozen=True)
 class Activity:
-    """Angles in degrees. Each limb: how far it swings forward and how far outward from hanging straight down."""
+    """Angles in degrees. For each limb: how far it swings forward and outward from hanging straight down."""
 
     left_arm: tuple[int, int, int, int]  # upper arm forward, outward; forearm forward, outward
     right_arm: tuple[int, int, int, int]
     left_leg: tuple[int, int, int, int]  # thigh forward, outward; shin forward, outward
     right_leg: tuple[int, int, int, int]
-    turn: tuple[int, int]  # how far the body turns aside
-    lean: int = 0  # of the back, forward
+    turn: tuple[int, int]  # how far the body turns to the side
+    lean: int = 0  # forward, of the back
     lift: float = 0.0  # feet above the ground, in body heights
 
 
@@ -51,7 +51,7 @@ _POSES: dict[str, Activity] = {
 }
 ACTIVITIES: tuple[str, ...] = tuple(_POSES)
 
-# Body parts, in the order of their numbers; a joint is visible where its pixel shows one of its own parts.
+# Body parts, in the order of their numbers; a joint is visible if its pixel shows one of its own parts.
 HEAD, TORSO = 0, 1
 _LIMBS = ("upper_arm", "forearm", "thigh", "shin")
 _LIMB_JOINTS = {"upper_arm": (5, 7), "forearm": (7, 9), "thigh": (11, 13), "shin": (13, 15)}  # right: + 1
@@ -81,7 +81,7 @@ JOINT_PARTS: list[set[int]] = _joint_parts()
 
 @dataclass
 class Body:
-    """A posed body: x to the viewer's right, y up from the ground, z to the viewer; in body heights."""
+    """A posed body in units of its height: x points to the viewer's right, y up from the ground, z to the viewer."""
 
     joints: np.ndarray  # (17, 3)
     head: np.ndarray  # (3,) its centre
@@ -98,7 +98,7 @@ def _direction(forward: np.ndarray, outward: np.ndarray, sides: np.ndarray) -> n
 
 
 def pose_body(rng: np.random.Generator, activity: str, *, jitter_deg: float = 9.0) -> Body:
-    """Draw a body in the given activity, with every angle off by up to `jitter_deg` degrees."""
+    """Draw a body in the given activity, with random changes of up to `jitter_deg` degrees in all angles."""
     pose = _POSES[activity]
     angles = np.array(pose.left_arm + pose.right_arm + pose.left_leg + pose.right_leg, dtype=np.float64).reshape(8, 2)
     angles += rng.uniform(-1, 1, (8, 2)) * (jitter_deg, jitter_deg / 2)
@@ -137,7 +137,7 @@ def pose_body(rng: np.random.Generator, activity: str, *, jitter_deg: float = 9.
 
 
 class Outfit:
-    """The person's colours, each well apart from what may lie behind."""
+    """The person's colours, all clearly different from possible backgrounds."""
 
     def __init__(self, rng: np.random.Generator, behind: Sequence[Colour]):
         self.shirt = pick_colour(rng, away_from=behind, distance=110)
@@ -153,7 +153,7 @@ class Outfit:
 
 
 class _Painter:
-    """Paints body parts at a place on the canvas; far parts darker, each with a dark rim."""
+    """Paints body parts at a position on the canvas; far parts are darker, and each part has a dark rim."""
 
     def __init__(self, canvas: Canvas, foot: complex, height: float):
         self.canvas, self.foot, self.height = canvas, foot, height
@@ -176,7 +176,7 @@ class _Painter:
         print_: str = "fine",
         depth: float | None = None,
     ) -> None:
-        """Bars (start, end, radius, radius at the end) of one colour, with one rim around them all."""
+        """Bars (start, end, radius, radius at the end) of one colour, with a common rim."""
         if depth is None:
             depth = float((bars[0][0][2] + bars[0][1][2]) / 2)
         for material, extra in zip(self.colours(part, colour, print_, depth), (self.rim, 0.0), strict=True):
@@ -235,7 +235,7 @@ def _paint_head(painter: _Painter, body: Body, outfit: Outfit) -> None:
     canvas.ellipse(centre, radius + painter.rim, radius * 1.08 + painter.rim, rim)
     canvas.ellipse(centre, radius, radius * 1.08, hair)
     skin = canvas.material("person", outfit.skin, part=HEAD)
-    # The face is a disc on the side the person looks to; the hair shows around it.
+    # The face is a disc on the side to which the person looks, surrounded by the hair.
     canvas.ellipse(painter.at(head + 0.03 * gaze - (0, 0.018, 0)), 0.072 * height, 0.076 * height, skin)
     eye = canvas.material("person", (20, 20, 30), part=HEAD)
     for joint in (1, 2):
@@ -246,7 +246,7 @@ def _paint_head(painter: _Painter, body: Body, outfit: Outfit) -> None:
 
 
 def joint_hidden_by_head(body: Body) -> np.ndarray:
-    """(17,) true for an eye, ear or nose on the far side of the head."""
+    """(17,) True for an eye, ear or nose on the far side of the head."""
     hidden = np.zeros(17, dtype=bool)
     hidden[:5] = body.joints[:5, 2] < body.head[2] - 0.01
     return hidden

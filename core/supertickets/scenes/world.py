@@ -1,4 +1,4 @@
-"""What surrounds the person: sky, clouds, hilly ground, houses, trees, boxes and balls in random colours."""
+"""The surroundings of the person: sky, clouds, hilly ground, houses, trees, boxes and balls in random colours."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +19,7 @@ def _mix(first: Colour, second: Colour, share: float) -> Colour:
 
 
 class World:
-    """Sky and ground, painted on construction; then things are put on the ground or in the air."""
+    """Sky and ground, painted by the constructor, and things on the ground or in the air."""
 
     def __init__(self, canvas: Canvas, rng: np.random.Generator):
         self.canvas, self.rng = canvas, rng
@@ -37,10 +37,10 @@ class World:
         bumps = np.linspace(-0.05, 1.05, 7)
         hills = self.horizon + rng.uniform(-0.025, 0.025, 7)
         canvas.polygon([*(bumps + 1j * hills), 1.05 + 1.05j, -0.05 + 1.05j], ground)
-        self.behind: list[Colour] = [self.sky, self.ground]  # what the person has to stand out from
+        self.behind: list[Colour] = [self.sky, self.ground]  # colours that the person has to stand out from
 
     def things(self) -> list[tuple[float, Callable[[], Extent]]]:
-        """Things to paint with the height on the picture of their foot: what stands lower is nearer."""
+        """Things to paint, with the vertical position of their foot in the picture: lower things are nearer."""
         rng = self.rng
         things: list[tuple[float, Callable[[], Extent]]] = []
         for kind, most, paint in (
@@ -69,7 +69,7 @@ class World:
             self.canvas.ellipse(centre + complex(x * width, -0.25 * width), puff, puff * 0.85, cloud)
 
     def house(self, foot: complex) -> Extent:
-        """A house with a roof, on the ground at `foot`; returns what it covers."""
+        """Paint a house with a roof on the ground at `foot`; returns the area that it covers."""
         rng, canvas = self.rng, self.canvas
         width, height = rng.uniform(0.2, 0.42), rng.uniform(0.14, 0.26)
         wall_colour = pick_colour(rng, saturation=(0.05, 0.6), value=(0.4, 1), away_from=self.behind, distance=70)
@@ -92,7 +92,7 @@ class World:
         return left, top - ridge, right, foot.imag
 
     def tree(self, foot: complex, *, scale: float = 1.0) -> Extent:
-        """A trunk with a crown, on the ground at `foot`; returns what it covers."""
+        """Paint a tree, a trunk with a crown, on the ground at `foot`; returns the area that it covers."""
         rng, canvas = self.rng, self.canvas
         apart, hue = self.behind[:2], (0.17, 0.42) if rng.random() < 0.7 else (0.0, 1.0)
         leaf_colour = pick_colour(rng, hue=hue, saturation=(0.3, 0.9), value=(0.2, 0.75), away_from=apart, distance=60)
@@ -118,7 +118,7 @@ class World:
         return extent
 
     def box(self, foot: complex, *, size: float | None = None, height: float | None = None) -> Extent:
-        """A box on the ground at `foot`; returns what it covers."""
+        """Paint a box on the ground at `foot`; returns the area that it covers."""
         rng, canvas = self.rng, self.canvas
         size = rng.uniform(0.09, 0.2) if size is None else size
         height = size * rng.uniform(0.6, 1.1) if height is None else height
@@ -143,7 +143,7 @@ class World:
         return left, upper - 0.2 * size, right, bottom
 
     def ball(self, foot: complex) -> Extent:
-        """A ball on the ground at `foot`, at times in the air above it; returns what it covers."""
+        """Paint a ball on the ground at `foot`, or sometimes in the air above it; returns the area that it covers."""
         rng, canvas = self.rng, self.canvas
         radius = rng.uniform(0.04, 0.09)
         if rng.random() < 0.2:  # in the air

@@ -1,4 +1,4 @@
-"""Budget mode: how many MACs (or parameters) the network may have at each shrink event, and which units go to get there."""
+"""Budget mode: how many MACs (or parameters) the network may have at each shrink event, and which units are removed."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from supertickets.units.groups import split_by_group, unit_groups
 
 
 def budget_at(epoch: float, *, full: float, target: float, start: float, end: float) -> float:
-    """What is allowed after `epoch`: `full` until `start`, then linearly down to `target` at `end`."""
+    """The budget after `epoch`: `full` until `start`, then linearly down to `target` at `end`."""
     progress = min(max((epoch - start) / max(end - start, 1e-9), 0.0), 1.0)
     return full + (target - full) * progress
 
 
 def measure(net: Network, resource: Resource, input_shape: tuple[int, int, int]) -> float:
-    """MACs or parameters of the network as it stands."""
+    """MACs or parameters of the network in its present form."""
     return dense_macs(count_layers(net, input_shape)) if resource == "macs" else count_params(net)
 
 
 def resolve_target(
     net: Network, target: float, resource: Resource, input_shape: tuple[int, int, int], *, prefix: str = "", divisor: int = 1
 ) -> float:
-    """The target as a count (at most 1 means a share of the full network); `UserError` where no search can reach it.
+    """The target as a count (values up to 1 are shares of the full network). Raises `UserError` if no search can reach it.
 
     Only groups whose names start with `prefix` are searched, in bundles of `divisor` units.
     """
@@ -59,11 +59,11 @@ def units_over_budget(
     divisor: int = 1,
     saved_by: Callable[[dict[str, Tensor]], float] | None = None,
 ) -> dict[str, Tensor]:
-    """True for the units that must go to save `excess`, by group's name: the lowest scores first, ties by position.
+    """True for the units to remove to save `excess`, by group's name; the lowest scores go first, ties by position.
 
-    Scores and costs are (count,) float64 by group's name. With a `divisor`, units go in bundles (`bundle_units`), those of
-    the lowest mean score first. `saved_by` says what a choice saves as a whole, for groups whose costs are products of each
-    other; without it, costs add up.
+    Scores and costs are (count,) float64 by group's name. With a `divisor`, units are removed in bundles (`bundle_units`),
+    those with the lowest mean score first. `saved_by` returns what a choice saves as a whole, for groups whose costs depend on
+    each other as products; without it, costs are added.
     """
     if excess <= 0 or not groups:
         return {}

@@ -1,4 +1,4 @@
-"""Bundles: units of a group that go together, so that the group is left with a multiple that hardware likes."""
+"""Bundles: units of a group that are removed together, so that a multiple is left for which hardware is fast."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from supertickets.networks.unit_group import UnitGroup
 
 
 def bundle_units(groups: Sequence[UnitGroup], scores: Mapping[str, Tensor], divisor: int) -> dict[str, Tensor]:
-    """The number of each unit's bundle, (count,) int64 by group's name; numbers go on from group to group.
+    """The number of each unit's bundle, (count,) int64 by group's name; the numbering continues from group to group.
 
-    Of each group the least important units that exceed a multiple of `divisor` are the first bundle; bundles of `divisor`
-    follow. Tokens go one by one.
+    In each group, the least important units in excess of a multiple of `divisor` are the first bundle; bundles of `divisor`
+    units follow. Tokens are removed one by one.
     """
     bundles: dict[str, Tensor] = {}
     begin = 0

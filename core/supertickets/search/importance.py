@@ -1,6 +1,6 @@
-"""Importance: which units matter, the least important go first. An importance maps unit groups to a score for each unit.
+"""Importance: which units matter. An importance maps unit groups to a score for each unit; the lowest scores go first.
 
-A new one is a function here (or anywhere) and its name in `IMPORTANCES`.
+To add one, write a function here (or anywhere) and add it to `IMPORTANCES`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from supertickets.units.groups import mean_over_gates, sum_over_gates
 
 @dataclass(frozen=True)
 class Statistics:
-    """What an importance may look at."""
+    """The statistics that an importance may use."""
 
-    ema: Mapping[str, Tensor]  # averaged tensors by name, gates among them
+    ema: Mapping[str, Tensor]  # averaged tensors by name, including the gates
     penalty: Mapping[str, Tensor] = field(default_factory=dict)  # the penalty's weights p by gate's name
     taylor: Mapping[str, Tensor] = field(default_factory=dict)  # what `search.taylor` has averaged, by gate's name
-    costs: Mapping[str, Tensor] = field(default_factory=dict)  # of each unit as the network stands, by group's name
+    costs: Mapping[str, Tensor] = field(default_factory=dict)  # of each unit in the present network, by group's name
     full_counts: Mapping[str, int] = field(default_factory=dict)  # units that each group began with, by its name
     seed: int = 0
 
@@ -38,7 +38,7 @@ def gamma(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores:
 
 
 def gamma_per_mac(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores:
-    """The averaged |gamma| / p: per MAC that the unit cost in the full supernet."""
+    """The averaged |gamma| / p, that is, per MAC that the unit costs in the full supernet."""
     return {
         group.name: mean_over_gates(
             group, {gate: statistics.ema[gate].abs() / statistics.penalty[gate] for gate in group.gates}
@@ -50,33 +50,33 @@ def gamma_per_mac(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores
 def taylor(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores:
     """The averaged square of the loss's first-order change without the unit (Molchanov et al., arXiv 1906.10771).
 
-    Where a unit has several gates, all go with it: their squares are added.
+    If a unit has several gates, their squares are added, because all of them are removed with the unit.
     """
     return {group.name: sum_over_gates(group, statistics.taylor) for group in groups}
 
 
 def taylor_per_mac(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores:
-    """The same, divided by what the unit costs now."""
+    """The same, divided by the present cost of the unit."""
     scores = taylor(groups, statistics)
     return {name: values / statistics.costs[name].clamp(min=1) for name, values in scores.items()}
 
 
 def random(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores:
-    """Uniform noise, of which the units that are left have the upper part: the control."""
+    """Uniform noise, as a control; the units that are left have the upper part of it."""
     generator = torch.Generator().manual_seed(statistics.seed)
     noise = {group.name: torch.rand(group.count, generator=generator, dtype=torch.double) for group in groups}
     return {group.name: 1 - noise[group.name] * group.count / _full_count(group, statistics) for group in groups}
 
 
 def uniform(groups: Sequence[UnitGroup], statistics: Statistics) -> Scores:
-    """The same share of what every group began with, at random within it: the control that keeps the network's proportions."""
+    """Random units, with the same share of the original size in every group: a control that keeps the network's proportions."""
     generator = torch.Generator().manual_seed(statistics.seed)
     orders = {group.name: torch.randperm(group.count, generator=generator).double() for group in groups}
     return {group.name: 1 - (orders[group.name] + 0.5) / _full_count(group, statistics) for group in groups}
 
 
 def _full_count(group: UnitGroup, statistics: Statistics) -> int:
-    """Units that the group began with. Shares of what is left would take more from small groups at each event, by rounding."""
+    """Original size of the group. With shares of its present size, rounding would remove more from small groups each time."""
     return statistics.full_counts.get(group.name, group.count)
 
 
@@ -94,5 +94,5 @@ TAYLOR = ("taylor", "taylor_per_mac")  # these need what `search.taylor` average
 
 
 def importance_named(name: str) -> Importance:
-    """The importance of this name; `UserError` with the nearest and all valid ones where there is none."""
+    """The importance with this name. Raises `UserError` with the most similar and all valid names if there is none."""
     return one_of(IMPORTANCES, name, key="search.importance")

@@ -1,4 +1,4 @@
-"""The penalty that makes units vanish: an L1 pull on the BN scales, weighted by what the units cost.
+"""The penalty that drives units to zero: an L1 penalty on the BN scales, weighted by the cost of the units.
 
     loss = task + rho(t) * sum_i p_i |gamma_i|,   p_i = MACs that go with unit i / Z,   Z = their mean
 
@@ -32,7 +32,7 @@ class Penalty:
 
     @torch.no_grad()
     def add_gradient(self, net: nn.Module, rho: float, prefix: str = "") -> None:
-        """Add rho p sign(gamma), the penalty's gradient, to the gradients of gates whose names start with `prefix`."""
+        """Add the penalty's gradient, rho p sign(gamma), to the gradients of the gates whose names start with `prefix`."""
         params = {name: p for name, p in self._gates(net).items() if p.grad is not None and name.startswith(prefix)}
         if rho == 0 or not params:
             return
@@ -42,9 +42,9 @@ class Penalty:
 
     @torch.no_grad()
     def pull(self, net: nn.Module, amount: float, prefix: str = "") -> None:
-        """The proximal step: move each gamma by amount x p towards 0, where it stays (soft threshold).
+        """The proximal step: move each gamma by amount x p towards 0, but not past it (soft threshold).
 
-        `amount` is the learning rate times rho. Adam's normalisation does not touch it, so that gammas reach exact zero at a
+        `amount` is the learning rate times rho. It is not affected by Adam's normalisation, so gammas reach exactly zero at a
         known speed.
         """
         params = {name: param for name, param in self._gates(net).items() if name.startswith(prefix)}
@@ -63,7 +63,7 @@ class Penalty:
         return float(sum((self.weights[name] * param.abs()).sum() for name, param in self._gates(net).items()))
 
     def follow_pairs(self, before: Sequence[UnitGroup], after: Sequence[UnitGroup]) -> None:
-        """Attention is quadratic, so a token's weight follows the number of tokens alive (called after shrinking)."""
+        """After a shrink, update the weights of tokens: attention is quadratic, so they depend on the number of tokens left."""
         counts = {group.name: group.count for group in before}
         for group in after:
             change = _pair_share(group, group.count) - _pair_share(group, counts[group.name])
@@ -72,7 +72,7 @@ class Penalty:
 
 
 def build_penalty(net: nn.Module, input_shape: tuple[int, int, int]) -> Penalty:
-    """The penalty's weights, from the full supernet; fixed from then on (shrinking slices them, a resumed run loads them)."""
+    """The weights of the penalty from the full supernet; they stay fixed (shrinking slices them, a resumed run loads them)."""
     layers, groups, params = count_layers(net, input_shape), unit_groups(net), dict(net.named_parameters())
     costs = unit_costs(net, groups, layers, "macs")
     raw: dict[str, Tensor] = {}
@@ -88,7 +88,7 @@ def build_penalty(net: nn.Module, input_shape: tuple[int, int, int]) -> Penalty:
 
 
 def _token_macs(group: UnitGroup, layers: Mapping[str, Layer]) -> Tensor:
-    """HR-NAS's count for a token of n: an even share of all MACs but one pair product, and what the pairs with it cost."""
+    """HR-NAS's count for one of n tokens: an even share of all MACs except one pair product, plus the MACs of its pairs."""
     n = group.count
     linear = (module_macs(group.module, layers) - group.pair_macs * n * n) / n
     return torch.full((n,), linear + _pair_share(group, n), dtype=torch.double)

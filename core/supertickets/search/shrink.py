@@ -1,4 +1,4 @@
-"""Shrink: cut search units out of the network and of everything that stands beside it, in one plan."""
+"""Shrink: remove search units from the network and from everything that belongs to it, in one plan."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def shrink(
     penalty: Penalty | None = None,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> int:
-    """Remove `dead` units (group's name -> True where the unit goes) in place; returns how many were removed.
+    """Remove `dead` units (group's name -> True for units to remove) in place; returns how many were removed.
 
-    `optimizer` must hold the network's own parameters; the new ones take their places in its groups, with their state. A
-    wrapped network (DDP) must be wrapped anew afterwards: `training.trainer.wrap`.
+    `optimizer` must hold the network's own parameters; the new parameters replace them in its groups, together with their
+    state. A wrapped network (DDP) must be wrapped again afterwards: `training.trainer.wrap`.
     """
     groups = unit_groups(net)
     state: dict[str, Tensor] = {name: tensor.detach() for name, tensor in net.state_dict().items()}

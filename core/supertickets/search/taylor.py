@@ -2,8 +2,8 @@
 
     T_i <- decay T_i + (1 - decay) (gamma_i dL/dgamma_i + beta_i dL/dbeta_i)^2
 
-Molchanov et al., arXiv 1906.10771. Comparable across layers, and meaningful for trained networks, where |gamma| is not. Kept by
-gate's name, one number per BN channel, so that a shrink slices it like any other tensor of the network.
+Molchanov et al., arXiv 1906.10771. It is comparable across layers and also meaningful for trained networks, unlike |gamma|. It
+is stored by gate's name, with one number per BN channel, so that a shrink slices it like any other tensor of the network.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Iterable, MutableMapping
 import torch
 from torch import Tensor, nn
 
-DECAY = 0.99  # of each update: the average looks back over about a hundred
+DECAY = 0.99  # per update, so the average covers about a hundred updates
 
 
 @torch.no_grad()
 def note_taylor(taylor: MutableMapping[str, Tensor], net: nn.Module, gates: Iterable[str], *, decay: float = DECAY) -> None:
-    """Update the averages of `gates` in place from the gradients of the task's loss (before any penalty is added to them)."""
+    """Update the averages of `gates` in place from the gradients of the task's loss, before any penalty is added to them."""
     params = dict(net.named_parameters())
     pairs = [(gate, params[gate], params[f"{gate.removesuffix('weight')}bias"]) for gate in gates]
     pairs = [(gate, scale, shift) for gate, scale, shift in pairs if scale.grad is not None and shift.grad is not None]

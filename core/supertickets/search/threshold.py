@@ -1,4 +1,4 @@
-"""The paper's way to choose what goes: units whose BN scale has fallen to a threshold."""
+"""The paper's rule for removing units: those whose BN scale has fallen to a threshold."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from supertickets.units.groups import largest_gate, unit_groups
 def dead_units(
     net: nn.Module, ema: Mapping[str, Tensor], *, threshold: float, last: bool = False, prefix: str = "", divisor: int = 1
 ) -> dict[str, Tensor]:
-    """True where a unit may go, (count,) by group's name: |gamma| and its EMA at or below `threshold`.
+    """True for units that may be removed, (count,) by group's name: |gamma| and its EMA are at most `threshold`.
 
-    At the last event the EMA alone decides. With a `divisor` a unit stays until its whole bundle may go. Only groups whose
-    names start with `prefix` are searched.
+    At the last event only the EMA counts. With a `divisor`, a unit stays until its whole bundle may be removed. Only groups
+    whose names start with `prefix` are searched.
     """
     groups, params = unit_groups(net, prefix), dict(net.named_parameters())
     averages = {group.name: largest_gate(group, ema) for group in groups}

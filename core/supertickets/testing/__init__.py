@@ -1,4 +1,4 @@
-"""Tiny networks and a toy task for tests: for those of this package and of anyone's own task package."""
+"""Tiny networks and a toy task for the tests of this package and of other task packages."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def micro_net(seed: int = 0, **changes: object) -> Supernet:
 
 
 def randomise_norms(net: nn.Module, seed: int = 1) -> None:
-    """Give BN scales, shifts and statistics random values, so that no law holds only because of the initial ones."""
+    """Set BN scales, shifts and statistics to random values, so that no test passes only because of the initial ones."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in net.modules():
@@ -87,7 +87,7 @@ def mask_digest(mask: Mapping[str, Tensor]) -> str:
 
 
 class ToyTask:
-    """Patches of three colours to tell apart: learnable in seconds, with every method of a `Task` and no base class."""
+    """Classification of patches in three colours: learnable in seconds, with all methods of a `Task` and no base class."""
 
     name, metric = "toy", "accuracy"
     Config: type[sections.Config] = Config
@@ -151,9 +151,9 @@ if TYPE_CHECKING:
 
 
 def check_task(task: Task, folder: Path) -> None:
-    """Assert everything that the training loop relies on in a task, in batches of two of its own data.
+    """Assert everything that the training loop needs from a task, with batches of two items of its own data.
 
-    `folder` receives the example pictures. The config's `arch` should be a small one, as the network is built in full.
+    Example pictures are written to `folder`. The config's `arch` should be small, as the full network is built.
     """
     assert isinstance(task, Task) and len(task.input_shape) == 3
     task.check_data()
@@ -190,7 +190,7 @@ def check_task(task: Task, folder: Path) -> None:
 
 
 def toy_config(folder: Path, **sections: dict[str, object]) -> Config:
-    """Six epochs of six steps with two branches, in which units are searched and weights pruned."""
+    """The config for six epochs of six steps with two branches, in which units are searched and weights pruned."""
     quiet = {"tensorboard": False, "report": False, "native_ms": False, "examples": 0}
     return Config(
         arch=ArchConfig(preset="tiny", stages=STAGES[:2], stem=(4, 4), stem_stride=2),
@@ -223,7 +223,7 @@ run: {{examples: 2, tensorboard: false, report: false, native_ms: false}}
 def check_pack(task: str, recipe: Path, folder: Path, *, settings: str, batch_size: int) -> dict[str, float]:
     """Draw a small ticket by a recipe: it meets its targets, and `evaluate.py` finds the score of the run's log.
 
-    `settings` are more lines of YAML. Gives what `evaluate.py` wrote.
+    `settings` are further lines of YAML. Returns the scores that `evaluate.py` wrote.
     """
     from supertickets import Ticket, cli
 

@@ -1,4 +1,4 @@
-"""Data with one place changed into what no reader expects: for tests that readers refuse it in one line."""
+"""Data with one place changed to something unexpected, for tests that readers refuse it with a one-line message."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOSTILE: tuple[object, ...] = (
 
 
 def mutated(value: object, rng: random.Random) -> object:
-    """A copy of JSON-able data with one place changed: removed, doubled, replaced by something hostile, or by another place."""
+    """A copy of JSON data in which one place is removed, duplicated, or replaced by something hostile or by another place."""
     copied = json.loads(json.dumps(value))
     places = [
         (holder, key) for holder in _holders(copied) for key in (holder if isinstance(holder, dict) else range(len(holder)))
@@ -59,7 +59,7 @@ def mutated(value: object, rng: random.Random) -> object:
 
 
 def _holders(value: object) -> Iterator[Batch]:
-    """All mappings and lists within JSON-able data, itself included."""
+    """All mappings and lists in JSON data, including the data itself."""
     waiting = [value]
     while waiting:
         one = waiting.pop()

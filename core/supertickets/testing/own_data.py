@@ -1,4 +1,4 @@
-"""Drawn scenes as files in a user's own folder, laid out as the starter of each task describes it."""
+"""Drawn scenes as files in a user's folder, with the layout that the starter of each task describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two CPU processes that work together, for tests of what several processes must agree on."""
+"""Two CPU processes that work together, for tests of what all processes must agree on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TIME_LIMIT_S = 500
 def run_on_two_processes(script: str, folder: Path, *arguments: str) -> None:
     """Run the text of a script on two CPU processes of one thread each; if one fails, the assertion shows what it printed.
 
-    A server that has imported this package forks both processes, so that each is there at once.
+    A server that has already imported this package forks both processes, so that they start quickly.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["supertickets.draw", "supertickets.testing"])
@@ -40,7 +40,7 @@ def run_on_two_processes(script: str, folder: Path, *arguments: str) -> None:
         process.start()
     for process in processes:
         process.join(TIME_LIMIT_S)
-        process.kill()  # nothing to do where it has ended
+        process.kill()  # does nothing if it has ended
         process.join()
     printed = "\n".join(output.read_text()[-3000:] for output in outputs)
     assert [process.exitcode for process in processes] == [0, 0], printed
@@ -54,7 +54,7 @@ def _run(script: str, rank: int, port: int, output: Path, arguments: tuple[str, 
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    faulthandler.dump_traceback_later(TIME_LIMIT_S - 5)  # says where a process waits that does not end
+    faulthandler.dump_traceback_later(TIME_LIMIT_S - 5)  # shows where a process that does not end is waiting
     sys.argv = ["worker.py", *arguments]
     names: dict[str, object] = {"__name__": "__main__"}
     try:
@@ -64,7 +64,7 @@ def _run(script: str, rank: int, port: int, output: Path, arguments: tuple[str, 
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # the other process may be waiting for this one: no exit handler may wait for it in turn
-    names.clear()  # the group is left after the script, when none of its objects is in use any more
+    names.clear()  # the group is left after the script, when its objects are no longer in use
     leave_process_group()
 
 

@@ -1,4 +1,4 @@
-"""The engine's C file as a program of its own, for tests with sanitizers, emulators and other instruction sets."""
+"""The engine's C file as a separate program, for tests with sanitizers, emulators and other instruction sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from supertickets.deploy.engine.files import write_c
 from supertickets.deploy.plain import fold
 
-# Reads an image, runs the ticket on scratch memory full of NaNs that ends where it should, writes the output.
+# Reads an image, runs the ticket on scratch memory of exactly the right size that is filled with NaNs, and writes the output.
 HARNESS = r"""
 #include "ticket.h"
 #include <pthread.h>
@@ -72,7 +72,7 @@ int main(int argc, char **argv) {
 def run_as_program(
     net: nn.Module, size: tuple[int, int], folder: Path, command: Sequence[str], before: Sequence[str] = (), threads: int = 1
 ) -> float:
-    """Largest difference from `net` of its C file, which `command` compiles and `before` (an emulator) runs.
+    """Largest difference between `net` and its C file, which `command` compiles and `before` (an emulator) runs.
 
     The image is (1, 3, *size) of noise; up to 16 `threads` share it, first as parts of single calls and then as a team.
     """

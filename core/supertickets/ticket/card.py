@@ -1,4 +1,4 @@
-"""The model card: what a ticket is, its scores and costs and how to load it, written from the ticket alone."""
+"""The model card of a ticket: its description, scores and costs and how to load it, all taken from the ticket itself."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from supertickets.ticket.facts import describe, preprocessing
 if TYPE_CHECKING:
     from supertickets.ticket.ticket import Ticket
 
-_COSTS = {"macs", "sparse_macs", "params", "sparsity", "units", "protocol"}  # metrics that another section of the card gives
+_COSTS = {"macs", "sparse_macs", "params", "sparsity", "units", "protocol"}  # metrics that are in another section of the card
 
 
 def model_card(ticket: Ticket, repo_id: str, *, picture: str | None = None) -> str:
-    """Markdown with the hub's YAML header, for a README.md beside the ticket and the file `picture`, which it shows."""
+    """Markdown with the hub's YAML header, for a README.md next to the ticket; it shows the file `picture`."""
     facts = describe(ticket)
     height, width = facts["size"]
     how = preprocessing(ticket, (height, width))

@@ -1,4 +1,4 @@
-"""What a ticket is and what it costs, as data."""
+"""The facts about a ticket and its costs, as data."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class LayerFacts(TypedDict):
 
     weights: int
     macs: int
-    sparse_macs: int  # MACs that meet a nonzero weight
+    sparse_macs: int  # MACs with a nonzero weight
     sparsity: float  # 0 for layers that are not pruned
 
 
 class Facts(TypedDict):
-    """What `describe` gives; JSON-able."""
+    """The result of `describe`, JSON-serialisable."""
 
     task: str
     params: int
@@ -33,22 +33,22 @@ class Facts(TypedDict):
     macs: int
     sparse_macs: int
     macs_paper: float
-    prunable: int  # weights that pruning may take
-    sparsity: float  # share of them that the mask takes out
-    units: int  # search units left, tokens included
+    prunable: int  # number of weights that can be pruned
+    sparsity: float  # share of them that the mask removes
+    units: int  # search units left, including tokens
     units_per_kernel: dict[str, int]
     tokens: int
-    blocks: dict[str, int]  # `all`, and those `emptied` by search
-    size: list[int]  # (H, W) in pixels that the MACs are counted at
+    blocks: dict[str, int]  # number of `all` blocks, and of those `emptied` by the search
+    size: list[int]  # (H, W) in pixels for which the MACs are counted
     metrics: dict[str, object]
     labels: list[str]
     layers: dict[str, LayerFacts]
-    notes: list[str]  # sentences on the network
+    notes: list[str]  # sentences about the network
     provenance: dict[str, object]
 
 
 class Preprocessing(TypedDict):
-    """How a picture becomes the network's input: (RGB in 0..1 - mean) / std at `size`."""
+    """How to turn a picture into the network's input: (RGB in 0..1 - mean) / std at `size`."""
 
     size: list[int]  # (H, W) in pixels
     axes: str
@@ -56,16 +56,16 @@ class Preprocessing(TypedDict):
     range: list[int]
     mean: list[float]
     std: list[float]
-    orientation: str  # the tag after which it is first turned upright
-    resize: str  # how it is brought to `size`, see `preprocessing`
+    orientation: str  # the tag by which the picture is first rotated upright
+    resize: str  # how it is resized to `size`, see `preprocessing`
     interpolation: str  # with antialiasing
     cover: NotRequired[list[int]]  # cover: (H, W) in pixels
-    padding: NotRequired[float]  # box: side of what is seen / side of the picture
-    fill: NotRequired[list[int]]  # box: RGB beside the picture
+    padding: NotRequired[float]  # box: side of the padded picture / side of the picture
+    fill: NotRequired[list[int]]  # box: RGB around the picture
 
 
 def describe(ticket: Ticket, size: tuple[int, int] | None = None) -> Facts:
-    """Facts of a ticket at input `size` (H, W) in pixels; by default the size that it was trained at."""
+    """Facts about a ticket at input `size` (H, W) in pixels; by default the size at which it was trained."""
     net, task = ticket.build(), ticket.load_task()
     height, width = size or (task.input_shape[1], task.input_shape[2])
     layers = count_layers(net, (task.input_shape[0], height, width))
@@ -108,16 +108,17 @@ def describe(ticket: Ticket, size: tuple[int, int] | None = None) -> Facts:
 
 
 def preprocessing(ticket: Ticket, size: tuple[int, int]) -> Preprocessing:
-    """How an 8 bit picture becomes the network's input, JSON-able: (RGB in 0..1 - mean) / std at `size` (H, W).
+    """How to turn an 8-bit picture into the network's input, JSON-serialisable: (RGB in 0..1 - mean) / std at `size` (H, W).
 
-    First it is turned upright after its EXIF tag, then brought to `size` as `resize` says: stretch (to `size`); cover (to the
-    smallest of its own aspect that covers `cover`, then the middle is cut out); box (the picture padded on all sides by the
-    factor `padding` and shrunk until it fits, in the middle, `fill` around it). `interpolation` has antialiasing.
+    First the picture is rotated upright according to its EXIF tag, then it is resized to `size` as `resize` says: stretch (to
+    `size`); cover (to the smallest size of its own aspect ratio that covers `cover`, then the centre is cropped); box (the
+    picture is padded on all sides by the factor `padding` and reduced until it fits, in the centre, with `fill` around it).
+    `interpolation` uses antialiasing.
     """
     data = ticket.settings.get("data", {})
     mean, std = list(data.get("mean", (0.0, 0.0, 0.0))), list(data.get("std", (1.0, 1.0, 1.0)))
     task, how = ticket.load_task(), JsonObject(orientation="EXIF", resize="stretch", interpolation="bilinear")
-    if hasattr(task, "input_from_picture"):  # a task that looks at whole pictures another way
+    if hasattr(task, "input_from_picture"):  # a task that preprocesses whole pictures in another way
         how |= task.input_from_picture(size)
     fixed = JsonObject(size=list(size), axes="NCHW", colours="RGB", range=[0, 1], mean=mean, std=std)
     return cast(Preprocessing, fixed | how)

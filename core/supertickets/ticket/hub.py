@@ -20,7 +20,7 @@ from supertickets.ticket.card import model_card
 if TYPE_CHECKING:
     from supertickets.ticket.ticket import Ticket
 
-FILES = ("ticket.json", "ticket.safetensors")  # what a ticket's folder holds
+FILES = ("ticket.json", "ticket.safetensors")  # the files of a ticket
 PICTURE = "picture.png"  # on the card
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")  # owner/name
 
@@ -35,10 +35,10 @@ def push(
 ) -> str:
     """Upload the ticket and its card to the hub's `owner/name` in one commit; returns the commit's URL.
 
-    The repository is created if needed. `picture` becomes a part of it and is shown on the card.
+    The repository is created if needed. `picture` is uploaded, too, and shown on the card.
 
-    Absolute paths in the ticket's settings and provenance are cut to their last part, as they mean nothing elsewhere.
-    Raises `UserError` where the hub refuses the upload, and for a picture that cannot be read.
+    Absolute paths in the ticket's settings and provenance are shortened to their last part, because they mean nothing
+    elsewhere. Raises `UserError` if the hub refuses the upload, and for a picture that cannot be read.
     """
     hub = _hub()
     if not _HUB_NAME.fullmatch(repo_id):
@@ -63,10 +63,11 @@ def push(
 
 
 def ticket_folder(name: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
-    """The folder of a ticket: `name` itself, or, where neither it nor the folder above exists, the hub's `owner/name`.
+    """The folder of a ticket: `name` itself, or the hub's `owner/name` if neither this folder nor its parent exists.
 
-    `revision` is a branch, tag or commit on the hub (default: the newest). What comes from the hub is kept in its cache, which
-    also serves without a network. Raises `UserError` where the hub has no such ticket, and for a revision of a folder.
+    `revision` is a branch, tag or commit on the hub (default: the newest). Tickets from the hub are kept in its cache, which
+    also works without a network connection. Raises `UserError` if the hub has no such ticket, and if a revision is given for a
+    folder.
     """
     folder = Path(name)
     if not _HUB_NAME.fullmatch(folder.as_posix()) or folder.exists() or folder.parent.exists():
@@ -93,7 +94,7 @@ def _hub(purpose: str = "sharing") -> ModuleType:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What the hub's client raises for a wrong name, missing rights, no network, no such repository."""
+    """The errors that the hub's client raises for a wrong name, missing rights, no network or an unknown repository."""
     return (OSError, ValueError, import_module("huggingface_hub.errors").HTTPError)
 
 
@@ -102,7 +103,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _without_places(value: object) -> object:
-    """The same data with absolute paths cut to their last part."""
+    """The same data, with absolute paths shortened to their last part."""
     if isinstance(value, dict):
         return {key: _without_places(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
-"""Bounds of what a ticket may ask for, checked before anything is built: a file from elsewhere cannot exhaust time or memory.
+"""Limits for the content of tickets, checked before anything is built, so that untrusted files cannot exhaust time or memory.
 
-They lie far above any network of the papers (13 M weights, 34 blocks, 144 channels), and are no advice.
+They are far above all networks of the papers (13 M weights, 34 blocks, 144 channels) and are not recommendations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIDE_PX = 16_384
 
 
 def check_size(path: Path, most: int) -> None:
-    """`UserError` where `path` is no plain file, or one of more than `most` bytes."""
+    """Raise `UserError` if `path` is not a regular file or has more than `most` bytes."""
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -31,11 +31,11 @@ def check_size(path: Path, most: int) -> None:
     if not path.is_file():
         raise UserError(f"{path}: not a file")
     if size > most:
-        raise UserError(f"{path}: has {size} bytes; a ticket's has at most {most}")
+        raise UserError(f"{path}: has {size} bytes; files of tickets have at most {most}")
 
 
 def check_plain(content: object, path: Path) -> None:
-    """`UserError` where JSON is nested too deeply, or holds too many or too large values."""
+    """Raise `UserError` if JSON is nested too deeply, or contains too many or too large values."""
     waiting: list[tuple[object, int]] = [(content, 0)]
     seen = 0
     while waiting:
@@ -58,12 +58,12 @@ def check_plain(content: object, path: Path) -> None:
 
 
 def _broken(text: str) -> bool:
-    """Whether a text holds halves of code unit pairs, which JSON can write and no encoding can."""
+    """Whether a text contains unpaired surrogates, which JSON can express but no encoding can."""
     return any(0xD800 <= ord(letter) <= 0xDFFF for letter in text)
 
 
 def check_arch(arch: Arch, path: Path) -> None:
-    """`UserError` for numbers that no network here has."""
+    """Raise `UserError` for numbers that no network of this project has."""
     found = {
         "kernels": (len(arch.kernels), KERNELS),
         "kernel size": (max(arch.kernels), KERNEL),
@@ -88,14 +88,14 @@ def check_arch(arch: Arch, path: Path) -> None:
 
 
 def _weights_of(arch: BodyArch) -> int:
-    """Weights of the full body, which is built before it is shrunk."""
+    """Number of weights of the full body, which is built before it is shrunk."""
     with torch.device("meta"):
         net = build_classifier(arch.body, 1) if arch.own_head else build_maps(arch.body, arch.outputs)
     return sum(tensor.numel() for tensor in net.state_dict().values())
 
 
 def check_net(net: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:
-    """`UserError` where a network, on the meta device so far, would have too many weights, or too large an input."""
+    """Raise `UserError` if a network, which is still on the meta device, would have too many weights or too large an input."""
     count = sum(tensor.numel() for tensor in net.state_dict().values())
     if count > WEIGHTS:
         raise UserError(f"{path}: its arch asks for {count} weights; {WEIGHTS} is the most")

@@ -1,7 +1,7 @@
 """Reads checkpoints of the original SuperTickets / HR-NAS code into tickets.
 
-The original runs a block's kernels one by one; here their tensors are put end to end into the one-conv form. All shapes
-are read off the tensors; the JSON's `searched` list is checked against them.
+The original runs the kernels of a block one by one; here, their tensors are concatenated into the one-conv form. All shapes
+come from the tensors, and the `searched` list of the JSON is checked against them.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from supertickets.types import JsonObject
 
 
 def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
-    """The ticket of an original checkpoint: `weights` (.safetensors or .state_dict) beside `network` (JSON).
+    """The ticket of an original checkpoint, which consists of `weights` (.safetensors or .state_dict) and `network` (JSON).
 
-    `network` holds the original's `kwargs` and `searched`, or only the `searched` list. Raises `UserError` naming the file
-    and the tensor or entry that does not fit.
+    `network` contains the original's `kwargs` and `searched`, or only the `searched` list. Raises `UserError`, naming the file
+    and the tensor or entry, if something does not fit.
     """
     cls = task_class(task)
     tensors = _effective(read_tensors(weights), weights)
@@ -51,7 +51,7 @@ def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
         settings = cls.settings_for(outputs=len(classifier_of(tensors)), head_channels=channels)
         try:
             instance = load_task(task, settings | {"head": settings["head"] | head})
-        except UserError as error:  # the head of one task has settings that another's does not know
+        except UserError as error:  # the heads of other tasks do not have all settings of this one
             raise UserError(f"{weights}: not a checkpoint of the original {task} network ({error})") from error
         arch = arch_of(tensors, kwargs, norms=instance.config.arch)
         net = build_net(arch, instance)
@@ -60,7 +60,7 @@ def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
         state, mask = convert(tensors, net, names, weights)
     except KeyError as error:
         raise UserError(f"{weights}: no tensor {error.args[0]}; not a checkpoint of the original {task} network") from error
-    except (RuntimeError, ValueError) as error:  # shapes that do not go together
+    except (RuntimeError, ValueError) as error:  # shapes that do not fit together
         raise error if isinstance(error, UserError) else UserError(f"{weights}: {error}") from error
     net.load_state_dict(state, strict=False)
     if all(bool(kept.all()) for kept in mask.values()):
@@ -71,7 +71,7 @@ def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
 
 
 def read_tensors(path: Path) -> Tensors:
-    """Tensors of a safetensors file, or of one saved by torch (read with `weights_only`, so nothing in it is run)."""
+    """Tensors of a safetensors file, or of a file saved by torch (read with `weights_only`, so nothing in it is executed)."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
@@ -85,7 +85,7 @@ def read_tensors(path: Path) -> Tensors:
         ValueError,
         LookupError,
     ) as error:
-        unpickled = isinstance(error, pickle.UnpicklingError)  # torch would advise to run what is in the file
+        unpickled = isinstance(error, pickle.UnpicklingError)  # torch's message would advise executing the file
         first = "not a file of tensors" if unpickled else (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: cannot be read as tensors only ({first})") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -94,7 +94,7 @@ def read_tensors(path: Path) -> Tensors:
 
 
 def _effective(tensors: Tensors, path: Path) -> Tensors:
-    """Weights times their masks; the masks are kept as `*_mask`. What the forward pass never used is left out."""
+    """Multiply weights by their masks, which are kept as `*_mask`. Tensors that the forward pass never used are left out."""
     used = {n: t for n, t in tensors.items() if ".bns." not in n and not n.endswith("num_batches_tracked")}
     for name, mask in list(used.items()):
         if name.endswith("_mask"):

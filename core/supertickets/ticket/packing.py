@@ -1,4 +1,4 @@
-"""How a ticket's tensors lie in their file: dense values, the kept values of masked weights, and the mask as bits."""
+"""The layout of a ticket's tensors in their file: dense values, the kept values of masked weights, and the mask as bits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def unpack(packed: Mapping[str, Tensor], net: nn.Module, names: list[str], path:
             raise UserError(f"{path}: '{name}' should hold {size} values for its arch, but holds {packed[name].numel()}")
 
     check("dense", dense)
-    check("mask", -(-bits // 8))  # before its bits become eight times as many bytes
+    check("mask", -(-bits // 8))  # before the bits are unpacked to eight times as many bytes
     flags = torch.from_numpy(np.unpackbits(packed["mask"].numpy())).bool()[:bits]
     check("kept", int(flags.sum()))
     tensors: dict[str, Tensor] = {}

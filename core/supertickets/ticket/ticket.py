@@ -1,8 +1,8 @@
-"""The ticket: a small architecture, a sparse mask and weights that work; the one thing that passes between stages.
+"""The ticket: a small architecture, a sparse mask and working weights. Stages exchange tickets and nothing else.
 
-A folder of two files: `ticket.json` (what it is) and `ticket.safetensors` (its tensors). Pruned weights are stored as
-their kept values and a bit-packed mask, all of them end to end, in the order of the network that the arch describes: so the
-file shrinks with sparsity. Nothing is pickled, and each byte is covered by a checksum.
+A ticket is a folder with two files: `ticket.json` (its description) and `ticket.safetensors` (its tensors). For pruned layers,
+only the kept values and a bit-packed mask are stored, concatenated in the order of the network that the arch describes, so the
+file gets smaller with sparsity. Nothing is pickled, and every byte is covered by a checksum.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _FIELDS = {
 
 @dataclass
 class Ticket:
-    """A drawn network as data: `tensors` is its whole state, masked entries at zero; `mask` is empty for a dense network."""
+    """A drawn network as data: `tensors` is its whole state, with masked entries zero; `mask` is empty for a dense network."""
 
     task: str
     settings: JsonObject
@@ -78,7 +78,7 @@ class Ticket:
         config: Config | None = None,
         supernet_costs: Mapping[str, float] | None = None,
     ) -> Ticket:
-        """The ticket of a network in its final state. Raises `ValueError` where a masked weight is not zero."""
+        """Create the ticket of a network in its final state. Raises `ValueError` if a masked weight is not zero."""
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in stored(net).items()}
         on_cpu = {name: kept.cpu() for name, kept in (mask or {}).items()}
         for name, kept in on_cpu.items():
@@ -94,34 +94,35 @@ class Ticket:
         return cls(task.name, task.settings(), net.arch, tensors, on_cpu, dict(metrics), provenance)
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Ticket:
-        """The same ticket with other values, zeroed where the mask says so; its metrics would be another network's."""
+        """The same ticket with other values, which are masked, and without metrics, as these belong to the original network."""
         own = {name: tensors[name].detach().cpu().contiguous().clone() for name in self.tensors}
         apply_mask(self.mask, own)
         return replace(self, tensors=own, metrics={})
 
     def load_task(self) -> Task:
-        """The ticket's task with the settings it was drawn for."""
+        """The ticket's task, with the settings for which it was drawn."""
         return load_task(self.task, self.settings)
 
     def other_labels(self, labels: Sequence[str]) -> str:
-        """In words how `labels` differ from the ticket's; '' where they do not, or where the ticket knows no names."""
+        """A description of how `labels` differ from the ticket's; '' if they do not, or if the ticket knows no names."""
         own = self.load_task().labels
-        made_up = all(re.fullmatch(r"class_\d+", label) for label in own)  # an original checkpoint says how many, no more
+        made_up = all(re.fullmatch(r"class_\d+", label) for label in own)  # original checkpoints have no names
         return "" if made_up and len(own) == len(labels) else differences(own, list(labels))
 
     def build(self) -> Network:
-        """The network, dense, with the ticket's weights, in eval mode: a plain module, ready to run."""
+        """Build the network, with dense weights and in eval mode: a plain module that is ready to run."""
         net = build_net(self.arch, self.load_task())
         net.load_state_dict(self.tensors, strict=False)
         return net.eval()
 
     def predict(self, pictures: Pictures, *, device: str | torch.device | None = None, **options: object) -> list[Any]:
-        """What the ticket finds in pictures: one named tuple of arrays for each, with the `names` of its classes or joints.
+        """Predict for pictures: returns one named tuple of arrays per picture, with the `names` of the classes or joints.
 
         `pictures` is a file, a folder or a pattern, a picture (`PIL.Image`, or an array (H, W, 3) uint8 RGB), or a list of
-        them. Classification gives `label` and `shares` (C,), segmentation `labels` (H, W), keypoints `joints` (N, J, 3) and
-        `scores` (N,); these also take `boxes=`, the persons' boxes (x, y, width, height) of each picture. `device`: a GPU where
-        there is one. Raises `UserError` for a picture that cannot be read, and for a task that does not give arrays.
+        them. Classification returns `label` and `shares` (C,), segmentation `labels` (H, W), and keypoints `joints` (N, J, 3)
+        and `scores` (N,); for keypoints, `boxes=` are the persons' boxes (x, y, width, height) of each picture. `device`
+        defaults to a GPU if there is one. Raises `UserError` for a picture that cannot be read, and for a task that does not
+        return arrays.
         """
         task = self.load_task()
         if not hasattr(task, "predict_arrays"):
@@ -131,13 +132,13 @@ class Ticket:
         return list(task.predict_arrays(net, open_pictures(pictures), **options))
 
     def compile(self, *, size: tuple[int, int] | None = None, threads: int = 1) -> Callable[[Any], Any]:
-        """A function of NumPy or torch images (B, 3, H, W) float32, compiled for this machine by the sparse engine.
+        """Compile the ticket for this machine with the sparse engine: a function of NumPy or torch images (B, 3, H, W) float32.
 
-        `size` is the height and width in pixels (default: the task's). The compiled file is kept in a folder of the user's and
-        taken from there the next time. See `supertickets.engine.compile_ticket`, which raises `UserError` without a compiler
+        `size` is the height and width in pixels (default: the task's size). The compiled file is kept in the user's cache
+        folder and reused the next time. See `supertickets.engine.compile_ticket`, which raises `UserError` without a compiler
         and for a network that the engine cannot run.
         """
-        # The engine builds on tickets: like what the package itself offers, it is looked up when it is first used.
+        # The engine depends on tickets, so it is imported when it is first used, like the names of the package itself.
         compiled: Callable[[Any], Any] = import_module("supertickets.engine").compile_ticket(self, size=size, threads=threads)
         return compiled
 
@@ -147,9 +148,10 @@ class Ticket:
         return sparsity(self.mask)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the folder whole; a ticket that stands there already is replaced.
+        """Write the whole folder; an existing ticket there is replaced.
 
-        Killed between its two files, a replaced ticket is refused by `load`: the checksums no longer agree.
+        If the process is killed between the two files of a replaced ticket, `load` refuses the ticket, because the checksums do
+        not agree.
         """
         folder = Path(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -186,9 +188,10 @@ class Ticket:
 
     @classmethod
     def load(cls, folder: str | Path, *, revision: str | None = None) -> Ticket:
-        """Read and check a ticket folder, or the hub's `owner/name` where there is no such folder.
+        """Read and check a ticket folder, or the hub's `owner/name` if there is no such folder.
 
-        `revision` is a branch, tag or commit on the hub. A `UserError` names the file and what is wrong in it.
+        `revision` is a branch, tag or commit on the hub. Raises `UserError`, naming the file and the error in it, for a ticket
+        that is not valid.
         """
         folder = ticket_folder(folder, revision=revision)
         json_file, tensor_file = (folder / name for name in FILES)
@@ -221,21 +224,21 @@ class Ticket:
 
 
 def _outline(ticket: Ticket, path: Path) -> nn.Module:
-    """The ticket's network without its numbers. `UserError` where none can be built, or none that fits in memory."""
+    """The ticket's network without its weights. Raises `UserError` if it cannot be built or does not fit in memory."""
     try:
         task = ticket.load_task()
         with torch.device("meta"):
             net = build_net(ticket.arch, task)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that PyTorch cannot reckon with
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that PyTorch cannot handle
         raise UserError(f"{path}: no network can be built of its arch and settings ({_first_line(error)})") from error
     check_net(net, task.input_shape, path)
     return net
 
 
 def _check_outputs(ticket: Ticket, arch: BodyArch, known: object, path: Path) -> None:
-    """`UserError` where the library's body computes something else than when the ticket was written."""
+    """Raise `UserError` if the library's body computes something else than when the ticket was written."""
     try:
         found = fingerprint(ticket.build())
     except (UserError, RuntimeError, TypeError, ValueError) as error:
@@ -287,6 +290,6 @@ def _read_json(path: Path) -> JsonObject:
 
 
 def body_named_by(folder: Path | None) -> str | None:
-    """The library's network that the ticket in this folder is drawn from; None for other tickets, and for no folder."""
+    """The library's network from which the ticket in this folder was drawn; None for other tickets and without a folder."""
     arch = None if folder is None else Ticket.load(folder).arch
     return arch.body if isinstance(arch, BodyArch) else None

@@ -1,8 +1,8 @@
-"""What the processes of a run must agree on: after each update whether numbers went bad, and whether to save or stop; at each
-event, what the network is.
+"""Agreement between the processes of a run: after each update, on whether numbers are not finite and whether to save or stop;
+at each event, on what the network is.
 
-A lone process on a CPU just knows it. Several processes exchange three numbers. On a GPU nothing waits for them: they are
-looked at after the next update, when they have long arrived; `at_once` waits.
+A single process on a CPU decides by itself. Several processes exchange three numbers. On a GPU, nothing waits for these
+numbers: they are read after the next update, when they have arrived; with `at_once` they are waited for.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from supertickets.training.state_file import digest_of
 
 
 class Verdict(NamedTuple):
-    """What holds for all processes."""
+    """The verdict that all processes share."""
 
     bad: bool = False  # the loss or the gradient is not finite
     stop: bool = False
     save: bool = False
-    step: int = 0  # the update that this is about
+    step: int = 0  # the update that the verdict refers to
 
 
 class Agreement:
-    """The exchange; one for each trainer."""
+    """Exchanges the numbers; each trainer has one."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.processes, self.device = accelerator.num_processes, accelerator.device
         self.waiting: list[tuple[int, Tensor, torch.cuda.Event]] = []
 
     def reach(self, step: int, *, bad: Tensor, stop: bool, save: bool, at_once: bool) -> Verdict:
-        """The verdict on update `step`; on a GPU, unless `at_once`, that on the update before."""
+        """The verdict on update `step`, or on a GPU, unless `at_once` is set, on the update before it."""
         on_gpu = self.device.type == "cuda"
         if self.processes == 1 and not on_gpu:
             return Verdict(bool(bad), stop, save, step)
@@ -46,7 +46,7 @@ class Agreement:
         flags[0] = bad
         for place, flag in ((1, stop), (2, save)):
             if flag:
-                flags[place].fill_(1.0)  # a kernel, not a copy for which the host would wait
+                flags[place].fill_(1.0)  # a kernel, as the host would wait for a copy
         if self.processes > 1:
             torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
         if at_once or not on_gpu:
@@ -54,7 +54,7 @@ class Agreement:
         return self._later(step, flags)
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is true in any process; they wait for each other."""
+        """Whether `flag` is true in any process; the processes wait for each other."""
         if self.processes == 1:
             return flag
         flags = torch.full((1,), float(flag), device=self.device)
@@ -70,7 +70,7 @@ class Agreement:
         return self.last(leave=1)
 
     def last(self, leave: int = 0) -> Verdict:
-        """The verdict on all updates so far, but for the last `leave`."""
+        """The verdict on all updates so far except for the last `leave`."""
         found = Verdict()
         while len(self.waiting) > leave:
             step, flags, event = self.waiting.pop(0)
@@ -80,9 +80,9 @@ class Agreement:
 
 
 def check_same_network(state: TrainState, accelerator: Accelerator, after: str) -> None:
-    """Raise `SharedError` on all processes where the architecture, mask or weights of one differ from those of the first.
+    """Raise `SharedError` on all processes if the architecture, mask or weights of one differ from those of the first process.
 
-    BN statistics are not compared, as every process has its own between two updates.
+    BN statistics are not compared, because each process has its own between two updates.
     """
     if accelerator.num_processes == 1:
         return

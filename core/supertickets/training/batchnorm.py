@@ -1,6 +1,7 @@
 """BN recalibration: the statistics of the network as it is now, averaged over a few batches.
 
-Training never computes the statistics of the averaged (EMA) weights, and after a shrink or prune the running ones lag behind.
+Training never computes the statistics of the averaged (EMA) weights, and after a shrink or prune the running statistics lag
+behind.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ def recalibrate(
     *,
     keep: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """Reset all BN statistics of `net` and estimate them anew from `forward(batch)`, averaged over processes.
+    """Reset all BN statistics of `net` and estimate them again from `forward(batch)`, averaged over processes.
 
-    Modules for whose names `keep` is true are left alone. This changes `net` itself, so pass a copy of the network that trains.
-    The batches must be shuffled. `net` is left in eval mode.
+    Modules for whose names `keep` returns True are not changed. This changes `net` itself, so pass a copy of the trained
+    network. The batches must be shuffled. `net` is left in eval mode.
     """
     norms = [m for name, m in net.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and not keep(name)]
     momenta = [norm.momentum for norm in norms]

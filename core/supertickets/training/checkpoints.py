@@ -1,4 +1,4 @@
-"""The checkpoints of a run: their names and order, the newest whole one, and how many are kept."""
+"""The checkpoints of a run: their names and order, the newest undamaged one, and how many are kept."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Checkpoints:
         return sorted((path for path in self.folder.glob("epoch_*") if _NAME.fullmatch(path.name)), key=_position)
 
     def load(self, task: Task, config: Config, device: torch.device) -> TrainState:
-        """The state of the newest checkpoint that is whole; damaged ones are named. `UserError` where none is whole."""
+        """The state of the newest undamaged checkpoint; damaged ones are reported. Raises `UserError` if all are damaged."""
         damaged: list[str] = []
         for path in reversed(self.files()):
             try:
@@ -49,13 +49,13 @@ class Checkpoints:
         raise UserError(f"run.resume: no checkpoint is whole: {'; '.join(damaged) or f'{self.folder} holds none'}")
 
     def set_aside(self) -> None:
-        """Rename the damaged checkpoints that `load` passed over, so that none of them is taken for the newest again."""
+        """Rename the damaged checkpoints that `load` skipped, so that none of them is taken for the newest one again."""
         newest_first = self.files()[::-1]
         for path in newest_first[: newest_first.index(self.loaded)] if self.loaded in newest_first else []:
             path.rename(path.with_suffix(".damaged"))
 
     def save(self, state: TrainState) -> Path:
-        """Write the state, then remove what is older than the newest checkpoints to keep."""
+        """Write the state, then remove the checkpoints that are older than those to keep."""
         path = self.folder / _name_of(state)
         save_state(state, path)
         for old in self.files()[: -self.keep]:
@@ -69,7 +69,7 @@ class Checkpoints:
 
 
 def _name_of(state: TrainState) -> str:
-    """`epoch_0004.safetensors` after four epochs; with the updates so far where the next one has begun."""
+    """`epoch_0004.safetensors` after four epochs; if the next epoch has begun, the name also contains the number of updates."""
     begun = state.underway.batches or state.underway.losses
     return f"epoch_{state.logged:04d}{f'_step_{state.step:09d}' if begun else ''}.safetensors"
 

@@ -1,9 +1,9 @@
-"""Distillation: the network that trains also learns from the outputs of a teacher, on the same augmented images.
+"""Distillation: the network also learns from the outputs of a teacher for the same augmented images.
 
 loss = (1 - weight) x task's loss + weight x distance to the teacher's output (Hinton et al., arXiv 1503.02531: a weighted
-average of two objectives). `Task.distillation_loss` is the distance. The teacher is in eval mode and has no gradient; its
-BN statistics are those of its ticket, or, for a teacher made of the run's own averaged weights, estimated anew from
-`train.recalibrate_batches` training batches (with 0 batches, they are the averaged ones).
+average of two objectives). `Task.distillation_loss` is the distance. The teacher is in eval mode and has no gradient. Its BN
+statistics are those of its ticket; for a teacher with the run's own averaged weights, they are estimated again from
+`train.recalibrate_batches` training batches (with 0 batches, the averaged statistics are used).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from supertickets.types import Batch
 
 
 class Call(NamedTuple):
-    """One forward of a model."""
+    """One forward pass of a model."""
 
     arguments: tuple[object, ...]
     named: dict[str, object]
@@ -37,7 +37,7 @@ class Call(NamedTuple):
 
 
 class Lesson:
-    """One epoch of distillation: the loss of each batch, and what the epoch's record says about it."""
+    """One epoch of distillation: the loss of each batch, and the entries for the record of the epoch."""
 
     def __init__(self, teacher: nn.Module, task: Task, cfg: DistillConfig, accelerator: Accelerator) -> None:
         self.teacher, self.task, self.cfg, self.accelerator = teacher, task, cfg, accelerator
@@ -45,7 +45,7 @@ class Lesson:
         self.total, self.count = torch.zeros((), device=accelerator.device), 0
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The task's loss of a batch, and the loss to minimise. The model's forward is computed once."""
+        """The task's loss of a batch, and the loss to minimise. The forward pass of the model is computed only once."""
         with recorded(model) as calls:
             task_loss = self.task.loss(model, batch)
         if len(calls) != 1:
@@ -63,14 +63,14 @@ class Lesson:
         return task_loss, (1 - self.cfg.weight) * task_loss + self.cfg.weight * distance
 
     def record(self) -> dict[str, float]:
-        """The mean distance to the teacher over all processes, and the seconds that the teacher took in this one."""
+        """The mean distance to the teacher over all processes, and the seconds that the teacher took in this process."""
         mean = float(self.accelerator.reduce(self.total, reduction="mean")) / max(self.count, 1)
         return {"distillation": mean, "teacher_seconds": round(self.clock.seconds(), 2)}
 
 
 @contextmanager
 def recorded(model: nn.Module) -> Iterator[list[Call]]:
-    """Collect what `model`, wrapped or not, is called with and returns within the `with` block."""
+    """Collect the inputs and outputs of all calls of `model`, wrapped or not, within the `with` block."""
     calls: list[Call] = []
 
     def note(module: nn.Module, arguments: tuple[object, ...], named: dict[str, object], output: Tensor) -> None:
@@ -84,7 +84,7 @@ def recorded(model: nn.Module) -> Iterator[list[Call]]:
 
 
 class Stopwatch:
-    """Adds up the time spent in its `with` blocks; on a GPU, which works asynchronously, by events and without waiting."""
+    """Adds up the time spent in its `with` blocks; on a GPU, which works asynchronously, it uses events and does not wait."""
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
@@ -114,8 +114,7 @@ class Stopwatch:
 def freeze_epoch(config: Config, *, prunes: Mapping[int, float], shrinks: Sequence[int]) -> int | None:
     """The number of finished epochs after which the averaged supernet is kept as the teacher; None for other teachers.
 
-    This is the planned time of the first prune or shrink. Raises `UserError` for a run in which it would come too early or
-    too late.
+    This is the planned time of the first prune or shrink. Raises `UserError` if this is too early or too late in the run.
     """
     if config.distill.teacher != "supernet":
         return None
@@ -131,7 +130,7 @@ def freeze_epoch(config: Config, *, prunes: Mapping[int, float], shrinks: Sequen
 
 
 def starts_trained(init: InitConfig) -> bool:
-    """Whether the whole network has trained weights before the first epoch."""
+    """Whether all parts of the network have trained weights before the first epoch."""
     return init.ticket is not None and init.weights == "keep" and init.part == "all"
 
 

@@ -1,6 +1,7 @@
-"""The exponential moving average (EMA) of parameters and BN statistics, as named tensors beside the network.
+"""The exponential moving average (EMA) of parameters and BN statistics, as named tensors next to the network.
 
-decay(t) = min(decay^(batch / 4096), (1 + t) / (10 + t)) after t updates: adjusted to the batch as in HR-NAS, with a warm start.
+decay(t) = min(decay^(batch / 4096), (1 + t) / (10 + t)) after t updates: adjusted to the batch size as in HR-NAS, with a warm
+start.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def start_ema(net: nn.Module) -> Ema:
 
 
 def decay_at(step: int, *, decay: float, batch_size: int) -> float:
-    """The decay of the update that follows `step` earlier ones, for a global batch of `batch_size` images."""
+    """The decay for the update after the first `step` updates, for a global batch of `batch_size` images."""
     return min(decay ** (batch_size / 4096), (1 + step) / (10 + step))
 
 
@@ -36,5 +37,5 @@ def update_ema(ema: Ema, net: nn.Module, decay: float) -> None:
 
 
 def load_ema(net: nn.Module, ema: Mapping[str, Tensor]) -> None:
-    """Load the averaged tensors into `net`, a copy of the network that trains."""
+    """Load the averaged tensors into `net`, a copy of the trained network."""
     net.load_state_dict(dict(ema), strict=False)

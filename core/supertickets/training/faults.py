@@ -1,4 +1,4 @@
-"""What can happen to a run from outside, each in one line that says what to do and what is left of the run."""
+"""One-line messages for external failures of a run, which say what to do and what is left of the run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def faults_named(newest: Callable[[], str]) -> Iterator[None]:
 
 
 def _reason(error: OSError | RuntimeError) -> str | None:
-    """What went wrong, in words; None for what is a fault of the program."""
+    """A description of what went wrong; None for an error in the program itself."""
     text = str(error).strip()
     first = text.partition("\n")[0]
     if isinstance(error, OSError):

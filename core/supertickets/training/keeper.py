@@ -1,4 +1,4 @@
-"""When a run saves itself within an epoch, and how it stops when it is asked to."""
+"""When a run saves its state within an epoch, and how it stops when it is asked to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from supertickets.training.state import TrainState
 
 
 class Keeper:
-    """Knows when to save or stop. `write` writes a state on the main process and is called by all of them."""
+    """Decides when to save or stop. `write` writes the state on the main process and is called by all processes."""
 
     def __init__(
         self, every: str | None, signals: Signals, *, write: Callable[[TrainState], object], newest: Callable[[], str]
@@ -26,14 +26,14 @@ class Keeper:
         return self.signals.caught is not None
 
     def saves(self, step: int) -> bool:
-        """Whether a save is due after update `step`, by this process's clock or by the number of updates."""
+        """Whether a save is due after update `step`, according to this process's clock or the number of updates."""
         if self.every is None:
             return False
         number, unit = self.every
         return step % number == 0 if unit == "steps" else time.monotonic() - self.saved_at >= 60 * number
 
     def save(self, state: TrainState) -> None:
-        """Save, and start to wait for the next save."""
+        """Save, and start the interval until the next save."""
         self.write(state)
         self.saved_at = time.monotonic()
 

@@ -1,7 +1,7 @@
-"""One process writes to a run folder: a lock that is released when the process that holds it ends, even if it is killed.
+"""A lock, so that only one process writes to a run folder; it is released when its process ends, even if it is killed.
 
 The operating system holds the lock on the file `run.lock`, which also names its holder. When a process is killed, the file
-stays behind, but the system has released the lock. A process may claim a folder that it holds once more.
+remains, but the system has released the lock. A process may claim a folder again that it has already claimed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _held: dict[Path, int] = {}  # lock file -> its open descriptor: closing any oth
 
 
 def claim(folder: Path) -> Path:
-    """Make `folder`, this process's own to write to, and give it back. `UserError` names the process that has it."""
+    """Create `folder`, claim it for this process and return it. Raises `UserError`, naming the holder, if it is taken."""
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / NAME).resolve()
     if fcntl is None or file in _held:
@@ -51,10 +51,10 @@ def claim(folder: Path) -> Path:
 
 
 def release(folder: Path) -> None:
-    """Give a claimed folder up; without effect where it is not claimed."""
+    """Release a claimed folder; does nothing if it is not claimed."""
     file = (folder / NAME).resolve()
     if (handle := _held.pop(file, None)) is not None:
-        file.unlink(missing_ok=True)  # before it is unlocked: whoever locks the removed file sees that it is gone
+        file.unlink(missing_ok=True)  # before unlocking: a process that locks the removed file then sees that it is gone
         os.close(handle)
 
 

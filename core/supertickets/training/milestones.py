@@ -1,4 +1,4 @@
-"""Tickets along the way: one at each sparsity asked for (`run.tickets_at`), and the best one of the end (`run.keep_best`)."""
+"""Further tickets of a run: one at each requested sparsity (`run.tickets_at`), and the best final one (`run.keep_best`)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from supertickets.training.run import Run
 
 @dataclass
 class Milestones:
-    """Which of a run's evaluated networks are kept. Everything follows from the epoch and the log, so resume needs no state."""
+    """Which evaluated networks of a run are kept. This follows from the epoch and the log, so a resumed run needs no state."""
 
-    sparsities: dict[int, float] = field(default_factory=dict)  # finished epochs -> the sparsity asked for that holds then
+    sparsities: dict[int, float] = field(default_factory=dict)  # finished epochs -> the requested sparsity at that time
     evaluated: set[int] = field(default_factory=set)  # finished epochs that are followed by an evaluation
-    best_from: int | None = None  # finished epochs from which the best ticket is chosen; None: it is not kept
+    best_from: int | None = None  # finished epochs from which on the best ticket is chosen; None: it is not kept
 
     def keeps(self, epoch: int) -> bool:
         """Whether an evaluation after this many finished epochs may be kept."""
         return epoch in self.sparsities or (self.best_from is not None and epoch >= self.best_from)
 
     def keep(self, ticket: Ticket, run: Run, *, epoch: int, metric: str) -> None:
-        """Write the ticket of an evaluation after `epoch` finished epochs to where it belongs.
+        """Write the ticket of an evaluation after `epoch` finished epochs to its folder.
 
         Later tickets of the same sparsity, and better ones at the end, replace earlier ones.
         """
@@ -40,7 +40,7 @@ class Milestones:
 
 
 def folder_of(sparsity: float, run_folder: Path) -> Path:
-    """The folder of the ticket of this sparsity: `tickets/0.30`, with more digits only where it has more."""
+    """The folder of the ticket at this sparsity: `tickets/0.30`, with more digits only if the sparsity has more."""
     digits = f"{sparsity:.3f}"
     return run_folder / "tickets" / (digits[:-1] if digits.endswith("0") else digits)
 
@@ -48,9 +48,10 @@ def folder_of(sparsity: float, run_folder: Path) -> Path:
 def plan_milestones(config: Config, *, prunes: Mapping[int, float], shrinks: Sequence[int]) -> Milestones:
     """The milestones of a run with these events.
 
-    Between the prune to a sparsity and the next prune to another one, a ticket is kept of each evaluation in which pruned
-    weights are at zero; the last one stays. Besides `train.evaluate_every`, one such evaluation is planned: before the shrink
-    after which weights may return, or before the next prune. Raises `UserError` for a sparsity that no prune asks for.
+    Between the prune to a sparsity and the next prune to another one, each evaluation in which pruned weights are zero writes
+    the ticket, so the last one remains. In addition to those of `train.evaluate_every`, one such evaluation is planned: before
+    the shrink after which weights may return, or before the next prune. Raises `UserError` for a sparsity that no prune
+    reaches.
     """
     if config.run.tickets_at and (config.imp.rounds or config.pipeline.enabled):
         raise UserError("run.tickets_at needs one drawing: it goes neither with imp.rounds nor with pipeline.enabled")

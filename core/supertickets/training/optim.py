@@ -1,4 +1,4 @@
-"""Optimizers and learning rates. Every schedule is a plain function of the step, so a resumed run needs no scheduler state."""
+"""Optimizers and learning rates. Each schedule is a plain function of the step, so a resumed run needs no scheduler state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from supertickets.networks.supernet import decayed, in_body
 
 
 class RMSpropInside(torch.optim.Optimizer):
-    """RMSprop with eps inside the root, as in TensorFlow and as HR-NAS's ImageNet recipe needs it:
+    """RMSprop with eps inside the square root, as in TensorFlow; HR-NAS's ImageNet recipe needs this form:
 
     v <- alpha v + (1 - alpha) g^2;  m <- momentum m + lr g / sqrt(v + eps);  w <- w - m.   Weight decay is added to g.
     """
@@ -36,7 +36,7 @@ class RMSpropInside(torch.optim.Optimizer):
                 continue
             for param in params:
                 if not self.state[param]:
-                    # Zero, not one as in TensorFlow: weights that a mask takes out must stay at zero.
+                    # Starts at zero, not at one as in TensorFlow, because weights that the mask removes must stay at zero.
                     self.state[param] = {
                         "square_avg": torch.zeros_like(param),
                         "momentum_buffer": torch.zeros_like(param),
@@ -57,9 +57,9 @@ class RMSpropInside(torch.optim.Optimizer):
 
 
 def build_optimizer(net: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer over the parameters in two groups: conv and linear weights with weight decay, all others without.
+    """Build the optimizer with two groups of parameters: conv and linear weights with weight decay, all others without.
 
-    Where the body has a rate of its own there are four, the head's first.
+    If the body has its own learning rate, there are four groups; those of the head come first.
     """
     names = decayed(net)
     parts = {"all": list(net.named_parameters())}
@@ -71,9 +71,9 @@ def build_optimizer(net: nn.Module, train: TrainConfig) -> torch.optim.Optimizer
         groups.append({"params": [p for n, p in named if n not in names], "weight_decay": 0.0, "part": part})
     groups = [group for group in groups if group["params"] or group["part"] == "all"]
     if train.optimizer == "adamw":
-        # On other devices than CPUs PyTorch chooses a fast kernel itself.
+        # On devices other than CPUs, PyTorch chooses a fast kernel by itself.
         on_cpu = all(param.device.type == "cpu" for param in net.parameters())
-        # Adam adds the decay to the gradient, so that it is normalised too; AdamW shrinks the weights apart from it.
+        # Adam adds the decay to the gradient, so that it is normalised, too; AdamW shrinks the weights separately.
         kind = torch.optim.Adam if train.coupled_decay else torch.optim.AdamW
         return kind(groups, lr=train.lr, betas=(0.9, train.beta2), eps=train.eps, fused=on_cpu or None)
     if train.optimizer == "rmsprop":
@@ -82,7 +82,7 @@ def build_optimizer(net: nn.Module, train: TrainConfig) -> torch.optim.Optimizer
 
 
 def peak_lr(train: TrainConfig, global_batch: int) -> float:
-    """The highest learning rate, scaled linearly to the global batch where the recipe asks for it."""
+    """The highest learning rate, scaled linearly to the global batch size if the recipe requests it."""
     return train.lr * global_batch / train.lr_per_batch if train.lr_per_batch else train.lr
 
 
@@ -120,7 +120,7 @@ def _cosine(begin: float, end: float, progress: float) -> float:
 
 
 def beta1_at(step: int, *, train: TrainConfig, steps_per_epoch: int) -> float:
-    """Adam's beta1 of update `step`: 0.9, or with `train.cycle_beta1` from 0.95 to 0.85 and back, against the rate."""
+    """Adam's beta1 for update `step`: 0.9, or with `train.cycle_beta1` from 0.95 to 0.85 and back, opposite to the rate."""
     if not train.cycle_beta1:
         return 0.9
     total = train.epochs * steps_per_epoch
@@ -131,7 +131,7 @@ def beta1_at(step: int, *, train: TrainConfig, steps_per_epoch: int) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float, beta1: float = 0.9, *, body: float = 1.0) -> None:
-    """Set the learning rate, times `body` for the body's own groups, and for Adam the same beta1 for all groups."""
+    """Set the learning rate, multiplied by `body` for the body's own groups, and for Adam the same beta1 for all groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr * body if group["part"] == "body" else lr
         if "betas" in group:

@@ -1,4 +1,4 @@
-"""Pruning between two epochs: choose a mask, hold it, and let pruned weights return."""
+"""Pruning between two epochs: choosing and applying a mask, and letting pruned weights return."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ class Pruned(TypedDict, total=False):
     """What a prune adds to the record of its epoch."""
 
     target_sparsity: float
-    target_sparse_macs: float  # share of the dense MACs; absent where none is asked for
-    revived: int  # weights that were pruned before and are not any more
-    emptied: list[str]  # layers without a weight; absent where there are none
+    target_sparse_macs: float  # share of the dense MACs; absent if there is no such target
+    revived: int  # number of weights that were pruned before and no longer are
+    emptied: list[str]  # layers without any weight left; absent if there are none
 
 
 def check_prunes(state: TrainState, cfg: PruneConfig, *, epochs: int, input_shape: tuple[int, int, int]) -> None:
-    """Raise `UserError` where a prune to come cannot work on the network as it is now.
+    """Raise `UserError` if a later prune cannot work on the network as it is now.
 
-    `prune.min_layer_density`, rounded up in each layer, can leave too few weights to prune, there may be no layer for a
-    pattern, and what is not pruned can have more MACs than `prune.target_sparse_macs` for inputs of `input_shape`.
+    `prune.min_layer_density`, rounded up in each layer, can leave too few weights to prune; there may be no layer for a
+    pattern; and the layers that are not pruned can have more MACs than `prune.target_sparse_macs` allows for inputs of
+    `input_shape`.
     """
     sizes = ranked_layers(state, cfg)
     count = sum(sizes.values())
@@ -71,7 +72,7 @@ def check_prunes(state: TrainState, cfg: PruneConfig, *, epochs: int, input_shap
 def _check_mac_budget(
     budget: float, state: TrainState, cfg: PruneConfig, *, sizes: Mapping[str, int], input_shape: tuple[int, int, int]
 ) -> None:
-    """Raise `UserError` where the network is over `budget`, a share of its MACs, with every weight gone that may go."""
+    """Raise `UserError` if the network exceeds `budget`, a share of its MACs, even without all weights that can be pruned."""
     layers = count_layers(state.net, input_shape)
     positions = positions_of(sizes, layers)
     left = sum(count * positions[name] for name, count in least_kept(sizes, cfg.min_layer_density).items())
@@ -86,7 +87,7 @@ def _check_mac_budget(
 
 
 def _exchanged(sparsity: float, epoch: int, cfg: PruneConfig, *, plan: Mapping[int, float], count: int) -> int:
-    """How many of `count` weights a prune takes out beyond the sparsity, as many others grow back."""
+    """How many of `count` weights a prune removes beyond the sparsity, because as many others grow back."""
     if cfg.regrow == "none":
         return 0
     return int(regrow_share(epoch, min(plan), max(plan), cfg.regrow_fraction) * (1 - sparsity) * count)
@@ -95,14 +96,14 @@ def _exchanged(sparsity: float, epoch: int, cfg: PruneConfig, *, plan: Mapping[i
 def prune_weights(state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, float], evidence: Evidence) -> Pruned:
     """Prune to the sparsity that `plan` has for this epoch.
 
-    From here on the mask holds until a shrink lets weights return (never after the last prune). Only weights whose names start
-    with `state.prefix` are ranked and counted. With a pattern, a shrink that moves channels to other blocks can make the next
-    prune give weights back, so that no block keeps fewer than it should.
+    The mask then holds until a shrink lets weights return (never after the last prune). Only weights whose names start with
+    `state.prefix` are ranked and counted. With a pattern, a shrink moves channels to other blocks of the pattern, so the next
+    prune may restore some weights to give each block the number that it should keep.
     """
     sparsity, last = plan[state.epoch], state.epoch == max(plan)
     before, ranked = dict(state.mask), ranked_layers(state, cfg)
     grows = cfg.reactivate == "never" or state.mask_held
-    if grows and not last:  # a shrink can leave the rest sparser than asked for now: no reason to give weights back
+    if grows and not last:  # a shrink can leave the network sparser than this target; then no weights are restored
         sparsity = max(sparsity, _sparsity_now(state, cfg, ranked=ranked, evidence=evidence))
     exchanged = _exchanged(sparsity, state.epoch, cfg, plan=plan, count=sum(ranked.values()))
     keep_pruned = before if grows and not exchanged else None
@@ -126,14 +127,14 @@ def prune_weights(state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, flo
 
 
 def _sparsity_now(state: TrainState, cfg: PruneConfig, *, ranked: Mapping[str, int], evidence: Evidence) -> float:
-    """What the mask takes out, counted as the plan of the prunes counts it."""
+    """The share that the mask removes, counted in the same way as in the plan of the prunes."""
     if cfg.target_sparse_macs is not None:
         return 1 - sparse_share(state.net, count_layers(state.net, evidence.input_shape))
     return mask_sparsity({name: kept for name, kept in state.mask.items() if name in ranked})
 
 
 def ranked_layers(state: TrainState, cfg: PruneConfig) -> dict[str, int]:
-    """The layers whose weights are ranked and counted, with their numbers of weights."""
+    """The layers whose weights are ranked and counted, with the number of weights of each."""
     ours = {name: weight.numel() for name, weight in prunable(state.net).items() if name.startswith(state.prefix)}
     covered = ours.keys() if cfg.pattern == "none" else pattern_layers(state.net)
     return {name: count for name, count in ours.items() if name in covered}
@@ -142,9 +143,10 @@ def ranked_layers(state: TrainState, cfg: PruneConfig) -> dict[str, int]:
 def choose_mask(
     state: TrainState, sparsity: float, *, cfg: PruneConfig, evidence: Evidence, keep_pruned: Mask | None = None
 ) -> Mask:
-    """The mask for `sparsity` by the criterion of `cfg`, the same on all processes; what is not ranked stays as it was.
+    """The mask for `sparsity` by the criterion of `cfg`, the same on all processes; weights that are not ranked keep their
+    mask.
 
-    With `prune.target_sparse_macs`, `sparsity` is the share of the network's MACs that meet a zero.
+    With `prune.target_sparse_macs`, `sparsity` is the share of the network's MACs with a zero weight.
     """
     positions = None
     if cfg.target_sparse_macs is not None:
@@ -163,7 +165,7 @@ def choose_mask(
         positions=positions,
         keep_pruned=keep_pruned,
     )
-    mask = broadcast(mask)  # devices may round scores differently: the first process's mask holds for all
+    mask = broadcast(mask)  # devices may round scores differently, so all use the first process's mask
     return {
         name: mask[name] if name in mask else state.mask.get(name, torch.ones_like(weight, dtype=torch.bool))
         for name, weight in prunable(state.net).items()
@@ -171,12 +173,12 @@ def choose_mask(
 
 
 def _of_epoch(evidence: Evidence, epoch: int) -> Evidence:
-    """The evidence with another seed in each epoch, for random scores."""
+    """The evidence for the criterion, with a different seed in each epoch for random scores."""
     return replace(evidence, seed=evidence.seed * 100_003 + epoch)
 
 
 def _growth(state: TrainState, cfg: PruneConfig, *, evidence: Evidence) -> Scores:
-    """How much each weight promises, by gradient or at random."""
+    """A score for regrowing each weight, by gradient or at random."""
     evidence = _of_epoch(evidence, state.epoch)
     if cfg.regrow == "random":
         scores = CRITERIA["random"](state.net, evidence)
@@ -193,7 +195,7 @@ def prune_copy(
 ) -> Mask | None:
     """Prune `net`, a copy of the network, for its evaluation where `prune.reactivate: after_prune` trains it dense.
 
-    Returns the mask that `net` has; None while pruned weights may be other than zero.
+    Returns the mask of `net`, or None while pruned weights may be nonzero.
     """
     if state.mask and not state.mask_held and cfg.reactivate == "after_prune":
         sparsity = max((share for epoch, share in plan.items() if epoch < state.epoch), default=0.0)
@@ -205,7 +207,7 @@ def prune_copy(
 
 def let_weights_return(state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, float]) -> None:
     """After a shrink, let pruned weights train again until the next prune, if `prune.reactivate` is `after_shrink`."""
-    to_come = any(epoch >= state.epoch for epoch in plan)  # without a next prune nothing would take them out again
+    to_come = any(epoch >= state.epoch for epoch in plan)  # without a next prune, nothing would remove them again
     if state.mask and to_come and cfg.reactivate == "after_shrink":
         state.mask_held = False
         if cfg.revive_from == "dormant":

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 _TORCH = torch.get_rng_state().numel()
-_PYTHON = 625  # words of Python's Mersenne Twister with its position; one more number here: the normal one kept for later
-_NUMPY = 624  # words of NumPy's; three more: position, whether a normal number is kept, and that number
+_PYTHON = 625  # words of Python's Mersenne Twister with its position, followed by the normal number kept for later
+_NUMPY = 624  # words of NumPy's generator, followed by position, whether a normal number is kept, and that number
 SIZE = _TORCH + 8 * (_PYTHON + 1) + 8 * (_NUMPY + 3)
 
 
 def random_state(device: torch.device | None = None) -> bytes:
-    """The states of PyTorch's generator for CPUs, Python's and NumPy's; with an accelerator as `device`, also its own."""
+    """The states of the generators of PyTorch (CPU), Python and NumPy, and of the accelerator if `device` is one."""
     _, words, kept = random.getstate()
     _, keys, position, has_kept, gauss = np.random.get_state(legacy=True)
     python = np.array([*words, np.nan if kept is None else kept])  # float64 holds every 32-bit word exactly
@@ -26,7 +26,7 @@ def random_state(device: torch.device | None = None) -> bytes:
 
 
 def set_random_state(state: bytes, device: torch.device | None = None) -> None:
-    """Continue from what `random_state` gave."""
+    """Restore the states that `random_state` returned."""
     python, numpy = np.split(np.frombuffer(state[_TORCH:SIZE]), [_PYTHON + 1])
     torch.set_rng_state(torch.frombuffer(bytearray(state[:_TORCH]), dtype=torch.uint8))
     kept = None if np.isnan(python[-1]) else float(python[-1])

@@ -1,9 +1,9 @@
-"""Activation recomputation (`train.checkpointing`): blocks keep their inputs alone and run once more in the backward pass.
+"""Activation recomputation (`train.checkpointing`): blocks keep only their inputs and run again in the backward pass.
 
-Chen et al., arXiv 1604.06174. Blocks of the supernet do so one kernel size after the other, as HR-NAS runs them, so that the
-hidden values of one kernel size are the most that is held; sums then differ by rounding. Blocks of other networks, and all
-with `train.sync_bn`, run as a whole and give the same results bit for bit. Random numbers are drawn as before, and BN
-statistics are updated by the first run only.
+Chen et al., arXiv 1604.06174. Blocks of the supernet run one kernel size after the other, as in HR-NAS, so that the hidden
+values of at most one kernel size are held; sums then differ by rounding. Blocks of other networks, and all blocks with
+`train.sync_bn`, run as a whole and give the same results bit for bit. Random numbers are drawn as before, and only the first
+run updates the BN statistics.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def recompute_blocks(net: nn.Module) -> None:
 
 
 def _forward(block: nn.Module, *inputs: Tensor) -> Any:
-    """The block's own forward; in training its activations are dropped."""
+    """The block's own forward pass; during training, its activations are dropped."""
     own = type(block).forward
     if not (block.training and torch.is_grad_enabled()):
         return own(block, *inputs)
@@ -46,10 +46,10 @@ def _forward(block: nn.Module, *inputs: Tensor) -> Any:
 
 
 def _dropped(module: nn.Module, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """`function` of the inputs; what it computes with `module` is dropped and computed again in the backward pass."""
+    """`function(*inputs)`; the activations of `module` in it are dropped and computed again in the backward pass."""
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _statistics_kept(module)  # of the first run and of the second
+        return nullcontext(), _statistics_kept(module)  # contexts of the first and the second run
 
     result: Tensor = checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
     return result
@@ -57,7 +57,7 @@ def _dropped(module: nn.Module, function: Callable[..., Tensor], *inputs: Any) -
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Within this `with` block, BNs write to copies of their running statistics."""
+    """Within this `with` block, BN layers write to copies of their running statistics."""
     norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     own = [dict(norm.named_buffers(recurse=False)) for norm in norms]
     for norm, buffers in zip(norms, own, strict=True):

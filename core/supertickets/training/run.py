@@ -36,19 +36,19 @@ from supertickets.training.signals import Signals
 from supertickets.training.state import TrainState, Underway, new_state
 from supertickets.training.trackers import check_trackers, chosen_trackers, start_trackers
 
-Record: TypeAlias = dict[str, object]  # what is logged of an epoch: JSON-able values by name
+Record: TypeAlias = dict[str, object]  # the log entry of an epoch: JSON-serialisable values by name
 
 
 class Run:
-    """One training run on disk. Only the main process writes.
+    """A training run on disk. Only the main process writes.
 
-    `main` is True in that process, `resumes` in a run that continues from a checkpoint.
+    `main` is True in that process, and `resumes` is True if the run continues from a checkpoint.
     """
 
     def __init__(self, task: str, folder: Path, config: Config, accelerator: Accelerator, *, resumes: bool = False) -> None:
         self.task, self.folder, self.config, self.accelerator, self.resumes = task, folder, config, accelerator, resumes
         self.main = accelerator.is_main_process
-        self.labels: list[str] = []  # of the task, once `state` has seen it
+        self.labels: list[str] = []  # of the task, set by `state`
         self.signals = Signals()
         self.checkpoints = Checkpoints(folder, keep=config.run.keep_checkpoints)
         self.keeper = Keeper(config.run.save_every, self.signals, write=self.save, newest=self.checkpoints.newest)
@@ -58,9 +58,9 @@ class Run:
         return self.folder / "metrics.jsonl"
 
     def state(self, task: Task) -> TrainState:
-        """The state to continue from: that of the last checkpoint in a resumed run, else a new one.
+        """The state to start from: that of the last checkpoint in a resumed run, otherwise a new one.
 
-        Raises `UserError` if the task's labels are no longer those that the run began with.
+        Raises `UserError` if the task's labels differ from those with which the run began.
         """
         self.labels = list(task.labels)
         if self.resumes:
@@ -73,10 +73,10 @@ class Run:
         return new_state(task, self.config, self.accelerator.device)
 
     def begin(self, state: TrainState) -> None:
-        """Claim the folder and start the trackers: from here the run is on disk.
+        """Claim the folder and start the trackers; from here on, the run is on disk.
 
-        A folder named by the hour that another run has just taken gets a number behind it. Raises `UserError`, on all
-        processes, where another process writes to the folder that was asked for.
+        If another run has just taken a folder that is named after the current time, a number is appended to the name. Raises
+        `UserError`, on all processes, if another process writes to the requested folder.
         """
         self.folder = self.checkpoints.run_folder = self._claimed()
         self.accelerator.project_configuration.set_directories(str(self.folder))
@@ -91,17 +91,17 @@ class Run:
         start_trackers(self.accelerator, names, task=self.task, run=self.folder.name, config=self.config)
 
     def _claimed(self) -> Path:
-        """The folder, locked by the main process; the same on all."""
+        """The folder, locked by the main process; the same on all processes."""
         return Path(_by_main(lambda: _claim(self.folder, self.config)))
 
     def end(self) -> None:
-        """Let other processes have the folder."""
+        """Release the folder for other processes."""
         if self.main:
             lock.release(self.folder)
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Within this `with` block, signals stop the run at its next step, and what happens from outside has one line."""
+        """Within this `with` block, signals stop the run at its next step, and external failures raise one-line errors."""
         try:
             with self.signals, faults_named(self.checkpoints.newest):
                 yield
@@ -112,7 +112,7 @@ class Run:
             self.end()
 
     def _forget_after(self, epoch: int) -> None:
-        """Drop the metrics of epochs that will be trained again, as a run can die between its metrics and its checkpoint."""
+        """Drop the metrics of epochs that will be trained again, as a run can end between its metrics and its checkpoint."""
         if not self.metrics_file.exists():
             return
         kept = [
@@ -123,7 +123,7 @@ class Run:
     def finish_epoch(self, state: TrainState, record: Record) -> None:
         """Log the record of an epoch, with the mask's density by kind of layer, and write its checkpoint.
 
-        Raises `Stopped` afterwards where the run was asked to stop, unless it is over anyway.
+        Afterwards raises `Stopped` if the run was asked to stop, unless this was its last epoch.
         """
         if state.mask:
             record = record | {"density": density_by_kind(state.mask)}
@@ -135,7 +135,7 @@ class Run:
         self.keeper.save(state)
 
     def save(self, state: TrainState) -> None:
-        """Write a checkpoint, on the main process. A `UserError` on all of them says why it could not be written."""
+        """Write a checkpoint on the main process. If that fails, raises `UserError` with the reason on all processes."""
         _by_main(lambda: self.checkpoints.save(state))
 
     def records(self) -> list[dict[str, Any]]:
@@ -149,8 +149,8 @@ class Run:
 
 
 def _by_main(work: Callable[[], object]) -> str:
-    """What `work` gives on the main process, as text, on all of them; so is a `UserError` or `OSError`, as a `SharedError`."""
-    shared: list[str | None] = [None, None]  # the result, and what is wrong
+    """Run `work` on the main process and return its result, a text, on all. Errors are raised on all as `SharedError`."""
+    shared: list[str | None] = [None, None]  # the result, and the error message
     if PartialState().is_main_process:
         try:
             shared[0] = str(work())
@@ -165,11 +165,11 @@ def _by_main(work: Callable[[], object]) -> str:
 
 
 CONFIG = "config.yaml"  # the settings of a run, with every default
-LABELS = "labels.json"  # the labels that a run began with, in the order of their numbers
+LABELS = "labels.json"  # the labels with which the run began, in the order of their numbers
 
 
 def _claim(folder: Path, config: Config) -> Path:
-    """Lock `folder`, or where no folder was asked for the first free one of its name. `UserError` where it is taken."""
+    """Lock `folder`, or the first free one of its name if no folder was requested. Raises `UserError` if it is taken."""
     number = 1
     while config.run.dir is None:
         new = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
@@ -180,15 +180,15 @@ def _claim(folder: Path, config: Config) -> Path:
             continue
         return lock.claim(new)
     lock.claim(folder)
-    if not config.run.resume:  # another run may have come and gone since the settings were looked at
+    if not config.run.resume:  # another run may have used the folder since the settings were read
         check_unused(folder)
     return folder
 
 
 def check_unused(folder: Path, *, but_metrics: bool = False) -> None:
-    """`UserError` where `folder` holds a run, or with `but_metrics` a finished one: a run can end before its checkpoint.
+    """Raise `UserError` if `folder` contains a run; with `but_metrics`, a finished one (it can end before a checkpoint).
 
-    Also where one of the two files that a run writes first is there alone, and so is not a run's.
+    A run writes its settings and labels first. If only one of these files exists, it is not a run's, and is kept, too.
     """
     if (folder / "metrics.jsonl").exists() and not but_metrics or (folder / "ticket").exists():
         raise UserError(f"run.dir: {folder} already holds a run; choose another folder, or continue it with --run.resume")
@@ -198,7 +198,7 @@ def check_unused(folder: Path, *, but_metrics: bool = False) -> None:
 
 
 def check_same_labels(folder: Path, labels: list[str]) -> None:
-    """`UserError` where the run in `folder` began with other labels; runs of earlier versions do not say."""
+    """Raise `UserError` if the run in `folder` began with other labels, which runs of earlier versions do not record."""
     path = folder / LABELS
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
@@ -218,7 +218,7 @@ def read_records(metrics_file: Path) -> list[dict[str, Any]]:
 
 
 def _epoch_of(line: str, broken: int) -> int:
-    """The epoch of a record, or `broken` for a line that was cut off while it was written."""
+    """The epoch of a record, or `broken` for a line that was only partly written."""
     try:
         return int(json.loads(line)["epoch"])
     except (ValueError, KeyError):
@@ -239,7 +239,7 @@ def start_accelerator(config: Config, folder: Path) -> Accelerator:
     """The `Accelerator` for this config: one CPU, one GPU or many processes, as the command was launched."""
     prepare_cpu(config.run.threads)
     loader = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.run.seed)
-    AcceleratorState._reset_state()  # a second run in one process may ask for another precision
+    AcceleratorState._reset_state()  # a second run in the same process may use another precision
     try:
         return Accelerator(
             mixed_precision=config.train.precision,
@@ -254,9 +254,9 @@ def start_accelerator(config: Config, folder: Path) -> Accelerator:
 
 
 def open_run(task: str, config: Config) -> Run:
-    """The run that `config` asks for; nothing is written before `Run.begin`.
+    """Create the run that `config` describes; nothing is written before `Run.begin`.
 
-    Raises `UserError` where the folder holds another run.
+    Raises `UserError` if the folder contains another run.
     """
     folder = run_folder(task, config)
     if folder.exists() and not folder.is_dir():
@@ -277,10 +277,8 @@ def open_run(task: str, config: Config) -> Run:
 
 
 def run_folder(task: str, config: Config) -> Path:
-    """`run.dir`, or a folder named after the current time: the first process's, as clocks may differ between processes."""
-    PartialState(
-        cpu=parse_flag_from_env("ACCELERATE_USE_CPU")
-    )  # as Accelerator does it: from here on processes can communicate
+    """`run.dir`, or a folder named after the current time of the first process, because clocks may differ."""
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as in Accelerator: from here on, processes can communicate
     shared = [str(config.run.dir or Path("runs") / task / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")]
     broadcast_object_list(shared)
     return Path(shared[0])
@@ -293,9 +291,9 @@ _SPREAD_KEYS = ("batch_size", "accumulate")  # of the `train` section: how the i
 
 
 def check_same_experiment(folder: Path, config: Config, *, but_spread: bool = False) -> None:
-    """Raise `UserError` where the run in `folder` had other settings, except for where it writes and what it prints.
+    """Raise `UserError` if the run in `folder` had other settings, apart from where it writes and what it prints.
 
-    With `but_spread`, the images of an update may be spread over processes and steps in another way; see `images_per_update`.
+    With `but_spread`, the images of an update may be spread differently over processes and steps; see `images_per_update`.
     """
     path = folder / CONFIG
     if not path.exists():

@@ -1,6 +1,6 @@
-"""When weights are pruned, to which sparsity, and when units are removed: plain functions of the epoch.
+"""The schedule of a run: when weights are pruned, to which sparsity, and when units are removed, as functions of the epoch.
 
-A prune comes before the epoch of its number, counted from 0; a shrink comes after that many finished epochs.
+A prune with number n comes before epoch n, counted from 0; a shrink with number n comes after n finished epochs.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from supertickets.search.importance import importance_named
 
 
 def sparsity_at(epoch: int, epochs: int, prune: PruneConfig) -> float:
-    """The sparsity asked for at `epoch` of a run of `epochs`; with a pattern, that of the layers which it covers.
+    """The target sparsity at `epoch` of a run of `epochs`; with a pattern, that of the layers that it covers.
 
-    With `prune.target_sparse_macs`, all of these are shares of the MACs that meet a zero.
+    With `prune.target_sparse_macs`, all of these are shares of the MACs with a zero weight.
 
     progressive: min(target, step * floor(epoch / every)) (SuperTickets, arXiv 2207.03677).
     cubic: target * (1 - (1 - x)^3) with x from 0 at `start` to 1 at `end` (Zhu & Gupta, arXiv 1710.01878).
@@ -35,7 +35,7 @@ def sparsity_at(epoch: int, epochs: int, prune: PruneConfig) -> float:
 
 
 def _span(epochs: int, prune: PruneConfig) -> tuple[int, int]:
-    """The epochs of `start` and `end`. A short run with cubic keeps them apart, and an epoch after them, where possible."""
+    """The epochs of `start` and `end`. With cubic, a short run keeps them apart, and one epoch after them, if possible."""
     first, last = round(prune.start * epochs), round(prune.end * epochs)
     if prune.schedule == "cubic" and prune.start < prune.end < 1 < epochs:
         last = max(min(last, epochs - 1), 1)
@@ -46,10 +46,9 @@ def _span(epochs: int, prune: PruneConfig) -> tuple[int, int]:
 def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
     """Epoch -> sparsity for every prune of the run, in order; the last one reaches the target.
 
-    Progressive pruning goes on at the target, as each prune removes again what a shrink has reactivated; its last prune leaves
-    at least `every` epochs of training.
-    Raises `UserError` for an unknown criterion, and where the target would not be reached early enough, as mask and
-    architecture must stay fixed for a while after it.
+    Progressive pruning continues at the target, because each prune removes again the weights that a shrink has reactivated; its
+    last prune leaves at least `every` epochs of training. Raises `UserError` for an unknown criterion, and if the target would
+    not be reached early enough, because the mask and the architecture must stay fixed for a while after it.
     """
     if prune.enabled is False or prune.last_sparsity == 0:
         return {}
@@ -68,7 +67,7 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
         events = range(last, begin, -prune.every)
         tail = 0 if prune.schedule == "one_shot" else 1
     plan = {epoch: sparsity_at(epoch, epochs, prune) for epoch in sorted(events)}
-    if prune.regrow == "none" and prune.schedule != "progressive":  # prunes that ask for no more would change nothing
+    if prune.regrow == "none" and prune.schedule != "progressive":  # prunes to the same sparsity would change nothing
         before = [0.0, *plan.values()]
         plan = {epoch: share for (epoch, share), last_share in zip(plan.items(), before, strict=False) if share > last_share}
     last_epoch = max(plan, default=0)
@@ -88,7 +87,7 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
 def plan_shrinks(epochs: int, search: SearchConfig, prunes: Mapping[int, float]) -> list[int]:
     """The numbers of finished epochs after which units are removed.
 
-    They reach from the end of the warm-up or `search.start` to `search.end`, but never past the last prune, which fixes the
+    They range from the end of the warm-up or `search.start` to `search.end`, but never past the last prune, which fixes the
     architecture. With a budget the last event is at the end exactly and the others lie `search.every` epochs apart before it;
     without one, events come at multiples of `search.every`, as in the original. Raises `UserError` for an unknown importance
     and for a run that is too short.

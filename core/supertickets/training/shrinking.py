@@ -23,13 +23,13 @@ COUNTED_AT = (3, 224, 224)  # the input shape that `search.min_macs` refers to
 
 
 def shrink_net(state: TrainState, cfg: SearchConfig, *, plan: Sequence[int], input_shape: Shape, seed: int) -> int:
-    """Remove the units that are dead, or over this epoch's budget, from the network and its companions; return how many.
+    """Remove dead units, or those that exceed this epoch's budget, from the network and its companions; return their number.
 
     `plan` lists the epochs that end with a shrink. Only groups whose names start with `state.prefix` lose units. The
     caller must prepare the network for training again (`Trainer.rewrap`).
     """
     removed = 0
-    # More than one round only where tokens are searched.
+    # There is more than one round only if tokens are searched.
     while dead := _units_to_remove(state, cfg, plan=plan, input_shape=input_shape, seed=seed):
         removed += shrink(
             state.net,
@@ -48,7 +48,7 @@ def shrink_net(state: TrainState, cfg: SearchConfig, *, plan: Sequence[int], inp
 def _units_to_remove(
     state: TrainState, cfg: SearchConfig, *, plan: Sequence[int], input_shape: Shape, seed: int
 ) -> dict[str, Tensor]:
-    """The dead units, or the least important ones over the budget of this epoch."""
+    """The dead units, or the least important units that exceed the budget of this epoch."""
     if state.budget:
         return _units_over_budget(state, cfg, plan=plan, input_shape=input_shape, seed=seed)
     last = state.epoch == max(plan)
@@ -83,7 +83,7 @@ def _units_over_budget(
 
 
 def _macs_of(dead: dict[str, Tensor], net: Network) -> float:
-    """Dense MACs that would go with these units, counted at 224x224 for every task, as in the original."""
+    """Dense MACs that these units account for, counted at 224x224 for every task, as in the original."""
     smaller = copy.deepcopy(net)
     before = dense_macs(count_layers(smaller, COUNTED_AT))
     shrink(smaller, dead)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to save and stop: SIGTERM and SIGUSR1 of batch systems, and Ctrl-C."""
+"""Signals that ask a run to save and stop: SIGTERM and SIGUSR1 from batch systems, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ NAMES = [name for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, na
 
 
 class Signals:
-    """Notes the first of these signals within its `with` block, instead of ending the process; a second Ctrl-C ends it.
+    """Within its `with` block, records the first of these signals instead of ending the process; a second Ctrl-C ends it.
 
-    Other threads than the main one cannot do this; there signals do what they always do.
+    Only the main thread can do this; in other threads, signals keep their usual effect.
     """
 
     def __init__(self) -> None:
@@ -40,10 +40,10 @@ class Signals:
 
 
 def survive_once() -> None:
-    """Let a loader process pass over the first SIGTERM and all other signals that ask a run to stop.
+    """Let a loader process ignore the first SIGTERM and all other signals that ask a run to stop.
 
-    Batch systems and terminals send these signals to all processes of a job, and the run still needs its batches for the step
-    after which it saves. The run itself ends its loader processes, if necessary with a SIGTERM.
+    Batch systems and terminals send these signals to all processes of a job, but the run still needs batches for the step after
+    which it saves. The run ends its loader processes itself, if necessary with SIGTERM.
     """
     seen = 0
 

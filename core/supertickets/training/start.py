@@ -1,4 +1,4 @@
-"""A run that starts from a ticket: its architecture, weights and mask, for retraining, controls and transfer."""
+"""Runs that start from the architecture, weights and mask of a ticket: retraining, controls and transfer."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
 
 HEAD = "head."
-REWIND = "rewind"  # folder of the early weights within a ticket's, itself a ticket
+REWIND = "rewind"  # folder of the early weights, itself a ticket, inside the ticket's folder
 TRANSFER = "use python -m supertickets_transfer.transfer, which gives it a new head"
 FROM_TARGET = ("stem_stride", "bn_momentum", "init")  # keys of `arch` that a transfer takes from the target's config
 Value = TypeVar("Value")
 
 
 def check_batch(net: nn.Module, input_shape: tuple[int, int, int], batch_size: int) -> None:
-    """`UserError` where a batch gives the coarsest feature map one value per channel, on which BN cannot train."""
+    """Raise `UserError` if a batch has only one value per channel in the coarsest feature map, on which BN cannot train."""
     if batch_size > 1:
         return
-    values: list[int] = []  # of each channel, at each BN
+    values: list[int] = []  # number of values per channel, at each BN
     meta = copy.deepcopy(net).to("meta").eval()
     for module in meta.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -47,8 +47,8 @@ def check_batch(net: nn.Module, input_shape: tuple[int, int, int], batch_size: i
 def start_from_ticket(init: InitConfig, task: Task, *, arch: ArchConfig, seed: int) -> tuple[Network, Mask, dict[str, float]]:
     """The network to train, the mask that holds from the start (empty: none) and the full supernet's costs, if known.
 
-    Of `arch` a transfer takes what does not change the ticket's weights. Raises `UserError` for a ticket that does not fit the
-    task.
+    A transfer uses only those keys of `arch` that do not change the ticket's weights. Raises `UserError` for a ticket that does
+    not fit the task.
     """
     assert init.ticket is not None
     ticket = Ticket.load(init.ticket)
@@ -68,7 +68,7 @@ def start_from_ticket(init: InitConfig, task: Task, *, arch: ArchConfig, seed: i
 def check_arch_keys(init: InitConfig, overrides: Sequence[str]) -> None:
     """Raise `UserError` for a key of `arch` on the command line that a run from a ticket would not use.
 
-    Recipes may have a section `arch`, because a transfer takes the target's recipe.
+    Recipes may have a section `arch`, because a transfer uses the target's recipe.
     """
     if init.ticket is None:
         return
@@ -82,7 +82,7 @@ def check_arch_keys(init: InitConfig, overrides: Sequence[str]) -> None:
 
 
 def check_task(ticket: Ticket, task: Task, *, named: str, hint: str) -> None:
-    """Raise `UserError` for a ticket of another task or with other labels; it is called `named`, and `hint` says what to do."""
+    """Raise `UserError` for a ticket of another task or with other labels; `named` and `hint` begin and end the message."""
     if ticket.task != task.name:
         raise UserError(f"{named} is a {ticket.task} ticket, not a {task.name} one; {hint}")
     if difference := ticket.other_labels(task.labels):
@@ -92,7 +92,7 @@ def check_task(ticket: Ticket, task: Task, *, named: str, hint: str) -> None:
 def _body_of(source: Arch, target: Arch) -> Arch:
     """The ticket's arch with a full head, and with the target's stem stride, BN momentum and initialisation.
 
-    The weights depend on none of these three. BN's eps stays the ticket's, because the weights do depend on it.
+    The weights do not depend on these three. BN's eps stays that of the ticket, because the weights do depend on it.
     """
 
     if isinstance(source, BodyArch):
@@ -119,7 +119,7 @@ def _rewound(ticket: Ticket, init: InitConfig) -> Ticket:
 
 
 def _start_mask(ticket: Ticket, net: Network, init: InitConfig, seed: int) -> Mask:
-    """A mask for all prunable weights, as kept or shuffled; a new head is dense. Empty where there is nothing to hold."""
+    """A mask for all prunable weights, kept or shuffled; a new head is dense. Empty if there is nothing to mask."""
     if init.mask == "none" or not ticket.mask:
         return {}
     generator = torch.Generator().manual_seed(seed)
@@ -134,10 +134,10 @@ def _start_mask(ticket: Ticket, net: Network, init: InitConfig, seed: int) -> Ma
 
 
 def searched_prefix(init: InitConfig) -> str:
-    """What the names of the searched units and pruned weights start with: in a transfer, only the new head's; else all."""
+    """The prefix of the names of units and weights to search and prune: in a transfer only the new head's, otherwise all."""
     return HEAD if init.part == "body" else ""
 
 
 def is_frozen(name: str, init: InitConfig) -> bool:
-    """Whether the parameter or module of this name stays as it is."""
+    """Whether the parameter or module with this name is not trained."""
     return init.freeze == "body" and not name.startswith(HEAD)

@@ -1,4 +1,4 @@
-"""Everything that a run must keep: the network, its companions and its counters."""
+"""The complete state of a run: the network, its companions and the counters."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from supertickets.units.groups import unit_groups
 
 @dataclass
 class Underway:
-    """What there is of an epoch that has begun and is not yet in the log. All of it is empty between two epochs."""
+    """The state of an epoch that has begun and is not yet in the log. All fields are empty between two epochs."""
 
-    batches: int = 0  # trained on so far, in each process
-    skipped_updates: int = 0  # because the loss or the gradient was not finite
-    skipped_batches: int = 0  # of those updates
-    events: dict[str, Any] = field(default_factory=dict)  # what its prunes add to its record
-    losses: dict[str, Any] = field(default_factory=dict)  # what its training adds to its record; empty until that is over
-    seconds: float = 0.0  # that it took before `began`, in a process that ended
+    batches: int = 0  # batches trained on so far, in each process
+    skipped_updates: int = 0  # updates skipped because the loss or the gradient was not finite
+    skipped_batches: int = 0  # the batches of those updates
+    events: dict[str, Any] = field(default_factory=dict)  # entries of its record about prunes
+    losses: dict[str, Any] = field(default_factory=dict)  # entries of its record about training; empty until it is finished
+    seconds: float = 0.0  # time spent before `began`, in an earlier process
     began: float = field(default_factory=time.monotonic)
-    processes: list[dict[str, Tensor]] = field(default_factory=list)  # what each process has drawn and added up
+    processes: list[dict[str, Tensor]] = field(default_factory=list)  # random states and sums of each process
 
     def elapsed(self) -> float:
         """Seconds that the epoch has taken so far."""
@@ -55,14 +55,14 @@ class TrainState:
     ema: Ema
     penalty: Penalty
     supernet_costs: dict[str, float]  # the full supernet's `macs` and `params`, for reports
-    prefix: str = ""  # what is searched and pruned: units and weights whose names start with it
+    prefix: str = ""  # only units and weights whose names start with it are searched and pruned
     mask: Mask = field(default_factory=dict)
     mask_held: bool = False  # False: pruned weights may come back until the next prune
     dormant_weights: dict[str, Tensor] = field(default_factory=dict)  # the values that weights had when they were pruned
     early_tensors: dict[str, Tensor] = field(default_factory=dict)  # the network's tensors after `run.rewind_epoch`
-    teacher: Network | None = None  # the supernet before the first event, or this epoch's averaged network, as distilled
-    taylor: dict[str, Tensor] = field(default_factory=dict)  # running Taylor importance by gate's name, where it is used
-    epoch: int = 0  # epochs of training that are over
+    teacher: Network | None = None  # the supernet before the first event, or this epoch's averaged network
+    taylor: dict[str, Tensor] = field(default_factory=dict)  # running Taylor importance by gate's name, if it is used
+    epoch: int = 0  # finished epochs of training
     step: int = 0  # updates made
     global_batch: int = 0  # images per update, over all processes; 0: not known yet
     full_counts: dict[str, int] = field(default_factory=dict)  # units that each group began with, by its name
@@ -72,11 +72,11 @@ class TrainState:
 
     @property
     def logged(self) -> int:
-        """Epochs that are in the log: the last one may still have to be evaluated."""
+        """Number of epochs in the log; the last trained epoch may not be evaluated yet."""
         return self.epoch - bool(self.underway.losses)
 
     def held_mask(self) -> Mask:
-        """What of the mask holds now: all of it, or, while weights may return, what this run does not prune itself."""
+        """The part of the mask that holds now: all of it, or, while weights may return, what this run does not prune."""
         return {name: kept for name, kept in self.mask.items() if self.mask_held or not name.startswith(self.prefix)}
 
     def keep_early_tensors(self) -> None:
@@ -85,9 +85,9 @@ class TrainState:
 
 
 def new_state(task: Task, config: Config, device: torch.device) -> TrainState:
-    """The network that the run starts from, a fresh supernet or a ticket's, and its companions.
+    """The network that the run starts from, a new supernet or that of a ticket, and its companions.
 
-    Raises `UserError` for a ticket that does not fit the task, and for a budget that no search can reach.
+    Raises `UserError` for a ticket that does not fit the task and for a budget that no search can reach.
     """
     mask, costs = Mask(), dict[str, float]()
     if config.init.ticket is None:
@@ -119,7 +119,7 @@ def new_state(task: Task, config: Config, device: torch.device) -> TrainState:
 
 
 def _plan_budget(net: Network, search: SearchConfig, *, input_shape: tuple[int, int, int], prefix: str) -> dict[str, float]:
-    """MACs or parameters that the run starts with, and those that it is to end with; {} without a budget."""
+    """MACs or parameters at the start of the run, and the target for its end; {} without a budget."""
     asked = search.target_macs or search.target_params
     if search.enabled is False:
         return {}
@@ -133,7 +133,7 @@ def _plan_budget(net: Network, search: SearchConfig, *, input_shape: tuple[int, 
 
 
 def budgeted_resource(search: SearchConfig) -> Resource:
-    """What the search's budget counts."""
+    """The resource that the search's budget counts."""
     return "macs" if search.target_macs else "params"
 
 
@@ -144,9 +144,9 @@ def place(net: Network, config: Config, device: torch.device) -> Network:
 
 
 def images_per_update(state: TrainState, train: TrainConfig, *, processes: int) -> int:
-    """Images per update over all processes; `UserError` where a resumed run had another number.
+    """Images per update over all processes. Raises `UserError` if a resumed run had a different number.
 
-    Within an epoch, it must also be the same number of processes.
+    If the run was saved within an epoch, the number of processes must be the same, too.
     """
     images, before = train.batch_size * processes * train.accumulate, len(state.underway.processes)
     if before not in (0, processes):

@@ -1,6 +1,6 @@
-"""The file of a training state: tensors in safetensors, all else as JSON in its metadata, and a checksum over both.
+"""The file of a training state: tensors in safetensors, everything else as JSON in its metadata, and a checksum over both.
 
-The names in the file (`dormant`, `early`, `full`) are those of the first version, whose checkpoints stay readable.
+The names in the file (`dormant`, `early`, `full`) are those of the first version, so that its checkpoints can still be read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from supertickets.training.start import searched_prefix
 from supertickets.training.state import TrainState, Underway, place
 
 FILE_BYTES = 64 * 2**30
-PROCESS = "process_"  # followed by the number of a process: what it alone has of an epoch under way
+PROCESS = "process_"  # followed by the number of a process: its own state of the current epoch
 _FIELDS = {
     "arch": dict,
     "epoch": int,
@@ -54,11 +54,11 @@ _UNDERWAY = {
 
 
 class Damaged(UserError):
-    """A checkpoint that is not what was written: cut off, changed or no checkpoint at all."""
+    """Raised for a checkpoint that differs from what was written: truncated, changed or not a checkpoint at all."""
 
 
 def save_state(state: TrainState, path: Path) -> None:
-    """Write the state completely or not at all. An `OSError` names the file."""
+    """Write the state completely or not at all. Raises `OSError` with the name of the file."""
     groups: dict[str, Mapping[str, Tensor]] = {
         "net": state.net.state_dict(),
         "ema": state.ema,
@@ -71,7 +71,7 @@ def save_state(state: TrainState, path: Path) -> None:
         "optimizer": named_state(state.net, state.optimizer),
     }
     groups |= {f"{PROCESS}{number}": own for number, own in enumerate(state.underway.processes)}
-    # Clones: safetensors refuses tensors that share memory, and the shared layout is not ours to keep.
+    # Cloned, because safetensors refuses tensors that share memory.
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().contiguous().clone()
         for group, held in groups.items()
@@ -103,7 +103,7 @@ def save_state(state: TrainState, path: Path) -> None:
 
 
 def _as_os_error(error: SafetensorError, path: Path) -> OSError:
-    """What the system said, without the words of safetensors around it: `I/O error: No space left on device (os error 28)`."""
+    """The system's message, without the text that safetensors adds: `I/O error: No space left on device (os error 28)`."""
     said = str(error).partition("I/O error: ")[2] or str(error)
     number = said.rpartition("(os error ")[2].rstrip(") ")
     return OSError(int(number) if number.isdigit() else 5, said.partition(" (os error")[0].strip(), str(path))
@@ -120,9 +120,9 @@ def digest_of(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def load_state(path: Path, task: Task, config: Config, device: torch.device) -> TrainState:
-    """The state as `save_state` wrote it: the same network, companions and counters, bit for bit.
+    """Load the state that `save_state` wrote: the same network, companions and counters, bit for bit.
 
-    Raises `Damaged` where the file is not as it was written, and `UserError` where it does not fit the task and the config.
+    Raises `Damaged` if the file is not as it was written, and `UserError` if it does not fit the task and the config.
     """
     about, tensors = read_state(path)
     try:
@@ -134,13 +134,13 @@ def load_state(path: Path, task: Task, config: Config, device: torch.device) -> 
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The JSON and the tensors of a checkpoint, checked against its checksum where it has one."""
+    """The JSON and the tensors of a checkpoint, compared with its checksum if it has one."""
     try:
         check_size(path, FILE_BYTES)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             text = metadata["state"]
-            # Clones: the file's memory map must not outlive it.
+            # Cloned, because the file's memory map must not outlive it.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         if len(text) > JSON_BYTES:
             raise ValueError(f"its description has {len(text)} characters; {JSON_BYTES} is the most")
@@ -180,7 +180,7 @@ def _restore(
     for one in held:
         if unknown := one.keys() - shapes.keys():
             raise ValueError(f"the network has no tensor {sorted(unknown)[0]}")
-    # In the network's order, which the file does not keep: the log lists densities in that of the mask.
+    # In the network's order, which the file does not keep: the log lists densities in the order of the mask.
     ema, mask, dormant, early = ({name: one[name] for name in shapes if name in one} for one in held)
     for one in (ema, mask, dormant, early):
         if wrong := [name for name, tensor in one.items() if tensor.shape != shapes[name]]:
@@ -239,7 +239,7 @@ def _checked_optimizer(state: dict[str, Tensor], shapes: Mapping[str, torch.Size
 
 def _underway(about: dict[str, Any], tensors: dict[str, Tensor]) -> Underway:
     if not about:
-        return Underway()  # of a version that saved between epochs alone
+        return Underway()  # from a version that saved only between epochs
     _check_fields(about, _UNDERWAY)
     processes: list[dict[str, Tensor]] = []
     while own := {
@@ -250,7 +250,7 @@ def _underway(about: dict[str, Any], tensors: dict[str, Tensor]) -> Underway:
 
 
 def _checked_process(own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`own`, if its random states are ones and its sums are numbers."""
+    """Return `own` if its random states are valid and its sums are numbers."""
     here = random_state()
     try:
         for name, tensor in own.items():

@@ -1,8 +1,8 @@
-"""BN over the batch of all processes: mean and variance as if one process had all images (`train.sync_bn`).
+"""BN over the batches of all processes: mean and variance as if one process had all images (`train.sync_bn`).
 
-mean = sum over processes of sum(x) / n;  variance = sum over processes of sum((x - mean)^2) / n, with n values in all. Both
-sums pass gradients on to every process. PyTorch's `SyncBatchNorm` is a class of its own and for GPUs only; here the modules
-stay what they are, for searches and tickets, and only their forward changes.
+mean = sum over processes of sum(x) / n;  variance = sum over processes of sum((x - mean)^2) / n, with n values in all.
+Gradients flow through both sums to every process. PyTorch's `SyncBatchNorm` is a separate class and works on GPUs only; here
+the modules keep their class, for searches and tickets, and only their forward pass changes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes; so is its gradient."""
+    """The sum over all processes; its gradient is also summed over all processes."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What an epoch of training adds up: the losses, and how much was skipped because numbers were not finite."""
+"""Sums over an epoch of training: the losses, and how much was skipped because numbers were not finite."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from supertickets.training.state import Underway
 
 
 class Tally:
-    """Sums over the batches of an epoch in this process; a teacher's `lesson` keeps its own.
+    """Sums over the batches of an epoch in this process; a teacher's `lesson` has its own sums.
 
-    `total` is the sum of the task's losses, on the device. Continues from `underway`, of which `own` is this process's.
+    `total` is the sum of the task's losses, on the device. Continues from `underway`; `own` is this process's part of it.
     """
 
     def __init__(self, device: torch.device, underway: Underway, own: Mapping[str, Tensor], lesson: Lesson | None) -> None:
@@ -28,21 +28,21 @@ class Tally:
 
     @property
     def counted(self) -> int:
-        """Batches whose losses are in the sums."""
+        """Number of batches whose losses are in the sums."""
         return self.underway.batches - self.underway.skipped_batches
 
     def add(self, loss: Tensor) -> None:
-        """Count one more batch with its detached loss."""
+        """Add one batch with its detached loss."""
         self.total += loss
         self.underway.batches += 1
 
     def mark(self) -> None:
-        """Remember the sums as they are before an update, which may have to be skipped."""
+        """Remember the sums before an update, because it may have to be skipped."""
         self._before = (self.total.clone(), self.underway.batches)
         self._taught_before = None if self.lesson is None else self.lesson.total.clone()
 
     def skip(self) -> None:
-        """Take the batches since `mark` out of the sums again."""
+        """Remove the batches since `mark` from the sums."""
         self.total = self._before[0].clone()
         gone = self.underway.batches - self._before[1]
         self.underway.skipped_batches += gone
@@ -52,11 +52,11 @@ class Tally:
             self.lesson.count -= gone
 
     def mean(self, over_processes: Callable[[Tensor], Tensor]) -> float:
-        """The mean loss of the batches that count."""
+        """The mean loss over the batches that were not skipped."""
         return float(over_processes(self.total)) / max(self.counted, 1)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps for this process."""
+        """The values that a checkpoint stores for this process."""
         kept = {"loss": self.total}
         if self.lesson is not None:
             seconds = torch.tensor(self.lesson.clock.seconds(), dtype=torch.float64)

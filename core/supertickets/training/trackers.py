@@ -1,4 +1,4 @@
-"""Where a run's figures also go: TensorBoard and other experiment trackers, through Accelerate."""
+"""TensorBoard and other experiment trackers to which a run logs its figures, through Accelerate."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from accelerate.tracking import get_available_trackers
 from supertickets.config.sections import Config
 from supertickets.errors import UserError
 
-PACKAGES = {"comet_ml": "comet-ml"}  # where the package to install is not called like the tracker
+PACKAGES = {"comet_ml": "comet-ml"}  # packages whose name differs from that of the tracker
 _RUN_NAME = {"wandb": "name", "mlflow": "run_name"}  # the argument that names a run
 
 
 def chosen_trackers(config: Config) -> list[str]:
-    """The trackers that the config asks for, each once."""
+    """The trackers that the config requests, without duplicates."""
     return list(dict.fromkeys([*(["tensorboard"] if config.run.tensorboard else []), *config.run.trackers]))
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """`UserError` for a tracker whose package is not installed; it names the package."""
+    """Raise `UserError`, naming the package, for a tracker whose package is not installed."""
     available = [str(tracker.value) for tracker in get_available_trackers()]
     for name in names:
         if name not in available:
@@ -37,7 +37,7 @@ def start_trackers(accelerator: Accelerator, names: Sequence[str], *, task: str,
     """
     started = []
     for name in names:
-        accelerator.log_with, accelerator.trackers = [name], []  # it would start those that it has once more
+        accelerator.log_with, accelerator.trackers = [name], []  # Accelerate would otherwise start the existing ones again
         if name == "tensorboard":
             accelerator.init_trackers("tensorboard")
         else:
@@ -48,7 +48,7 @@ def start_trackers(accelerator: Accelerator, names: Sequence[str], *, task: str,
 
 
 def _flat(config: Config) -> dict[str, str | int | float | bool]:
-    """All settings by dotted key; what is no number is text, as trackers want it."""
+    """All settings by dotted key; values that are not numbers become text, as trackers require."""
     flat = {
         f"{name}.{key}": value for name, section in config.model_dump(mode="json").items() for key, value in section.items()
     }

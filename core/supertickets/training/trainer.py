@@ -38,10 +38,10 @@ from supertickets.units.groups import count_units
 
 
 class Trainer:
-    """Trains and evaluates the network of `state` on the data of `task`; `state` is updated in place.
+    """Trains and evaluates the network of `state` on the data of `task`, and updates `state` in place.
 
-    After epoch `search_end` the penalty no longer pulls, as no units will be removed any more. `keeper` saves the state
-    within epochs; without one, that does not happen.
+    After epoch `search_end` the penalty is off, because no more units will be removed. `keeper` saves the state within epochs;
+    without a keeper, it is not saved there.
     """
 
     def __init__(
@@ -77,15 +77,15 @@ class Trainer:
         self._wrap()
         if accelerator.scaler is not None and state.scaler:
             accelerator.scaler.load_state_dict(state.scaler)
-        self.last_scores = ""  # in a few words, for the progress bar
+        self.last_scores = ""  # short text for the progress bar
 
     @property
     def steps_per_epoch(self) -> int:
-        """Updates in one epoch."""
+        """Number of updates per epoch."""
         return -(-len(self.feed) // self.config.train.accumulate)
 
     def seed(self, phase: int = 0) -> None:
-        """Make all randomness of an epoch follow from `run.seed` and its number, so that a resumed run needs no RNG state."""
+        """Derive all randomness of an epoch from `run.seed` and its number, so that a resumed run needs no RNG state."""
         set_seed((self.config.run.seed * 100_003 + self.state.epoch * 2 + phase) % 2**31, device_specific=True)
 
     def mean(self, tensor: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class Trainer:
         return self.accelerator.reduce(tensor, reduction="mean")
 
     def rewrap(self) -> None:
-        """Prepare the network again after units were removed: memory layout, mixed precision and DDP."""
+        """Prepare the network again after units have been removed: memory layout, mixed precision and DDP."""
         state = self.state
         place(state.net, self.config, device_of(state.net))
         match_layout(state.optimizer)
@@ -105,14 +105,14 @@ class Trainer:
         self.model = wrap(self.accelerator, self.model)
 
     def compare_processes(self, after: str) -> None:
-        """Raise `UserError` where the processes no longer have the same network."""
+        """Raise `UserError` if the processes no longer have the same network."""
         check_same_network(self.state, self.accelerator, after)
 
     def train_epoch(self) -> dict[str, Any]:
-        """Make one pass over the training data, or the rest of one.
+        """Make one pass over the training data, or finish an interrupted pass.
 
-        Returns the mean task loss, the penalty's share and that of a teacher. Raises `UserError` where numbers go bad, and
-        `Stopped` where the run was asked to stop.
+        Returns the mean task loss and the values for the penalty and a teacher. Raises `UserError` if numbers are not finite,
+        and `Stopped` if the run was asked to stop.
         """
         state, cfg, at = self.state, self.config, self.state.underway
         own = at.processes[self.accelerator.process_index] if at.processes else {}
@@ -151,12 +151,12 @@ class Trainer:
         at.batches, at.processes = 0, []
         at.skipped_updates = at.skipped_batches = 0
         if cfg.distill.teacher == "ema":
-            state.teacher = None  # the next epoch's is another one
+            state.teacher = None  # the next epoch has a new teacher
         self._note_scaler()
         return record
 
     def _update(self, tally: Tally) -> float:
-        """Update the weights unless numbers went bad; save or stop where that is due. Returns the penalty's weight."""
+        """Update the weights unless numbers are not finite; save or stop if due. Returns the weight of the penalty."""
         state, keeper, skips = self.state, self.keeper, self.config.train.on_nan == "skip"
         steps, train = self.steps_per_epoch, self.config.train
         set_rates(state, train, steps_per_epoch=steps, body=0.0 if self._body_rests(state.epoch) else train.body_lr)
@@ -173,7 +173,7 @@ class Trainer:
         rho = penalty_weight(state, self.config.search, steps_per_epoch=steps, search_end=self.search_end)
         if verdict.bad and self.accelerator.scaler is None:
             tally.skip()
-        else:  # the scaler of fp16 looks for bad gradients itself
+        else:  # fp16's gradient scaler checks the gradients itself
             steer(state, self.config.search, rho, search_end=self.search_end)
             self.optimizer.step()
             follow(state, self.config, rho)
@@ -189,7 +189,7 @@ class Trainer:
         return rho
 
     def _gather_progress(self, tally: Tally) -> None:
-        """Make the state complete for a save within an epoch."""
+        """Complete the state before a save within an epoch."""
         own = tally.tensors() | self.feed.place()
         self.state.underway.processes = gather_object([{name: tensor.cpu() for name, tensor in own.items()}])
         self._note_scaler()
@@ -219,12 +219,12 @@ class Trainer:
         return epoch < self.config.train.freeze_body
 
     def _keeps_statistics(self, name: str, epoch: int) -> bool:
-        """Whether the BN of this name keeps its statistics in this epoch."""
+        """Whether the BN with this name keeps its statistics in this epoch."""
         resting = in_body(name) and (self.config.train.freeze_bn or self._body_rests(epoch))
         return resting or is_frozen(name, self.config.init)
 
     def averaged_net(self) -> Network:
-        """A copy of the network with the averaged (EMA) weights, in eval mode; the live network is not touched."""
+        """A copy of the network with the averaged (EMA) weights, in eval mode; the network itself is not changed."""
         self.seed(phase=1)
         net = place(build_net(self.state.net.arch, self.task), self.config, self.accelerator.device)
         ema = self.state.ema
@@ -232,26 +232,26 @@ class Trainer:
         return net.eval()
 
     def keep_teacher(self) -> None:
-        """From here on, the averaged network as it is now is the teacher (`distill.teacher: supernet`)."""
+        """Keep the averaged network as it is now as the teacher (`distill.teacher: supernet`)."""
         self.state.teacher = self._averaged_teacher()
 
     def _averaged_teacher(self) -> Network:
         net = self.averaged_net()
         if self.config.train.recalibrate_batches:
             self._recalibrate(net)
-        load_ema(net, broadcast(averaged(net)))  # the first process's, as averaged BN statistics differ a little between them
+        load_ema(net, broadcast(averaged(net)))  # of the first process, as averaged BN statistics differ a little
         return net.requires_grad_(False)
 
     def _lesson(self) -> Lesson | None:
-        """What a teacher does in this epoch; None where there is none, or none yet."""
+        """The distillation of this epoch; None if there is no teacher, or not yet."""
         ours = self.config.distill.teacher == "ema" and (self.state.step or starts_trained(self.config.init))
         if ours and not self.state.underway.batches:
-            self.state.teacher = self._averaged_teacher()  # of the whole epoch, also if it is continued
+            self.state.teacher = self._averaged_teacher()  # for the whole epoch, even if it is continued
         teacher = self.ticket_teacher or self.state.teacher
         return None if teacher is None else Lesson(teacher, self.task, self.config.distill, self.accelerator)
 
     def evaluate(self, net: nn.Module) -> Metrics:
-        """Estimate the BN statistics of `net`, a copy of the network, anew; return the task's scores and its costs."""
+        """Estimate the BN statistics of `net`, a copy of the network, again; return its scores and its costs."""
         if self.config.train.recalibrate_batches:
             self._recalibrate(net)
         layers = count_layers(net, self.task.input_shape)
@@ -263,7 +263,7 @@ class Trainer:
             "sparse_macs": sum(sparse_layer_macs(net, layers).values()),
             "params": count_params(net),
             "sparsity": zero_sparsity(net),
-            "units": count_units(self.state.net),  # as many as in its copy
+            "units": count_units(self.state.net),  # the same number as in the copy
         }
         self.last_scores = headline(scores, self.task.metric)
         return scores
@@ -278,18 +278,18 @@ class Trainer:
         recalibrate(net, batches, forward, self.accelerator, keep=functools.partial(self._keeps_statistics, epoch=last))
 
     def losses(self, net: nn.Module) -> Iterator[Tensor]:
-        """The loss of `net` on each of a few training batches (`prune.batches`), the same at each call within an epoch."""
+        """The loss of `net` on each of a few training batches (`prune.batches`), the same for each call within an epoch."""
         self.seed(phase=1)  # for augmentation and dropout
         for batch in self._first_batches(self.config.prune.batches):
             with self.accelerator.autocast():
                 yield self.task.loss(net, batch)
 
     def _first_batches(self, count: int) -> Iterator[object]:
-        """The first `count` training batches in this epoch's order."""
+        """The first `count` training batches of this epoch, in its order."""
         return self.feed.first(self.state.epoch, count)
 
     def _stoppable(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches of an evaluation; after any of them the run can stop, and will then begin the evaluation again."""
+        """The batches of an evaluation; the run can stop after any of them and repeats the evaluation when it is resumed."""
         for batch in batches:
             yield batch
             if self.keeper is not None and self.agreement.any(self.keeper.stops()):
@@ -297,10 +297,10 @@ class Trainer:
 
 
 def wrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
-    """The model made ready for this launch (device, autocast, DDP); call it again with its result after a shrink.
+    """Prepare the model for this launch (device, autocast, DDP); call this again with the result after a shrink.
 
-    Accelerate's own `prepare` is not meant for a model that was prepared before (it returns early, or patches forward twice).
-    So this unwraps the bare network, makes Accelerate forget what it prepared, and wraps the network once.
+    Accelerate's own `prepare` is not meant for a model that has been prepared before (it returns early, or patches forward
+    twice). So this function unwraps the network, makes Accelerate forget what it prepared, and wraps the network once.
     """
     net = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     for known in list(accelerator._models):

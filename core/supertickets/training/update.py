@@ -1,4 +1,4 @@
-"""The parts of one update of the weights: rates, gradient, penalty and moving average."""
+"""The parts of a weight update: learning rate, gradient, penalty and moving average."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from supertickets.training.state import TrainState
 
 
 def set_rates(state: TrainState, train: TrainConfig, *, steps_per_epoch: int, body: float) -> None:
-    """Set the learning rate, times `body` for the body's weights, and beta1 of the next update."""
+    """Set the learning rate of the next update, multiplied by `body` for the body's weights, and its beta1."""
     rate = lr_at(state.step, train=train, steps_per_epoch=steps_per_epoch, peak=peak_lr(train, state.global_batch))
     set_lr(state.optimizer, rate, beta1_at(state.step, train=train, steps_per_epoch=steps_per_epoch), body=body)
 
 
 def finish_gradient(state: TrainState, optimizer: AcceleratedOptimizer, accelerator: Accelerator, *, clip: float) -> Tensor:
-    """Unscale, mask and, unless `clip` is 0, clip the gradient; returns its norm, on the device.
+    """Unscale and mask the gradient, and clip it unless `clip` is 0. Returns its norm, on the device.
 
-    The norm is 0 with fp16, whose loss scale makes infinite gradients a matter of course.
+    With fp16 the returned norm is 0, because infinite gradients are normal with its loss scale.
     """
     accelerator.unscale_gradients(optimizer)
     mask_gradients(state.held_mask(), state.net)
@@ -38,12 +38,12 @@ def finish_gradient(state: TrainState, optimizer: AcceleratedOptimizer, accelera
 
 
 def penalty_weight(state: TrainState, search: SearchConfig, *, steps_per_epoch: int, search_end: int) -> float:
-    """rho of the next update; 0 once no units will be removed any more."""
+    """rho for the next update; 0 when no more units will be removed."""
     return rho_at(state.step / steps_per_epoch, rho=search.rho, warmup=search.warmup) if state.epoch < search_end else 0.0
 
 
 def steer(state: TrainState, search: SearchConfig, rho: float, *, search_end: int) -> None:
-    """Before the update: what the search learns from the gradient and adds to it."""
+    """Before the update: update the statistics of the search from the gradient, and add the penalty to it."""
     if state.epoch < search_end and search.importance in TAYLOR:
         note_taylor(state.taylor, state.net, state.penalty.weights)
     if search.penalty == "subgradient":
@@ -51,7 +51,7 @@ def steer(state: TrainState, search: SearchConfig, rho: float, *, search_end: in
 
 
 def follow(state: TrainState, config: Config, rho: float) -> None:
-    """After the update: the proximal penalty and the moving average."""
+    """After the update: apply the proximal penalty and update the moving average."""
     if config.search.penalty == "proximal":
         state.penalty.pull(state.net, rho * state.optimizer.param_groups[0]["lr"], state.prefix)
     update_ema(state.ema, state.net, decay_at(state.step, decay=config.train.ema_decay, batch_size=state.global_batch))

@@ -1,7 +1,7 @@
-"""What one unit of each group costs: the MACs and parameters that the network loses with it, as it stands.
+"""The cost of a unit of each group: the MACs and parameters that the present network loses with it.
 
-A unit costs what its cuts take out of the tensors: weights, times the positions at which the layer uses them. Costs of coupled
-layers are products, so they are counted anew after each removal.
+A unit costs the weights that its cuts remove from the tensors, times the positions at which the layer uses them. Costs of
+coupled layers are products, so they are counted again after each removal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Resource = Literal["macs", "params"]
 def unit_costs(
     net: nn.Module, groups: Iterable[UnitGroup], layers: Mapping[str, Layer], resource: Resource
 ) -> dict[str, Tensor]:
-    """Cost of each unit, (count,) float64, by group's name; `layers` as `count_layers` gives them for `net`."""
+    """Cost of each unit, (count,) float64, by group's name; `layers` are the result of `count_layers` for `net`."""
     sizes = {name: param.shape for name, param in net.named_parameters()}
     return {group.name: _costs_of(group, net, sizes, layers, resource) for group in groups}
 
@@ -29,7 +29,7 @@ def unit_costs(
 def _costs_of(
     group: UnitGroup, net: nn.Module, sizes: Mapping[str, torch.Size], layers: Mapping[str, Layer], resource: Resource
 ) -> Tensor:
-    if group.module:  # an even share: attention is not linear in its tokens, and the last one takes the whole module along
+    if group.module:  # an even share: attention is not linear in its tokens, and the whole module goes with the last one
         module = net.get_submodule(group.module)
         whole = module_macs(group.module, layers) if resource == "macs" else count_params(module)
         return torch.full((group.count,), whole / group.count, dtype=torch.double)
@@ -49,7 +49,7 @@ def module_macs(path: str, layers: Mapping[str, Layer]) -> int:
 
 
 def coupled(groups: Iterable[UnitGroup]) -> bool:
-    """Whether a tensor is cut along two dimensions, so that what a unit costs depends on which others are left."""
+    """Whether a tensor is cut along two dimensions, so that the cost of a unit depends on which others are left."""
     dims: dict[str, int] = {}
     return any(dims.setdefault(tensor, dim) != dim for group in groups for tensor, dim in group.cuts)
 
@@ -61,7 +61,7 @@ def cost_without(
     resource: Resource,
     dead: Mapping[str, Tensor],
 ) -> float:
-    """MACs or parameters that the network would have without `dead` units (group's name -> True where the unit goes)."""
+    """MACs or parameters that the network would have without `dead` units (group's name -> True for units to remove)."""
     left: dict[str, dict[int, Tensor]] = {}
     for group in groups:
         for (name, dim), unit_of in group.cuts.items() if group.name in dead else ():

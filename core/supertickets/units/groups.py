@@ -1,4 +1,4 @@
-"""The unit groups of a network, gathered from the modules that describe theirs."""
+"""The unit groups of a network, collected from the modules that describe them."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def unit_groups(net: nn.Module, prefix: str = "") -> list[UnitGroup]:
 
 
 def count_units(net: nn.Module) -> int:
-    """Search units left in the network, tokens included."""
+    """Number of search units left in the network, including tokens."""
     return sum(group.count for group in unit_groups(net))
 
 
 def entries(group: UnitGroup, gate: str) -> tuple[Tensor, Tensor]:
-    """Where in a gate the group's units stand: positions, and the unit at each."""
+    """The positions of the group's units in a gate, and the unit at each position."""
     unit_of = group.cuts[gate, 0]
     positions = (unit_of >= 0).nonzero().flatten()
     return positions, unit_of[positions]
 
 
 def mean_over_gates(group: UnitGroup, values: Mapping[str, Tensor]) -> Tensor:
-    """(count,) float64 on the CPU: each unit's mean of `values`, which are given by gate."""
+    """(count,) float64 on the CPU: the mean of `values`, which are given per gate, for each unit."""
     seen = torch.zeros(group.count, dtype=torch.double)
     for gate in group.gates:
         units = entries(group, gate)[1]
@@ -43,7 +43,7 @@ def mean_over_gates(group: UnitGroup, values: Mapping[str, Tensor]) -> Tensor:
 
 
 def sum_over_gates(group: UnitGroup, values: Mapping[str, Tensor]) -> Tensor:
-    """(count,) float64 on the CPU: each unit's sum of `values`, which are given by gate."""
+    """(count,) float64 on the CPU: the sum of `values`, which are given per gate, for each unit."""
     total = torch.zeros(group.count, dtype=torch.double)
     for gate in group.gates:
         positions, units = entries(group, gate)

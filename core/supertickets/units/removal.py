@@ -1,7 +1,7 @@
-"""Removing units: one plan for the network and for everything that stands beside it.
+"""Removing units: one plan for the network and for everything that belongs to it.
 
-A plan maps a tensor's name to the indices kept in each dimension, or to None where the tensor goes. Parameters, EMA, mask,
-penalties and optimizer state are sliced by the same plan, so survivors keep their exact values and state.
+A plan maps a tensor's name to the indices kept in each dimension, or to None if the tensor is removed. Parameters, EMA, mask,
+penalties and optimizer state are sliced by the same plan, so the remaining units keep their exact values and state.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Plan: TypeAlias = dict[str, dict[int, Tensor] | None]
 
 
 def plan_removal(groups: Sequence[UnitGroup], dead: Mapping[str, Tensor], names: Iterable[str]) -> Plan:
-    """The plan that removes `dead` (group's name -> True where the unit goes) from tensors of these `names`.
+    """The plan that removes the units `dead` (group's name -> True for units to remove) from the tensors with these `names`.
 
-    Tensors that it does not name stay as they are.
+    Tensors that are not in the plan do not change.
     """
     kept: dict[tuple[str, int], Tensor] = {}
     left: dict[tuple[str, ...], int] = {}
@@ -43,7 +43,7 @@ def plan_removal(groups: Sequence[UnitGroup], dead: Mapping[str, Tensor], names:
 
 
 def slice_tensor(tensor: Tensor, cuts: Mapping[int, Tensor]) -> Tensor:
-    """The tensor with only the kept indices of each cut dimension."""
+    """The tensor, with only the kept indices in each dimension that is cut."""
     for dim, index in cuts.items():
         tensor = tensor.index_select(dim, index.to(tensor.device))
     return tensor

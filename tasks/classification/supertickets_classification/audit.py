@@ -1,7 +1,7 @@
-"""A look at the images before training: what would spoil a run stops it, what may be wrong is said.
+"""An audit of the images before training: errors that would spoil a run stop it, and possible problems are reported.
 
-Wrong (a `UserError` names it): class folders that differ, an empty class, images that cannot be read.
-Doubtful (a line each): images that were skipped, classes of very different size.
+Errors (named in a `UserError`): class folders that differ, an empty class, images that cannot be read. Possible problems (one
+line each): images that were skipped, classes of very different sizes.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from supertickets.images import told_passed
 from supertickets.terminal import console, note
 from supertickets_classification.data import ImageSet
 
-UNEVEN = 20  # largest class / smallest class from which it is worth a line
+UNEVEN = 20  # ratio of the largest to the smallest class from which on it is reported
 
 
 def audit(sets: dict[str, ImageSet], *, show: bool) -> None:
-    """Read images of the splits that are not kept in memory; `show` prints a table and the doubts.
+    """Read images of the splits that are not kept in memory; `show` prints a table and possible problems.
 
-    Raises `UserError` for an unreadable image that may not be skipped, or where nothing readable was found.
+    Raises `UserError` for an unreadable image that must not be skipped, and if no image can be read.
     """
     looked = {split: _look(found) for split, found in sets.items()}
     for split, found in sets.items():
@@ -35,7 +35,7 @@ def audit(sets: dict[str, ImageSet], *, show: bool) -> None:
 
 
 def _look(images: ImageSet) -> int:
-    """Read up to `data.audit_files` evenly spread images, unless all were read already; gives the number read."""
+    """Read up to `data.audit_files` evenly spaced images, unless all have already been read; returns the number read."""
     if images.kept:
         return len(images)
     chosen = np.unique(np.linspace(0, len(images) - 1, min(len(images), images.data.audit_files)).round().astype(int))
@@ -45,7 +45,7 @@ def _look(images: ImageSet) -> int:
 
 
 def doubts(sets: dict[str, ImageSet]) -> list[str]:
-    """What may be wrong, a line each."""
+    """The possible problems, with one line for each."""
     lines = []
     for split, found in sets.items():
         if passed := getattr(found.source, "passed", None):

@@ -1,4 +1,4 @@
-"""Class names: of the known data sets, of a folder of one's own, of a network known by its outputs alone."""
+"""Class names: of known data sets, of the user's own folders, and of networks that are known only by their outputs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def imagenet_names() -> list[str]:
 
 
 def with_classes(data: ClassificationData) -> ClassificationData:
-    """Return `data` with `classes`, and where they come from the data, `folders`; reads no file if classes are given.
+    """Return `data` with `classes` and, if they come from the data, `folders`; no file is read if the classes are given.
 
-    Raises `UserError` where the names cannot be had or are not as many as asked for.
+    Raises `UserError` if the names cannot be found or their number is not the required one.
     """
     if data.classes is not None:
         return data
@@ -35,7 +35,7 @@ def with_classes(data: ClassificationData) -> ClassificationData:
 
 
 def _names_of(folders: list[str], data: ClassificationData) -> list[str]:
-    """Names to show: root/classes.json, which also lists what else belongs to a class; ImageNet's; else the folders'."""
+    """Names to show: those of root/classes.json (which may list other facts about a class), ImageNet's, or the folders'."""
     path = names_file(data)
     if path is not None:
         return read_folder_names(path, folders)
@@ -43,7 +43,7 @@ def _names_of(folders: list[str], data: ClassificationData) -> list[str]:
 
 
 def names_file(data: ClassificationData) -> Path | None:
-    """The data set's own classes.json; None where there is none."""
+    """The data set's own classes.json; None if there is none."""
     path = data.root / "classes.json" if data.root else None
     return path if path is not None and path.is_file() else None
 
@@ -53,10 +53,10 @@ def _is_imagenet(folders: list[str]) -> bool:
 
 
 def read_folder_names(path: Path, folders: list[str]) -> list[str]:
-    """The name of each folder from a JSON file, which gives them by folder, or by number where the folders are numbers.
+    """The name of each folder from a JSON file, which lists them by folder, or by number if the folders are numbers.
 
     By folder: `{"names": {"n01440764": "tench", ...}}` or `{"classes": [{"folder": "n01440764", "name": "tench"}, ...]}`, where
-    the key may be another than `folder`; lists as in `read_names`. Raises `UserError` with the file's name.
+    the key need not be `folder`; lists as in `read_names`. Raises `UserError` with the file's name.
     """
     names = read_table(path)["names"]
     if isinstance(names, list):
@@ -74,7 +74,7 @@ def read_folder_names(path: Path, folders: list[str]) -> list[str]:
 
 
 def _by_folder(entries: list[object], folders: list[str]) -> object:
-    """The names by folder where a text of each entry, besides its name, is a folder; else the entries as they are."""
+    """The names by folder, if each entry has another text besides its name that is a folder; else the entries unchanged."""
     tables = [entry for entry in entries if isinstance(entry, dict)]
     if len(tables) < len(entries):
         return entries
@@ -90,23 +90,22 @@ def _example(folders: list[str]) -> str:
 
 
 def joined(names: list[str], folders: list[str], *, where: object, remedy: str) -> list[str]:
-    """The name of each folder from as many names in the order of their numbers.
+    """The name of each folder, from the same number of names in the order of their numbers.
 
-    They belong to folders that bear these numbers or names. Raises `UserError` that names `where` where nothing but their
-    position would join them.
+    The folders must have these numbers or names. Raises `UserError`, naming `where`, if only the position would connect them.
     """
     if all(folder.isdecimal() for folder in folders) and sorted(map(int, folders)) == list(range(len(folders))):
         return [names[int(folder)] for folder in folders]  # sorted as text, 10 comes before 2
     if set(names) == set(folders) and names != folders:
         raise UserError(f"{where}: classes must stand in the order of the sorted folders: {listed(folders)}")
-    made_up = all(re.fullmatch(r"class_\d+", name) for name in names)  # an original checkpoint knows how many, no more
+    made_up = all(re.fullmatch(r"class_\d+", name) for name in names)  # original checkpoints have no names
     if names == folders or made_up or (_is_imagenet(folders) and names == imagenet_names()):
         return names
     raise UserError(f"{where}: does not say which of the folders {listed(folders)} is '{names[0]}'; {remedy}")
 
 
 def check_folders(sources: dict[str, Source], data: ClassificationData) -> None:
-    """Raise `UserError` where the splits' classes differ from each other's or from those that `data` names."""
+    """Raise `UserError` if the classes of the splits differ from each other or from those that `data` names."""
     where, known = data.root or data.name, data.folders or next(iter(sources.values())).folders
     for split, source in sources.items():
         lacks, more = sorted(set(known) - set(source.folders)), sorted(set(source.folders) - set(known))

@@ -1,4 +1,4 @@
-"""What a user can set for classification: data, evaluation, loss and head, beside the core's sections."""
+"""The settings of classification: data, evaluation, loss and head, in addition to the core's sections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Size = tuple[PositiveInt, PositiveInt]  # (height, width) in pixels
 
 
 class ClassificationData(Section):
-    """Where images and their classes come from and what happens to them before training."""
+    """Source and preprocessing of the images and their classes."""
 
     name: Literal["scenes", "folder", "cifar10", "cifar100", "lmdb"] = "scenes"
     """Data set, or layout of the data folder."""
@@ -62,13 +62,13 @@ class ClassificationData(Section):
     """Standard deviation of R, G and B, in 0..1."""
 
     on_error: Literal["raise", "skip"] = "raise"
-    """What an unreadable image does: end the run, or be left out and counted."""
+    """What to do about an unreadable image: end the run, or skip and count it."""
     cache: bool | None = None
     """Keep all decoded images in memory; unset: if they take less than 1 GB."""
     workers: int = Field(0, ge=0, le=256)
     """Processes that load images."""
     audit_files: PositiveInt = 500
-    """Images of each split to read before training, evenly spread, if not all are cached."""
+    """Number of evenly spaced images of each split to read before training, unless all are cached."""
 
     train_images: int = Field(3000, ge=1, le=1_000_000)
     """scenes: images drawn for training."""
@@ -98,12 +98,12 @@ class ClassificationData(Section):
 
 
 class ClassificationEvaluation(Section):
-    """How predictions are made and shown."""
+    """How predictions are computed and shown."""
 
     flip: bool = False
     """Average the predictions for the image and its mirror image."""
     top_k: PositiveInt = 5
-    """k of the top-k score, and the number of classes that predictions name."""
+    """k of the top-k score, and the number of classes shown in predictions."""
     confusion: Path | None = None
     """PNG file for the confusion matrix of each evaluation."""
 
@@ -116,9 +116,9 @@ class ClassificationLoss(Section):
 
 
 class ClassificationHeadConfig(Section):
-    """The head: one block per branch, chained downwards, then a 1x1 convolution, pooling, dropout and a linear layer.
+    """The head: one block per branch, connected from fine to coarse, a 1x1 convolution, pooling, dropout and a linear layer.
 
-    That of the paper has widths 36, 72, 144, 320, 1600 channels and dropout 0.2.
+    The paper's head has widths 36, 72, 144 and 320, 1600 channels and dropout 0.2.
     """
 
     widths: list[PositiveInt] = Field([16, 32, 64, 128], min_length=1)

@@ -1,4 +1,4 @@
-"""A split as a torch data set: decoded, kept in memory if wanted, transformed."""
+"""A split as a torch data set: images are decoded, kept in memory if requested, and transformed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ CACHE_BYTES = 10**9
 
 
 class ImageSet(Dataset):
-    """Item i: (`transform` of the image (3, H, W) uint8, its class); all images kept in memory where `cached`.
+    """Item i is (`transform` of the image (3, H, W) uint8, its class). With `cached`, all images are kept in memory.
 
-    With `data.on_error: skip` an unreadable image has the class UNREADABLE and is marked in `unreadable`.
+    With `data.on_error: skip`, an unreadable image has the class UNREADABLE and is marked in `unreadable`.
     """
 
     def __init__(self, source: Source, transform: Callable[[Tensor], Tensor], data: ClassificationData) -> None:
         self.source, self.transform, self.data = source, transform, data
-        self.unreadable = torch.zeros(len(source.labels), dtype=torch.bool).share_memory_()  # workers mark in it too
+        self.unreadable = torch.zeros(len(source.labels), dtype=torch.bool).share_memory_()  # also written by workers
         self._kept: list[Tensor] | None = None
         if cached(source, data):
-            # Here, in the main process: workers live for an epoch and share what is kept before they start.
+            # Done in the main process: workers live for one epoch and share what is in memory before they start.
             self._kept = packed([self.read(i) for i in range(len(self))])
 
     def __len__(self) -> int:
@@ -37,11 +37,11 @@ class ImageSet(Dataset):
 
     @property
     def kept(self) -> bool:
-        """Whether all images are in memory, and so have been read."""
+        """Whether all images are in memory and have therefore been read."""
         return self._kept is not None
 
     def read(self, index: int) -> Tensor:
-        """The image (3, H, W) uint8 as stored; a marked black pixel for one that cannot be read and may be skipped."""
+        """The image (3, H, W) uint8 as stored; an unreadable image that may be skipped is marked and becomes a black pixel."""
         try:
             pixels = self.source.image(index)
         except UserError:
@@ -52,7 +52,7 @@ class ImageSet(Dataset):
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)  # (3, H, W)
 
     def label(self, index: int) -> int:
-        """The class, or UNREADABLE for an image already found to be so."""
+        """The class, or UNREADABLE for an image that is known to be unreadable."""
         return UNREADABLE if self.unreadable[index] else int(self.source.labels[index])
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
@@ -61,15 +61,15 @@ class ImageSet(Dataset):
 
 
 def cached(source: Source, data: ClassificationData) -> bool:
-    """Whether a split is kept in memory: as `data.cache` says, else if all its images take less than `CACHE_BYTES`."""
+    """Whether a split is kept in memory: according to `data.cache`, or if all images take less than `CACHE_BYTES`."""
     if data.cache is not None:
         return data.cache
     total = 0
-    for index in range(len(source.labels)):  # by the headers, and no further than needed
+    for index in range(len(source.labels)):  # reads only headers, and only as many as needed
         try:
             height, width = source.shape(index)
         except UserError:
-            continue  # told when it is read
+            continue  # reported when it is read
         total += 3 * height * width
         if total >= CACHE_BYTES:
             return False

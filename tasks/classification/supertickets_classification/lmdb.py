@@ -44,18 +44,19 @@ from supertickets_classification.sources import Files, open_files
 if TYPE_CHECKING:
     from lmdb import Environment
 
-TOGETHER = 256  # images per transaction: the most that is lost when the process is killed
+TOGETHER = 256  # images per transaction: at most so many are lost if the process is killed
 
 
 def pack(source: Files, out: Path, *, workers: int = 1, skip: bool = False) -> JsonObject:
-    """Pack a split into the LMDB `out`, or continue an interrupted packing; returns what it holds (see `_start`).
+    """Pack a split into the LMDB `out`, or continue an interrupted packing; returns a description of its content (see
+    `_start`).
 
     Each image is decoded once. Raises `UserError` for an image that cannot be read, unless `skip` is set, and if `out` was
     packed from other files.
     """
     names, out = [source.name(i) for i in range(len(source.labels))], out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    # In pages of 4 KiB, at least one per image; the file itself only grows as it is filled.
+    # In pages of 4 KiB, at least one per image; the file itself grows only as it is filled.
     map_size = sum(_size(source, i) // 4096 + 2 for i in range(len(names))) * 4096 + 2**28
     close(out)
     env = _open_to_write(out, map_size)
@@ -112,7 +113,7 @@ def _start(env: Environment, source: Files, names: list[str], out: Path) -> Json
         raise UserError(f"{out}: was packed from other files than {source.where} holds now; delete it or choose another folder")
     if about.get("stamp") == fresh["stamp"]:
         return about
-    if (changed := _changed(env, source, about, out)) is None:  # copied or touched, but the same
+    if (changed := _changed(env, source, about, out)) is None:  # the files were copied or touched, but are the same
         return about | {"stamp": fresh["stamp"]}
     note(f"{out}: {changed} has changed since it was packed: all is packed anew")
     with env.begin(write=True) as txn:
@@ -121,7 +122,7 @@ def _start(env: Environment, source: Files, names: list[str], out: Path) -> Json
 
 
 def _stamp(source: Files) -> str:
-    """What changes where one of the files does."""
+    """A value that changes if one of the files changes."""
     stamp = hashlib.sha256()
     for index in range(len(source.labels)):
         try:
@@ -132,7 +133,7 @@ def _stamp(source: Files) -> str:
 
 
 def _changed(env: Environment, source: Files, about: JsonObject, out: Path) -> str | None:
-    """The first file packed so far that is no longer what was packed."""
+    """The first packed file that has changed since it was packed."""
     at, skipped = 0, set(about["skipped"])
     with env.begin() as txn:
         for index in watch(range(about["done"]), lambda: f"comparing {out}"):

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 COMMAND = "python -m supertickets_classification.lmdb FOLDER OUT"
 FORMAT = 1
-ABOUT, LABELS = b"about", b"labels"  # the two keys that are not an image's; images are numbered with eight digits
+ABOUT, LABELS = b"about", b"labels"  # the two keys that do not belong to images; images are numbered with eight digits
 HEADER = struct.Struct("<IH16s")  # class, length of the name, MD5 of the file; the name and the file follow
 
 
 def parts_of(record: bytes | None, out: Path, index: int) -> tuple[int, bytes, str, bytes]:
-    """A record's class, MD5, file name and file. Raises `UserError` where there is no such record."""
+    """The class, MD5, file name and file of a record. Raises `UserError` if there is no such record."""
     if record is None or len(record) < HEADER.size:
         raise UserError(f"{out}: image {index} is missing; delete the folder and pack again")
     label, length, digest = HEADER.unpack_from(record)
@@ -37,11 +37,11 @@ def parts_of(record: bytes | None, out: Path, index: int) -> tuple[int, bytes, s
 
 
 def read_about(stored: bytes | None, out: Path) -> JsonObject:
-    """What an LMDB says about itself. Raises `UserError` where that is damaged or not of this format."""
+    """The description that an LMDB contains of itself. Raises `UserError` if it is damaged or not of this format."""
     try:
         about = json.loads(stored or b"{}")
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{out}: what it says about itself is damaged ({error}); delete it and pack again") from error
+        raise UserError(f"{out}: its description is damaged ({error}); delete it and pack again") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise UserError(f"{out}: not an LMDB of images that this version packs")
     counts, texts = [about.get(key) for key in ("done", "total", "images")], [about.get(key) for key in ("folders", "skipped")]
@@ -50,17 +50,17 @@ def read_about(stored: bytes | None, out: Path) -> JsonObject:
         or not all(isinstance(one, list) and all(isinstance(text, str) for text in one) for one in texts)
         or not isinstance(about.get("complete"), bool)
     ):
-        raise UserError(f"{out}: what it says about itself is damaged; delete it and pack again")
+        raise UserError(f"{out}: its description is damaged; delete it and pack again")
     return about
 
 
 def _shown(name: str, index: int) -> str:
-    """The name of a file for a message, where it is one."""
+    """The name of a file for a message, if it is valid."""
     return printable(name) if len(name) < 256 and name.isprintable() else f"image {index}"
 
 
 class LmdbSource:
-    """The images of an LMDB made by `lmdb.pack`. Every process that reads from it opens it for itself."""
+    """The images of an LMDB made by `lmdb.pack`. Each process that reads from it opens it separately."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder = folder.resolve()
@@ -100,14 +100,14 @@ class LmdbSource:
             raise UserError(f"{self.folder}: {error}") from error
 
 
-# Each with the process that opened it: a process may open an LMDB only once.
+# With the process that opened it, because a process may open an LMDB only once.
 _environments: dict[Path, tuple[int, Environment]] = {}
 
 
 def _opened(folder: Path) -> Environment:
     process, _ = _environments.get(folder, (0, None))
     if process != os.getpid():
-        close(folder)  # inherited by a fork, where it must not be used
+        close(folder)  # inherited by a forked process, which must not use it
         environment = library().open(str(folder), readonly=True, lock=False, readahead=False, create=False)
         _environments[folder] = os.getpid(), environment
     return _environments[folder][1]
@@ -125,7 +125,7 @@ def key_of(index: int) -> bytes:
 
 
 def library() -> ModuleType:
-    """The package lmdb. Raises `UserError` where it is not installed."""
+    """The package lmdb. Raises `UserError` if it is not installed."""
     try:
         import lmdb
     except ImportError:

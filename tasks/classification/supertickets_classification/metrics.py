@@ -17,12 +17,12 @@ class Scores:
 
     top1: float
     topk: float
-    per_class: list[float | None]  # share of the images of each class that are right, None for a class without images
+    per_class: list[float | None]  # share of correct images of each class, None for a class without images
     confusion: Tensor  # (classes, classes) int64 counts, rows = truth
 
 
 class ScoreKeeper:
-    """Adds up batches that were gathered from all processes; images with the label UNREADABLE are not counted."""
+    """Accumulates batches that were gathered from all processes; images with the label UNREADABLE are not counted."""
 
     def __init__(self, classes: int, k: int) -> None:
         def accuracy(top_k: int) -> MulticlassAccuracy:

@@ -1,4 +1,4 @@
-"""Where images and their classes come from: folders, tars of folders, CIFAR's own files, LMDBs, drawn scenes."""
+"""Sources of images and their classes: folders, tar files of folders, CIFAR's own files, LMDBs, drawn scenes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from supertickets_classification.lmdb_source import LmdbSource
 
 
 class Source(Protocol):
-    """Images of a split by number, and the class of each."""
+    """The images of a split, by number, and the class of each image."""
 
     folders: list[str]  # the classes as stored, in the order of their numbers
     labels: NDArray[np.int64]  # (N,)
@@ -35,10 +35,10 @@ class Source(Protocol):
 
 
 class Files:
-    """Named files of encoded images; `read` gives one's bytes."""
+    """Named files of encoded images; `read` returns the bytes of a file."""
 
     def __init__(self, where: Path, found: dict[str, list[str]], passed: Counter[str] | None = None) -> None:
-        """`found`: the files of each class, as paths below `where` with `/`; `passed`: how many of which kind are left out."""
+        """`found`: the files of each class, as paths below `where` with `/`; `passed`: number of skipped files by kind."""
         if not found:
             raise UserError(f"{where}: holds no class folders")
         stored = sorted(found)
@@ -47,7 +47,7 @@ class Files:
         if empty:
             raise UserError(f"{where}: class '{empty[0]}' holds no image{and_more(empty)}; fill or remove its folder")
         self.labels = np.repeat(np.arange(len(found)), [len(found[folder]) for folder in stored])
-        # One array, not a million objects that every worker would copy as it counts references.
+        # One array instead of a million objects, which every worker would copy because of reference counting.
         self._names = np.array([os.fsencode(name) for folder in stored for name in sorted(found[folder])])
 
     def name(self, index: int) -> str:
@@ -57,17 +57,17 @@ class Files:
         return self.where / self.name(index)
 
     def read(self, index: int) -> bytes:
-        """The file's bytes. Raises `UserError` with its name where the system does not give them."""
+        """The bytes of the file. Raises `UserError`, naming the file, if the system cannot read it."""
         with _naming(self.path(index)):
             return self.path(index).read_bytes()
 
     def size(self, index: int) -> int:
-        """Bytes of the file. Raises `UserError` as `read` does."""
+        """The size of the file in bytes. Raises `UserError` as `read` does."""
         with _naming(self.path(index)):
             return self.path(index).stat().st_size
 
     def stamp(self, index: int) -> tuple[int, int]:
-        """What changes where the file does: its size and when it was written. Raises `UserError` as `read` does."""
+        """A value that changes with the file: its size and modification time. Raises `UserError` as `read` does."""
         with _naming(self.path(index)):
             return (found := self.path(index).stat()).st_size, found.st_mtime_ns
 
@@ -83,7 +83,7 @@ LOOSE = "images in no class folder"
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """What the system says against reading (a dangling link, no permission) as a `UserError` with the file's name."""
+    """Turn system errors while reading (a dangling link, no permission) into `UserError` with the name of the file."""
     try:
         yield
     except OSError as error:
@@ -104,21 +104,21 @@ def open_folder(folder: Path) -> Files:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the folders in `folder`, sorted; hidden ones and those of operating systems are passed over."""
+    """Names of the folders in `folder`, sorted, without hidden folders and those of operating systems."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and litter(entry.name) is None)
 
 
 class TarFiles(Files):
-    """An uncompressed tar of a split's folders, read where it lies: nothing is unpacked."""
+    """An uncompressed tar file with the folders of a split, which is read without unpacking."""
 
     def __init__(self, path: Path) -> None:
         self._file: int | None = None
         self._places: dict[str, tuple[int, int]] = {}
         found: dict[str, list[str]] = {}
         passed: Counter[str] = Counter()
-        links: dict[str, tuple[str, bool]] = {}  # name -> what it links to, and whether that is a name of the whole tar
-        whole: dict[str, tuple[int, int]] = {}  # places by the names of the tar
+        links: dict[str, tuple[str, bool]] = {}  # name -> target of the link, and whether that starts at the tar's root
+        whole: dict[str, tuple[int, int]] = {}  # positions by name in the tar
         try:
             with tarfile.open(path, "r:") as tar:
                 for member in tar:
@@ -157,7 +157,7 @@ class TarFiles(Files):
         with _naming(self.path(index)):
             if self._file is None:
                 self._file = os.open(self.where, os.O_RDONLY)
-            return os.pread(self._file, size, offset)  # no shared position: safe in threads and forked workers
+            return os.pread(self._file, size, offset)  # no shared file position: safe in threads and forked workers
 
     def size(self, index: int) -> int:
         return self._places[self.name(index)][1]
@@ -174,13 +174,13 @@ class TarFiles(Files):
 
 
 def _below_split(name: str, tar: Path) -> tuple[str, ...]:
-    """The parts of SPLIT/CLASS/IMAGE or CLASS/IMAGE from the class on."""
+    """The parts of SPLIT/CLASS/IMAGE or CLASS/IMAGE, beginning with the class."""
     parts = PurePosixPath(name).parts
     return parts[1:] if parts and parts[0] == tar.stem else parts
 
 
 def _followed(name: str, links: dict[str, tuple[str, bool]], files: dict[str, tuple[int, int]]) -> tuple[int, int] | None:
-    """Where the file lies that a hard or symbolic link within the tar leads to; None where the tar does not hold it."""
+    """The position of the file to which a hard or symbolic link in the tar points; None if the tar does not contain it."""
     for _ in range(20):  # a chain of links, which may go in circles
         if name in files:
             return files[name]
@@ -192,7 +192,7 @@ def _followed(name: str, links: dict[str, tuple[str, bool]], files: dict[str, tu
 
 
 class Arrays:
-    """Decoded images of one size in memory: CIFAR's own files, read by torchvision, which checks them by their MD5."""
+    """Decoded images of one size in memory: CIFAR's own files, read by torchvision, which checks their MD5 sums."""
 
     def __init__(self, images: NDArray[np.uint8], labels: Iterable[int], folders: list[str], prefix: str) -> None:
         self.images, self.folders, self.prefix = images, folders, prefix
@@ -209,7 +209,7 @@ class Arrays:
 
 
 class SceneSource:
-    """The generated world: pictures drawn from their number alone; the person's activity is the class."""
+    """The generated scenes: pictures that depend only on their number; the class is the person's activity."""
 
     def __init__(self, data: ClassificationData, split: str) -> None:
         from supertickets.scenes import ACTIVITIES, VAL_START, draw_scenes
@@ -233,7 +233,7 @@ class SceneSource:
 
 
 def open_source(data: ClassificationData, split: str) -> Source:
-    """The images of `split` ("train" or "val"). `UserError` where they are not, or a class has none."""
+    """The images of `split` ("train" or "val"). Raises `UserError` if they do not exist or a class has none."""
     if data.name == "scenes":
         return SceneSource(data, split)
     root, chosen = need_root(data.root, data.name), data.train_split if split == "train" else data.val_split
@@ -245,7 +245,7 @@ def open_source(data: ClassificationData, split: str) -> Source:
 
 
 def stored_folders(data: ClassificationData) -> list[str]:
-    """The classes as the training split stores them; of folders, no image is looked for."""
+    """The classes as stored in the training split; for folders, no images are searched for."""
     if data.name == "scenes":
         from supertickets.scenes import ACTIVITIES
 
@@ -277,7 +277,7 @@ def _open_cifar(data: ClassificationData, split: str) -> Arrays:
 
     root, cifar = need_root(data.root, data.name), {"cifar10": CIFAR10, "cifar100": CIFAR100}[data.name]
     try:
-        # One process fetches it while the others wait: together they would write the same file.
+        # One process downloads it while the others wait, as otherwise all would write the same file.
         with PartialState().main_process_first() if data.download else nullcontext():
             found = cifar(root, train=split == "train", download=data.download)
     except OSError as error:

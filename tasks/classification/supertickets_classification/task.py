@@ -40,22 +40,22 @@ from supertickets_classification.transforms import UNREADABLE, Collate, EvalTran
 LOOKED_AT = 5000  # validation images, evenly spread, from which the pictures at the end of a run are drawn
 ON_A_SHEET = 32
 PREDICTIONS = ("predictions.json", "predictions.png")
-PREDICTED_ON_A_SHEET = 256  # if there are more images, the sheet shows the first ones
+PREDICTED_ON_A_SHEET = 256  # if there are more images, the sheet shows only the first ones
 
 
 class ClassificationPrediction(NamedTuple):
-    """What a ticket finds in one picture."""
+    """The prediction for one picture."""
 
-    label: str  # the likeliest class
-    shares: NDArray[np.float32]  # (C,): how likely each class is, in the order of `names`; their sum is 1
+    label: str  # the most probable class
+    shares: NDArray[np.float32]  # (C,): the probability of each class, in the order of `names`; their sum is 1
     names: list[str]
 
 
 class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
     """Classification of scenes, folders of images, CIFAR or LMDBs.
 
-    The constructor reads the class names at most; where `config.data.classes` is set, it opens no file at all. Batches are
-    [images (B, 3, H, W) float32, labels (B,) int64]; mixed training images have shares (B, classes) float32 as labels.
+    The constructor reads at most the class names; if `config.data.classes` is set, it opens no file at all. Batches are [images
+    (B, 3, H, W) float32, labels (B,) int64]; mixed training images have shares (B, classes) float32 as labels.
     """
 
     name = "classification"
@@ -127,13 +127,13 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
 
     @classmethod
     def settings_for(cls, *, outputs: int, head_channels: int) -> JsonObject:
-        """Settings of a network of which only the tensors are known: 1,000 outputs are ImageNet, other classes are numbered."""
+        """Settings for a network that is known only by its tensors: 1,000 outputs are ImageNet, other classes are numbered."""
         classes = imagenet_names() if outputs == 1000 else [f"class_{i}" for i in range(outputs)]
         data = {"name": "folder", "classes": classes, "size_px": [224, 224], "crop_padding": 32}
         return {"data": data, "head": {"channels": head_channels}}
 
     def settings(self) -> JsonObject:
-        """Everything that rebuilds this task without its data, JSON-able; without the path of the confusion matrix."""
+        """Everything that restores this task without its data, JSON-serialisable; without the path of the confusion matrix."""
         included = {"data", "evaluation", "loss", "head"}
         return self.config.model_dump(mode="json", include=included, exclude={"evaluation": {"confusion"}})
 
@@ -143,7 +143,7 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
         return {"resize": "cover", "cover": [size[0] + padding, size[1] + padding], "interpolation": "bicubic"}
 
     def protocol(self) -> str:
-        """A sentence that says how `evaluate` measures."""
+        """A sentence that describes how `evaluate` measures."""
         data = self.config.data
         height, width = data.size_px
         padding = data.crop_padding
@@ -158,7 +158,7 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
     def draw_examples(self, model: nn.Module, out_dir: Path, limit: int) -> list[Path]:
         """Write up to `limit` pictures: examples, the confusion matrix, and the mistakes with the highest confidence.
 
-        They are drawn from up to 5,000 validation images, evenly spread.
+        They come from up to 5,000 evenly spaced validation images.
         """
         (val,) = self._open("val")
         chosen = evenly_spread(len(val), LOOKED_AT)
@@ -191,7 +191,7 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
 
     @torch.no_grad()
     def predict(self, model: nn.Module, paths: Iterable[str | Path], out_dir: Path | None) -> list[Path]:
-        """Print the likeliest classes of each image; with `out_dir`, write predictions.json and predictions.png there.
+        """Print the most probable classes of each image; with `out_dir`, write predictions.json and predictions.png there.
 
         `paths` are files, folders or patterns such as `street/*.jpg`; the picture shows the first 256 images. Raises
         `UserError` for an image that is missing, unreadable or would be overwritten, before anything is printed or written.
@@ -207,10 +207,10 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
                 top = self._shares(model, picture).topk(self._k)
                 found.append(list(zip(top.indices.tolist(), top.values.tolist(), strict=True)))
                 if out_dir is not None and len(tiles) < PREDICTED_ON_A_SHEET:
-                    # Shrunk right away, as many pictures of full size would fill the memory.
+                    # Reduced right away, because many pictures of full size would fill the memory.
                     tiles.append(Tile(shrunk(picture), self.labels[found[-1][0][0]], found[-1][0][1]))
         written = self._write(images, found, tiles, Path(out_dir)) if out_dir is not None else []
-        self._print(images, found)  # after everything is written: a failure here loses nothing
+        self._print(images, found)  # after everything is written, so that a failure here loses nothing
         return written
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""From a stored picture to the network's input: crop, flip, colours and RandAugment for images; mixing and scaling for batches.
+"""Transforms from stored pictures to network input: crop, flip, colours and RandAugment; mixing and scaling for batches.
 
 All random numbers come from torch's generator, so that a resumed run sees the same images as an uninterrupted one.
 """
@@ -93,7 +93,7 @@ class TrainCollate(Collate):
 
     def __call__(self, items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
         readable = [item for item in items if item[1] != UNREADABLE]
-        # BN cannot train on a single image of 1x1 features: black ones stay beside it, and count for nothing in the loss.
+        # BN cannot train on a single image with 1x1 features, so black images stay beside it; they do not count in the loss.
         images, labels = super().__call__(readable if len(readable) > 1 else items)
         if not self.mixers or (labels == UNREADABLE).any():
             return images, labels

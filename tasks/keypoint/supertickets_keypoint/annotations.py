@@ -1,4 +1,4 @@
-"""COCO person_keypoints JSON and COCO result files: read, checked, and found at fault by name.
+"""Readers for COCO person_keypoints JSON and COCO result files, which name any error that they find.
 
 Layout: https://cocodataset.org/#format-data and #format-results
 """
@@ -60,7 +60,7 @@ def split_names(data: KeypointData, split: str) -> list[str]:
 
 
 def read_json(path: Path) -> object:
-    """The content of a JSON file; `UserError` with its name where there is none."""
+    """The content of a JSON file. Raises `UserError`, naming the file, if it cannot be read."""
     if path.is_dir():
         raise UserError(f"{path}: a folder, not a JSON file")
     if path.exists() and not path.is_file():
@@ -74,11 +74,11 @@ def read_json(path: Path) -> object:
 
 
 def read_truth(path: Path, category: str | None = None) -> Truth:
-    """Images, annotations and the one keypoint category of a person_keypoints JSON; all that is used of it is checked.
+    """Images, annotations and the single keypoint category of a person_keypoints JSON; everything that is used is checked.
 
-    Annotations of other listed categories are left out, ids counted anew from 1 (COCOeval takes an id of 0 for no match),
-    missing `iscrowd` and `num_keypoints` filled in. Ids, numbers and flags may be written as tools do (7.0, "7", "0"), see
-    `values`. Raises `UserError` naming the file and the entry.
+    Annotations of other listed categories are left out, ids are replaced by numbers from 1 (COCOeval takes an id of 0 for no
+    match), and missing `iscrowd` and `num_keypoints` are filled in. Ids, numbers and flags may have the forms that common tools
+    write (7.0, "7", "0"), see `values`. Raises `UserError`, naming the file and the entry.
     """
     content = read_json(path)
     if not isinstance(content, dict) or any(
@@ -108,7 +108,7 @@ def read_truth(path: Path, category: str | None = None) -> Truth:
 
 
 def _need_listed(content: JsonObject, path: Path) -> None:
-    """Raise `UserError` for the first annotation whose category the file does not list: it would be lost in silence."""
+    """Raise `UserError` for the first annotation whose category the file does not list, as it would be ignored silently."""
     found = [to_id(category.get("id")) for category in content["categories"] if isinstance(category, dict)]
     known = [number for number in found if number is not None]
     for index, annotation in enumerate(content["annotations"]):
@@ -120,7 +120,7 @@ def _need_listed(content: JsonObject, path: Path) -> None:
 
 
 def choose_category(categories: list[object], name: str | None, path: Path) -> JsonObject:
-    """The category with joints, by `name` where there are several."""
+    """The category with joints, chosen by `name` if there are several."""
     named = [c for c in categories if isinstance(c, dict) and isinstance(c.get("keypoints"), list) and c["keypoints"]]
     if not named:
         raise UserError(f"{path}: no category lists keypoints; person_keypoints_*.json is needed, not instances_*.json")
@@ -163,14 +163,14 @@ def read_results(path: Path) -> list[JsonObject]:
 
 
 def check_joints(entries: list[JsonObject], joints: int, path: Path) -> None:
-    """`UserError` for the first result that has another number of joints."""
+    """Raise `UserError` for the first result with a different number of joints."""
     for i, entry in enumerate(entries):
         if len(entry["keypoints"]) != 3 * joints:
             raise UserError(f"{path}: result {i} has {len(entry['keypoints']) / 3:g} joints, not {joints}")
 
 
 def own_results(entries: list[JsonObject], category: int | str) -> list[JsonObject]:
-    """Those results that are of `category`, or bear none."""
+    """The results of `category`, or without a category."""
     return [entry for entry in entries if same_id(entry.get("category_id", category), category)]
 
 
@@ -220,7 +220,7 @@ def _checked_annotation(annotation: object, index: int, images: set[int | str], 
         raise UserError(f"{where} has the iscrowd {annotation['iscrowd']!r}, not 0 or 1")
     if points is None and not crowd and to_whole(annotation.get("num_keypoints")) != 0:
         raise UserError(f"{where} has no keypoints")
-    points = points or [0] * 3 * joints  # none is known, as tools write it
+    points = points or [0] * 3 * joints  # the form in which tools write that no joint is known
     if not isinstance(points, list) or len(points) != 3 * joints:
         found = len(points) / 3 if isinstance(points, list) else 0
         raise UserError(f"{where} has {found:g} joints, its category lists {joints}")

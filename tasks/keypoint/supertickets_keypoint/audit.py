@@ -1,7 +1,8 @@
-"""A look at joints, boxes and images before training: what would spoil a run stops it, what may be wrong is said.
+"""An audit of joints, boxes and images before training: errors stop a run, and possible problems are reported.
 
-Wrong (a `UserError` names file and annotation): missing images, sizes that differ, boxes outside their image, coordinates
-that are no pixels. Doubtful (a line each): joints outside image or box, boxes without area, joints never known or unpaired.
+Errors (a `UserError` names the file and annotation): missing images, sizes that differ, boxes outside their image, coordinates
+that are not pixels. Possible problems (one line each): joints outside image or box, boxes without area, joints that are never
+known or have no mirror partner.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ from supertickets_keypoint.persons import clip_box
 from supertickets_keypoint.skeletons import assumption, counts_from_zero, mirror_name
 from supertickets_keypoint.sources import CocoSource, turn_of
 
-FILES = 500  # images of a split whose size is compared, evenly spread
-SLACK = 0.1  # share of the box's side that a joint may lie beside it
+FILES = 500  # number of evenly spaced images of a split whose sizes are compared
+SLACK = 0.1  # distance of a joint outside its box that is tolerated, as a share of the box's side
 
 
 @dataclass
 class SplitAudit:
-    """What the annotations of a split hold."""
+    """Statistics of the annotations of a split."""
 
     split: str
     images: int
-    persons: int  # used
+    persons: int  # number of persons used
     left_out: int  # crowds, persons without a known joint, boxes of no width or height
     known: np.ndarray[Any, Any]  # (joints,) how often each joint is known
-    boxes_outside: list[int]  # numbers of detections left out
-    found: Counter[str] = field(default_factory=Counter)  # kind of doubt -> how many
-    turned: Counter[str] = field(default_factory=Counter)  # how EXIF turns images -> how many of those looked at
-    first: JsonObject = field(default_factory=dict)  # kind of doubt -> first annotation's id
+    boxes_outside: list[int]  # indices of detections that were left out
+    found: Counter[str] = field(default_factory=Counter)  # kind of problem -> how many
+    turned: Counter[str] = field(default_factory=Counter)  # how EXIF rotates images -> how many of the images read
+    first: JsonObject = field(default_factory=dict)  # kind of problem -> id of the first annotation
 
     def add(self, kind: str, annotation: JsonObject, count: int = 1) -> None:
         if count:
@@ -48,7 +49,7 @@ class SplitAudit:
 
 
 def audit_split(source: CocoSource, split: str, joints: Joints) -> SplitAudit:
-    """Look at all annotations of a split, and at the images of those used. Raises `UserError` at the first wrong one."""
+    """Check all annotations of a split, and the images of those that are used. Raises `UserError` at the first error."""
     images = {image["id"]: image for image in source.truth["images"]}
     result = SplitAudit(split, len(images), len(source.persons), 0, np.zeros(len(joints), int), source.boxes_outside)
     total = outside = 0
@@ -88,7 +89,7 @@ def audit_split(source: CocoSource, split: str, joints: Joints) -> SplitAudit:
 
 
 def _check_files(source: CocoSource, result: SplitAudit) -> None:
-    """Look for all images with persons, and at the headers of some. Raises `UserError` for one that is missing or other."""
+    """Check that all images with persons exist, and the sizes of some. Raises `UserError` for a missing or wrong image."""
     used = np.unique([person.image for person in source.persons])
     missing = [path for path in (source.file(int(i)) for i in used) if not path.is_file()]
     if missing:
@@ -104,7 +105,7 @@ def _check_files(source: CocoSource, result: SplitAudit) -> None:
 
 
 def doubts(audits: list[SplitAudit], data: KeypointData, joints: Joints, assumed: list[str]) -> list[str]:
-    """What may be wrong, a line each."""
+    """The possible problems, with one line for each."""
     lines = []
     for audit in audits:
         for kind, count in audit.found.items():
@@ -135,7 +136,7 @@ def doubts(audits: list[SplitAudit], data: KeypointData, joints: Joints, assumed
 
 
 def audit(sources: dict[str, CocoSource], data: KeypointData, joints: Joints, *, assumed: list[str], show: bool) -> None:
-    """Audit the splits, "train" first; `show` prints a table and the doubts. Raises `UserError` for wrong input."""
+    """Audit the splits, "train" first; `show` prints a table and possible problems. Raises `UserError` for wrong input."""
     audits = [audit_split(source, split, joints) for split, source in sources.items()]
     if not show:
         return
@@ -147,6 +148,6 @@ def audit(sources: dict[str, CocoSource], data: KeypointData, joints: Joints, *,
     console.print(table)
     category = next(iter(sources.values())).truth["categories"][0]
     if counts_from_zero(category.get("skeleton"), len(joints)):
-        note(f"the skeleton of category '{category.get('name')}' counts joints from 0, not from 1 as COCO's does: taken so")
+        note(f"the skeleton of category '{category.get('name')}' counts joints from 0 (COCO: from 1) and is read that way")
     for line in doubts(audits, data, joints, assumed):
         note(line)

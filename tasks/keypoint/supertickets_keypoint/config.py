@@ -1,4 +1,4 @@
-"""What a user can set for keypoints: data, heatmaps, loss, evaluation and head, beside the core's sections."""
+"""The settings of keypoints: data, heatmaps, loss, evaluation and head, in addition to the core's sections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NamePair = tuple[str, str]
 
 
 class KeypointData(Section):
-    """Where images, joints and boxes come from and what happens to a person before training."""
+    """Source and preprocessing of images, joints and boxes."""
 
     name: Literal["scenes", "coco"] = "scenes"
     """Data set, or layout of the data folder."""
@@ -43,20 +43,20 @@ class KeypointData(Section):
     joints: list[str] | None = None
     """Joint names, in order; unset: taken from the data set."""
     skeleton: list[NamePair] | None = None
-    """Pairs of joints that pictures connect by a line; unset: taken from the data set."""
+    """Pairs of joints that are connected by a line in pictures; unset: taken from the data set."""
     flip_pairs: list[NamePair] | None = None
-    """Pairs of joints that change places in a mirror; unset: taken from the data set."""
+    """Pairs of joints that swap when the image is mirrored; unset: taken from the data set."""
     lower_body: list[str] | None = None
     """Joints of the lower half for half-body crops; unset: taken from the data set."""
     sigmas: dict[str, PositiveFloat] = {}
     """OKS constants of joints, by name; they replace those of COCO."""
     default_sigma: PositiveFloat = 0.079
-    """OKS constant of joints that neither COCO nor `sigmas` knows."""
+    """OKS constant of joints that are neither COCO's nor in `sigmas`."""
 
     boxes: Literal["gt"] | Path = "gt"
     """Boxes for validation: those of the annotations (gt), or a file of detections in COCO's result layout."""
     min_box_score: float = 0.0
-    """Leave out detections with a lower score."""
+    """Ignore detections with a lower score."""
 
     size_px: tuple[Length, Length] = (64, 64)
     """Height and width of the network's input, in pixels."""
@@ -65,13 +65,13 @@ class KeypointData(Section):
     flip: Share = 0.5
     """Probability of a left-right flip."""
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.15
-    """The crop grows or shrinks at random by up to this share."""
+    """The crop is enlarged or reduced at random by up to this share."""
     scale_sd: PositiveFloat | None = None
-    """Standard deviation of a normal change of the crop's size, clipped at `scale`; unset: uniform."""
+    """Standard deviation of a normally distributed change of the crop's size, clipped at `scale`; unset: uniform."""
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """The crop turns at random by up to this angle, in degrees."""
+    """The crop is rotated at random by up to this angle, in degrees."""
     rotate_sd_deg: PositiveFloat | None = None
-    """Standard deviation of a normal angle, clipped at `rotate_deg`, in degrees; unset: uniform."""
+    """Standard deviation of a normally distributed angle, in degrees, clipped at `rotate_deg`; unset: uniform."""
     rotate: Share = 0.6
     """Probability of turning."""
     half_body: Share = 0.0
@@ -123,59 +123,57 @@ class KeypointData(Section):
         for key, names in used.items():
             unknown = [name for name in names if name not in joints]
             if unknown:
-                raise ValueError(f"{key}: '{unknown[0]}' is no joint; the joints are {', '.join(self.joints)}")
+                raise ValueError(f"{key}: '{unknown[0]}' is not a joint; the joints are {', '.join(self.joints)}")
         twice = sorted(name for name, count in Counter(used["flip_pairs"]).items() if count > 1)
         if twice:
-            raise ValueError(
-                f"flip_pairs are not mutual: '{twice[0]}' stands in more than one place; each joint has one partner"
-            )
+            raise ValueError(f"flip_pairs are not mutual: '{twice[0]}' is in more than one pair; each joint has one partner")
         return self
 
 
 class KeypointHeatmap(Section):
-    """What the network learns for each joint: a heatmap with a Gaussian at its place, one pixel per stride of the input."""
+    """Targets of the network: for each joint, a heatmap with a Gaussian at its position, at the resolution of the output."""
 
     sigma: float = Field(1.0, ge=0.1, le=100)
     """Standard deviation of the Gaussian, in heatmap pixels."""
     target: Literal["exact", "rounded"] = "exact"
-    """Center of the Gaussian: the exact place of the joint (DARK), or the nearest heatmap pixel (HRNet)."""
+    """Center of the Gaussian: the exact position of the joint (DARK), or the nearest heatmap pixel (HRNet)."""
 
 
 class KeypointLoss(Section):
     """Half the mean squared error of the heatmaps, over known joints."""
 
-    # Heatmaps are nearly empty, so the plain error is about 1e-3: `search.rho` and `train.eps` would have to be as small.
+    # Heatmaps are nearly empty, so the plain error is about 1e-3, and `search.rho` and `train.eps` would have to be as small.
     scale: PositiveFloat = 500.0
-    """Factor of the loss, whose size search.rho and train.eps depend on."""
+    """Factor of the loss; suitable values of search.rho and train.eps depend on the size of the loss."""
     hard_joints: PositiveInt | None = None
-    """Count only this many joints of each person, those with the largest error; unset: all."""
+    """Use only this many joints of each person, those with the largest errors; unset: all."""
 
 
 class KeypointEvaluation(Section):
-    """How predictions are made and scored."""
+    """How predictions are computed and scored."""
 
     metric: Literal["ap", "pck"] = "ap"
     """Main score of an evaluation."""
     decode: Literal["quarter", "dark"] = "dark"
-    """Refine the highest pixel by a quarter towards its higher neighbour, or by DARK."""
+    """Refine the position of the highest pixel: a quarter pixel towards its higher neighbour, or by DARK."""
     flip: bool = False
     """Average the predictions for the crop and its mirror image."""
     joint_score: Share = 0.2
-    """The score of a pose is that of its box times the mean score of its joints above this."""
+    """The score of a pose is the score of its box times the mean score of its joints above this value."""
     nms: Share = 0.9
-    """Remove the weaker one of two poses with a larger OKS than this; 1 turns it off."""
+    """Remove the weaker of two poses whose OKS is above this value; 1 turns this off."""
     soft_nms: bool = False
     """Lower the score of the weaker pose instead of removing it."""
     pck: PositiveFloat = 0.2
-    """PCK: a joint is right within this share of the size of the torso or box."""
+    """PCK: a joint is correct within this share of the size of the torso or box."""
     pck_by: Literal["torso", "box"] | None = None
-    """PCK: size to compare with; unset: the torso if shoulders and hips are among the joints, else the box."""
+    """PCK: reference size; unset: the torso if shoulders and hips are among the joints, else the box."""
     results: Path | None = None
     """JSON file for the poses of each evaluation, in COCO's result layout."""
 
 
 class KeypointPredict(Section):
-    """Settings of predict.py alone."""
+    """Settings that only predict.py uses."""
 
     boxes: Path | None = None
     """JSON file of boxes in COCO's result layout; unset: the whole image is the box."""
@@ -194,8 +192,8 @@ class KeypointConfig(Config):
     """The whole keypoint experiment; the defaults draw a ticket from the embedded scenes on two CPU cores."""
 
     arch: ArchConfig = ArchConfig(preset="nano")
-    # Later than for other tasks: joints are learned slowly, and what is removed before they are known is missed afterwards.
-    # Weights are pruned when the search has chosen most of the units.
+    # Later than for other tasks: joints are learned slowly, and removing units before they are learned costs accuracy. Weights
+    # are pruned when the search has chosen most of the units.
     search: SearchConfig = SearchConfig(
         target_macs=0.59, importance="taylor_per_mac", rho=1e-4, warmup=1, start=0.25, end=0.55, divisor=8, min_macs=0
     )

@@ -1,4 +1,4 @@
-"""From a box in a picture to the network's input and back: affine maps, and the crop that they define.
+"""Affine maps from a box in a picture to the network's input and back, and the crop that they define.
 
 Coordinates refer to pixel centres, which lie at integers. The map is p -> F R (p - c) / zoom + (S - 1) / 2, with the centre c,
 rotation R, mirroring F and size S of the crop. As zoom (image pixels per input pixel) is one number, the aspect ratio is kept.
@@ -44,7 +44,7 @@ def inverse(affine: Affine) -> Affine:
 
 
 def upright_map(orientation: int, size: tuple[int, int]) -> Affine:
-    """From the pixels of a stored picture of `size` (W, H) to those of the upright one, for the EXIF orientations 5 to 8."""
+    """The map from the pixels of a stored picture of `size` (W, H) to those of the upright one, for EXIF values 5 to 8."""
     right, bottom = size[0] - 1.0, size[1] - 1.0
     turns = {5: (1, 0, 1, 0), 6: (-1, bottom, 1, 0), 7: (-1, bottom, -1, right), 8: (1, 0, -1, right)}
     x_sign, x_from, y_sign, y_from = turns[orientation]
@@ -59,7 +59,7 @@ def move(affine: Affine, points: NDArray[np.floating]) -> NDArray[np.float32]:
 def crop(
     picture: Callable[[int], tuple[Image.Image, int]], to_input: Affine, size: Size, fill: tuple[int, int, int]
 ) -> NDArray[np.uint8]:
-    """The crop as the network sees it: (height, width, 3) uint8, with the colour `fill` outside the picture.
+    """The crop for the network: (height, width, 3) uint8, with the colour `fill` outside the picture.
 
     `picture(shrink)` returns an RGB picture that may be reduced by up to the factor `shrink`, and the actual factor. If the
     crop shrinks the picture n times or more, blocks of n x n pixels are averaged first, as bilinear sampling alone would skip

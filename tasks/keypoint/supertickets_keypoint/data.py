@@ -1,4 +1,4 @@
-"""A split as a torch data set: persons, cropped from pictures that stay in memory if wanted."""
+"""A split as a torch data set: persons, cropped from pictures that are kept in memory if requested."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CACHE_MB = 1000
 
 
 class PersonSet(Dataset):
-    """Item i: [image (3, H, W), joints (J, 3), map to the annotation's pixels (2, 3), i] of person i, see `PersonTransform`."""
+    """Item i is [image (3, H, W), joints (J, 3), map to the annotation's pixels (2, 3), i]; see `PersonTransform`."""
 
     def __init__(self, source: CocoSource | SceneSource, data: KeypointData, joints: Joints, *, train: bool) -> None:
         self.source, self.persons = source, source.persons
@@ -28,18 +28,18 @@ class PersonSet(Dataset):
         self._kept: dict[int, Image.Image] = {}
         self._turns: dict[int, Affine | None] = {}
         if isinstance(source, CocoSource) and (data.cache if data.cache is not None else megabytes(source) < CACHE_MB):
-            # Here, in the main process: workers live for an epoch and share what is kept before they start.
+            # Done in the main process: workers live for one epoch and share what is in memory before they start.
             self._kept = {n: source.picture(n)[0] for n in sorted({person.image for person in self.persons})}
 
     def __len__(self) -> int:
         return len(self.persons)
 
     def picture(self, number: int, shrink: int = 1) -> tuple[Image.Image, int]:
-        """Picture `number`, reduced by at most `shrink`, and by how much."""
+        """Picture `number`, reduced by at most the factor `shrink`, and the actual factor."""
         return (self._kept[number], 1) if number in self._kept else self.source.picture(number, shrink)
 
     def upright(self, index: int) -> tuple[Person, Affine | None]:
-        """Person i in its upright picture, and the map from its annotation's coordinates where these are others."""
+        """Person i in its upright picture, and the map from the annotation's coordinates if these differ."""
         person = self.persons[index]
         if person.image not in self._turns:
             self._turns[person.image] = self.source.turn(person.image)
@@ -51,7 +51,7 @@ class PersonSet(Dataset):
         image, joints, to_input = self.transform(person, partial(self.picture, person.image))
         linear = torch.linalg.inv(to_input[:, :2])
         to_image = torch.cat([linear, -linear @ to_input[:, 2:]], dim=1)
-        if turn is not None:  # places are those of the annotation, whatever way the network saw them
+        if turn is not None:  # results refer to the annotation's coordinates, regardless of what the network saw
             back = torch.from_numpy(inverse(turn))
             to_image = torch.cat([back[:, :2] @ to_image[:, :2], back[:, :2] @ to_image[:, 2:] + back[:, 2:]], dim=1)
         return image, joints, to_image.float(), torch.tensor(index)

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @friendly
 def evaluate_results(argv: Sequence[str]) -> None:
-    """Score a results file on the validation annotations of a config."""
+    """Score a results file against the validation annotations of a config."""
     parser = Parser("python -m supertickets_keypoint.evaluate", description="Score poses in COCO's result layout.")
     add_recipe(parser, "it names the data (default: the embedded data set)", PACKAGE)
     parser.add_argument("--results", type=path_argument, required=True, help="poses in COCO's result layout")
@@ -57,7 +57,7 @@ def evaluate_results(argv: Sequence[str]) -> None:
 
 
 def score_results(results: Path, config: KeypointConfig) -> Metrics:
-    """COCO's metrics of a results file on the validation annotations of the config. Raises `UserError` for wrong files."""
+    """COCO's metrics of a results file, given the validation annotations of the config. Raises `UserError` for wrong files."""
     data, assumed = complete(config.data)
     joints = joints_of(data)
     truth = open_source(data, "val").truth if data.name == "scenes" else read_truth(json_path(data, "val"), data.category)

@@ -1,4 +1,4 @@
-"""Joints as heatmaps and back.
+"""Conversion of joints to heatmaps and back.
 
 Heatmap pixel j lies at input pixel stride x j, the centre of what a padded 3x3 convolution of stride 2 sees.
 Quarter-pixel shift: Newell et al., arXiv 1603.06937; DARK: Zhang et al., arXiv 1910.06278.
@@ -18,7 +18,7 @@ CUT = 3  # Gaussians end at this many sigma
 def encode(
     joints: Tensor, size: tuple[int, int], *, stride: float, sigma: float, rounded: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Joints (B, J, 3), x and y in input pixels and 1 if known -> Gaussians of height 1 (B, J, *size) and weights (B, J).
+    """Joints (B, J, 3), that is, x and y in input pixels and 1 if known -> Gaussians of height 1 (B, J, *size), weights (B, J).
 
     A joint whose Gaussian does not touch the map has weight 0. `sigma` is in heatmap pixels; `rounded` centres each Gaussian on
     the nearest pixel.
@@ -36,11 +36,11 @@ def encode(
 
 
 def decode(heatmaps: Tensor, *, how: str, sigma: float) -> tuple[Tensor, Tensor]:
-    """Heatmaps (B, J, h, w) -> places (B, J, 2) as x, y in heatmap pixels, and the heights (B, J) of their peaks.
+    """Heatmaps (B, J, h, w) -> positions (B, J, 2) as x, y in heatmap pixels, and the heights (B, J) of their peaks.
 
     `how` is "quarter", a shift by a quarter of a pixel towards the higher neighbour in each direction, or "dark", the top of a
     parabola fitted to the logarithm of the map, which is first smoothed like its targets (`sigma`). If a map has no proper peak
-    (it is flat, or not finite), the place is that of the highest pixel.
+    (it is flat, or not finite), the position is that of the highest pixel.
     """
     heatmaps = heatmaps.float()
     height, width = heatmaps.shape[-2:]
@@ -61,7 +61,7 @@ def _quarter(heatmaps: Tensor, pixel: Tensor) -> Tensor:
 
 
 def _dark(heatmaps: Tensor, pixel: Tensor, sigma: float) -> Tensor:
-    """Places (B, J, 2): pixel - H^-1 g, with the gradient g and the second derivatives H of the log heatmap.
+    """Positions (B, J, 2): pixel - H^-1 g, with the gradient g and the second derivatives H of the log heatmap.
 
     Near the border, the map is not smoothed, and the nearest 3x3 pixels inside the map replace those around the peak; for a
     Gaussian, both are exact.
@@ -80,7 +80,7 @@ def _dark(heatmaps: Tensor, pixel: Tensor, sigma: float) -> Tensor:
     det = dxx * dyy - dxy**2
     offset = torch.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], dim=-1) / det[..., None]
     place = centre + offset
-    # A real top lies near the highest pixel; otherwise the map is not a parabola there.
+    # A true maximum is close to the highest pixel; otherwise the map is not a parabola there.
     good = (dxx < 0) & (det > 1e-10) & ((place - pixel).abs() <= 1).all(dim=-1)
     return torch.where(good[..., None], place, pixel.float())
 

@@ -1,4 +1,4 @@
-"""From a batch of inputs to joints in image pixels."""
+"""Finds joints, in image pixels, for a batch of inputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def predict_heatmaps(model: Network, images: Tensor, *, flip: bool, swapped: Seq
 def find_joints(
     heatmaps: Tensor, to_image: Tensor, *, input_width: int, evaluation: KeypointEvaluation, sigma: float
 ) -> tuple[Tensor, Tensor]:
-    """Places (B, J, 2) in image pixels, float32 on the CPU, and the heights (B, J) of the peaks, in 0..1.
+    """Positions (B, J, 2) in image pixels, float32 on the CPU, and the heights (B, J) of the peaks, in 0..1.
 
     `to_image` (B, 2, 3) maps input to image coordinates. Joints of heatmaps that are not finite have the height NaN, so that
     the caller can report them.

@@ -1,4 +1,4 @@
-"""Object keypoint similarity (OKS), and the suppression of poses that repeat one another.
+"""Object keypoint similarity (OKS), and the suppression of duplicate poses.
 
 OKS = mean over joints of exp(-d^2 / (2 area (2 sigma)^2)), https://cocodataset.org/#keypoints-eval
 """

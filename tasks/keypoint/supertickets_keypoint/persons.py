@@ -1,4 +1,4 @@
-"""Persons to look at: which annotations and detections make one, and the ground truth in COCO's layout."""
+"""The persons in annotations and detections, and the ground truth in COCO's layout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from supertickets_keypoint.values import match_id, same_id, to_number
 
 @dataclass(frozen=True)
 class Person:
-    """A box in an image and, where it comes from an annotation, its joints."""
+    """A box in an image and, if it comes from an annotation, its joints."""
 
     image: int  # number of the image within its source
     box: NDArray[np.float32]  # (4,) x, y, width, height in pixels, edges as COCO counts them
@@ -26,7 +26,7 @@ class Person:
 
 
 def clip_box(box: Iterable[float], width: int, height: int) -> NDArray[np.float32] | None:
-    """The part of an x, y, width, height box within the image; None where there is none or a number is not finite."""
+    """The part of a box (x, y, width, height) within the image; None if there is none or a number is not finite."""
     x, y, w, h = box
     left, top, right, bottom = max(0.0, x), max(0.0, y), min(float(width), x + w), min(float(height), y + h)
     if not (right > left and bottom > top and all(map(isfinite, (x, y, w, h)))):
@@ -35,7 +35,7 @@ def clip_box(box: Iterable[float], width: int, height: int) -> NDArray[np.float3
 
 
 def turned(person: Person, turn: Affine) -> Person:
-    """The person in the coordinates that `turn`, a map by quarter turns, leads to."""
+    """The person in the coordinates to which `turn`, a rotation by quarter turns, maps."""
     x, y, w, h = person.box
     corners = move(turn, np.array([[x, y], [x + w - 1, y + h - 1]]))
     low, high = corners.min(axis=0), corners.max(axis=0)
@@ -44,9 +44,9 @@ def turned(person: Person, turn: Affine) -> Person:
 
 
 def persons_in(truth: JsonObject, *, joints: int) -> list[Person]:
-    """The persons that COCO's protocol trains on and scores with ground-truth boxes.
+    """The persons that are used in COCO's protocol for training and for scoring with ground-truth boxes.
 
-    Left out: crowds, persons without a known joint, boxes of no width or height. Boxes are cut to the image.
+    Crowds, persons without a known joint, and boxes without width or height are left out. Boxes are clipped to the image.
     """
     number = {image["id"]: i for i, image in enumerate(truth["images"])}
     persons = []
@@ -64,10 +64,10 @@ def persons_in(truth: JsonObject, *, joints: int) -> list[Person]:
 def persons_detected(
     detections: list[JsonObject], truth: JsonObject, *, joints: int, min_score: float, where: str
 ) -> tuple[list[Person], list[int]]:
-    """Detections (COCO result layout) of the truth's category as persons with no joint known, and the numbers of those that
-    are left out as they lie outside their image.
+    """Detections (COCO result layout) of the truth's category as persons without known joints, and the indices of the
+    detections that are left out because they lie outside their image.
 
-    Raises `UserError` naming the entry for images that the truth does not know.
+    Raises `UserError`, naming the entry, for images that the truth does not contain.
     """
     number = {image["id"]: i for i, image in enumerate(truth["images"])}
     category, persons, outside = truth["categories"][0]["id"], [], []
@@ -92,10 +92,10 @@ def persons_detected(
 
 
 def counts(found: JsonObject, *, category: int | str | None, min_score: float) -> bool:
-    """Whether a detection is one of `category`, or bears none, with a score of at least `min_score`."""
+    """Whether a detection belongs to `category`, or has none, and has a score of at least `min_score`."""
     return same_id(found.get("category_id", category), category) and found["score"] >= min_score
 
 
 def is_box(box: object) -> bool:
-    """Whether it is [x, y, width, height], all finite numbers."""
+    """Whether a value is [x, y, width, height] with finite numbers."""
     return isinstance(box, list | tuple) and len(box) == 4 and all(to_number(value) is not None for value in box)

@@ -20,12 +20,12 @@ FINE = 3  # lines are drawn at this many times the size, then averaged down
 
 
 def side_of(name: str) -> str:
-    """The side of the person that a joint is on, by its name: left, right or middle."""
+    """The side of the person on which a joint lies, according to its name: left, right or middle."""
     return "left" if "left" in name.lower() else "right" if "right" in name.lower() else "middle"
 
 
 def draw_poses(image: NDArray[np.uint8], poses: Poses, joints: Joints, *, min_score: float = 0.2) -> Image.Image:
-    """Draw skeletons over a picture (H, W, 3) uint8, which is enlarged if small; joints below `min_score` are left out."""
+    """Draw skeletons over a picture (H, W, 3) uint8, which is enlarged if it is small; joints below `min_score` are omitted."""
     factor = max(1, ceil(LEAST_PX / max(image.shape[:2])))
     size = (image.shape[1] * factor, image.shape[0] * factor)
     picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
@@ -46,7 +46,7 @@ def _draw_pose(pen: ImageDraw.ImageDraw, places: NDArray[np.floating], seen: NDA
     width = max(2 * FINE, round(extent / 60))
     xy = [(float(x), float(y)) for x, y in places]
     lines = [(a, b) for a, b in joints.skeleton if seen[a] and seen[b]]
-    for rim in (FINE, 0):  # a dark rim below all lines, so that they stand out from any background
+    for rim in (FINE, 0):  # a dark rim below all lines makes them visible on any background
         for a, b in lines:
             sides = {side_of(joints.names[a]), side_of(joints.names[b])} - {"middle"}
             colour = COLOURS[sides.pop() if len(sides) == 1 else "middle"]

@@ -36,7 +36,7 @@ Finder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # inputs, maps to th
 
 
 def draw_val(find: Finder, val: PersonSet, joints: Joints, out_dir: Path, limit: int) -> list[Path]:
-    """Write a sheet with prediction and truth for up to `limit` validation persons, evenly spread, each in a larger crop."""
+    """Write a sheet with prediction and truth for up to `limit` evenly spaced validation persons, each in a larger crop."""
     used: set[str] = set()
     written = []
     for index in evenly_spread(len(val), limit):
@@ -92,10 +92,10 @@ def predict_images(
 
 
 class KeypointPrediction(NamedTuple):
-    """The poses that a ticket finds in one picture, N of them."""
+    """The N poses that a ticket finds in one picture."""
 
     joints: Floats  # (N, J, 3): x and y in pixels of the picture, and the score of each joint, in the order of `names`
-    scores: Floats  # (N,): of each pose
+    scores: Floats  # (N,): the score of each pose
     names: list[str]
 
 
@@ -110,8 +110,7 @@ def predict_pictures(
     """The poses in each picture (H, W, 3).
 
     `boxes` has the persons' boxes (x, y, width, height) of each picture; without it, each whole picture is taken as one person.
-    Raises `UserError` for boxes of another number of pictures, boxes that are not four finite numbers, and boxes outside their
-    picture.
+    Raises `UserError` if the number of pictures differs, a box is not four finite numbers, or a box lies outside its picture.
     """
     if boxes is not None and len(boxes) != len(pictures):
         raise UserError(f"boxes: given for {len(boxes)} pictures, but there are {len(pictures)}")
@@ -131,7 +130,7 @@ def predict_pictures(
 
 
 def _boxes_of(given: object, number: int) -> list[list[float]]:
-    """The boxes of one picture, (N, 4); none for an empty list. `UserError` for anything else."""
+    """The boxes of one picture, (N, 4), which may be an empty list. Raises `UserError` for anything else."""
     boxes = np.asarray(given, object).tolist()
     if not (isinstance(boxes, list) and all(map(is_box, boxes))):
         raise UserError(f"boxes: those of picture {number} must be lists of four finite numbers (x, y, width, height)")

@@ -1,4 +1,4 @@
-"""Poses in COCO's result layout: made from what the network found, and written for COCO's server.
+"""Poses in COCO's result layout, made from the predictions of the network and written as a file for COCO's server.
 
 https://cocodataset.org/#format-results
 """
@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 
 def pose_scores(box_scores: Floats, heights: Floats, above: float) -> Floats:
-    """Box score x mean of a pose's joint scores above `above` (0 without one): (N,), (N, J) -> (N,)."""
+    """Box score x mean of the joint scores above `above` (0 if there are none), for each pose: (N,), (N, J) -> (N,)."""
     counted = heights > above
     return box_scores * np.where(counted, heights, 0).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
 
@@ -42,11 +42,11 @@ def results_of(
     padding: float,
     evaluation: KeypointEvaluation,
 ) -> list[JsonObject]:
-    """Results of all persons: `places` (N, J, 2) in image pixels, `heights` (N, J) of the peaks.
+    """Results for all persons, from `places` (N, J, 2) in image pixels and `heights` (N, J) of the peaks.
 
-    Poses that repeat a better one go (or lose score, `soft_nms`). The area of a pose is that of its crop: its box padded and
-    brought to the aspect of the input `size_px` (H, W), as HRNet's evaluation has it. Raises `UserError` where the network
-    gave numbers that are not finite.
+    Poses that repeat a better one are removed (or get a lower score with `soft_nms`). The area of a pose is that of its crop,
+    that is, of its box, padded and extended to the aspect ratio of the input `size_px` (H, W), as in HRNet's evaluation. Raises
+    `UserError` if the network returned numbers that are not finite.
     """
     if not (np.isfinite(places).all() and np.isfinite(heights).all()):
         broken = int(np.flatnonzero(~(np.isfinite(places).all((1, 2)) & np.isfinite(heights).all(1)))[0])
@@ -81,12 +81,12 @@ def results_of(
 
 
 def flat_pose(places: Floats, heights: Floats) -> list[float]:
-    """x, y, score of each joint, end to end."""
+    """x, y and score of each joint, concatenated."""
     return [round(float(v), 3) for v in np.column_stack([places, heights]).ravel()]
 
 
 def write_results(results: Sequence[JsonObject], path: Path) -> Path:
-    """Write a results file, whole or not at all; returns `path`."""
+    """Write a results file completely or not at all; returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json_tricks.dumps(list(results), allow_nan=False) + "\n")
     return path

@@ -22,12 +22,12 @@ STATS = ("ap", "ap50", "ap75", "apm", "apl", "ar", "ar50", "ar75", "arm", "arl")
 
 
 def has_known_joints(truth: Truth) -> bool:
-    """Whether OKS AP has anyone to score: at least one annotation that is not a crowd and has a known joint."""
+    """Whether OKS AP has any person to score: at least one annotation that is not a crowd and has a known joint."""
     return any(a["num_keypoints"] and not a["iscrowd"] for a in truth["annotations"])
 
 
 def check_areas(truth: Truth) -> None:
-    """`UserError` for a person of area 0, whom OKS AP can never count as found."""
+    """Raise `UserError` for a person with area 0, who can never count as found in OKS AP."""
     for annotation in truth["annotations"]:
         if annotation["num_keypoints"] and not annotation["iscrowd"] and not annotation["area"] > 0:
             named = annotation.get("source_id", annotation["id"])
@@ -69,23 +69,23 @@ def ap_scores(truth: Truth, results: Sequence[JsonObject], sigmas: NDArray[np.fl
 
 
 def _numbered(truth: Truth) -> dict[int | str, int]:
-    """Ids of the images as numbers from 1, in COCOeval's order (which breaks ties): it knows no text and no large numbers."""
+    """Numbers from 1 for the ids of the images, in COCOeval's order (which breaks ties), as it only supports small numbers."""
     ids = sorted((image["id"] for image in truth["images"]), key=lambda one: (isinstance(one, str), one))
     return {one: i for i, one in enumerate(ids, 1)}
 
 
 def _renumbered(truth: Truth, number: Mapping[int | str, int]) -> Truth:
-    """The truth with images of these numbers and the category 1."""
+    """The truth with these numbers for the images, and category 1."""
     images = [image | {"id": number[image["id"]]} for image in truth["images"]]
     annotations = [a | {"image_id": number[a["image_id"]], "category_id": 1} for a in truth["annotations"]]
     return {"images": images, "annotations": annotations, "categories": [truth["categories"][0] | {"id": 1}]}
 
 
 def pck_scores(persons: Sequence[Person], places: NDArray[np.floating], joints: Joints, *, share: float, by: str) -> Metrics:
-    """PCK: how many of the known joints are predicted (N, J, 2) within `share` of the torso or of the longer side of the box.
+    """PCK: the share of known joints whose prediction (N, J, 2) is within `share` of the torso or the longer side of the box.
 
-    The torso is the longer known diagonal from a shoulder to the opposite hip; persons without one are not counted. Returns
-    pck, pck_by_joint (both with None where there is nothing to count) and pck_persons, the number of persons counted.
+    The torso is the longer known diagonal from a shoulder to the opposite hip; persons without one are not counted. Returns pck
+    and pck_by_joint (both with None if there is nothing to count), and pck_persons, the number of persons counted.
     """
     truth = np.stack([person.joints for person in persons]).astype(np.float64)  # (N, J, 3)
     known = truth[..., 2] > 0

@@ -1,4 +1,4 @@
-"""Where a skeleton comes from: the settings, the data set's category, and what names tell."""
+"""Completes a skeleton from the settings, the data set's category and the names of the joints."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from supertickets_keypoint.annotations import choose_category, json_path, read_j
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.joints import COCO_JOINTS, COCO_SIGMAS
 
-LOWER = ("hip", "knee", "ankle", "heel", "foot", "toe")  # parts of names that tell the lower body
+LOWER = ("hip", "knee", "ankle", "heel", "foot", "toe")  # parts of names that indicate the lower body
 
 
 def complete(data: KeypointData) -> tuple[KeypointData, list[str]]:
-    """Settings with the skeleton complete, and the joints whose OKS constant had to be assumed."""
+    """The settings with a complete skeleton, and the joints whose OKS constant had to be assumed."""
     category, where = _category_of(data)
     names = data.joints or list((category or {}).get("keypoints", []))
     return with_joints(data, category, where=where), assumed_sigmas(names, data)
 
 
 def _category_of(data: KeypointData) -> tuple[JsonObject | None, str]:
-    """The category that fills in what the settings leave open, and where it stands; None where names must do."""
+    """The category for values that the settings leave open, and its place; None if the names of joints must suffice."""
     from supertickets.scenes import JOINTS, SKELETON
 
     if data.joints == COCO_JOINTS or (data.joints is None and data.name == "scenes"):
@@ -34,7 +34,7 @@ def _category_of(data: KeypointData) -> tuple[JsonObject | None, str]:
     except UserError:
         if data.joints is None:
             raise
-        return None, "data"  # a network is made without the data too; opening them says what is wrong
+        return None, "data"  # networks are also built without the data; any error is reported when the data are opened
     categories = content.get("categories") if isinstance(content, dict) else None
     if not isinstance(categories, list):
         raise UserError(f"{path}: not a COCO annotation file: it has no list 'categories'")
@@ -43,10 +43,11 @@ def _category_of(data: KeypointData) -> tuple[JsonObject | None, str]:
 
 
 def with_joints(data: KeypointData, category: JsonObject | None, *, where: str) -> KeypointData:
-    """`data` with names, category id, skeleton, flip pairs, lower body and OKS constants complete.
+    """`data` with complete names, category id, skeleton, flip pairs, lower body and OKS constants.
 
-    What the settings leave open comes from a COCO category (1-based `skeleton` and `flip_pairs`), then from the names:
-    left and right pair up, COCO's constants go by name; the rest has `default_sigma`. Raises `UserError` naming `where`.
+    Values that the settings leave open come from a COCO category (1-based `skeleton` and `flip_pairs`), then from the names:
+    left and right joints form pairs, and COCO's constants are matched by name; other joints get `default_sigma`. Raises
+    `UserError`, naming `where`.
     """
     names = data.joints or list((category or {}).get("keypoints", []))
     number = (category or {}).get("id", 1) if data.category_id is None else data.category_id  # 1 is COCO's person
@@ -63,7 +64,7 @@ def with_joints(data: KeypointData, category: JsonObject | None, *, where: str) 
     found["skeleton"] = found["skeleton"] or []
     lower = data.lower_body
     found["lower_body"] = [n for n in names if any(part in n.lower() for part in LOWER)] if lower is None else lower
-    # Joints without one stay without: so a ticket tells for ever which were assumed.
+    # Joints without a constant are not filled in, so that a ticket records which constants were assumed.
     found["sigmas"] = {name: COCO_SIGMAS[name] for name in names if name in COCO_SIGMAS} | data.sigmas
     try:
         return KeypointData.model_validate(data.model_dump() | found)
@@ -73,17 +74,17 @@ def with_joints(data: KeypointData, category: JsonObject | None, *, where: str) 
 
 
 def assumed_sigmas(names: Sequence[str], data: KeypointData) -> list[str]:
-    """Joints whose OKS constant is neither COCO's nor given."""
+    """Joints whose OKS constant is neither known from COCO nor given."""
     return [name for name in names if name not in COCO_SIGMAS and name not in data.sigmas]
 
 
 def assumption(assumed: Sequence[str], data: KeypointData) -> str:
-    """What was assumed of OKS constants (for at least one joint), in words. It belongs beside every AP."""
+    """A description of the assumed OKS constants (for at least one joint), which should accompany every AP."""
     return f"OKS constant {data.default_sigma:g} assumed for {listed(assumed)}"
 
 
 def mirror_name(name: str) -> str:
-    """`left_eye` -> `right_eye` and back."""
+    """`left_eye` -> `right_eye`, and vice versa."""
     for a, b in (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT")):
         if a in name:
             return name.replace(a, b)
@@ -93,7 +94,7 @@ def mirror_name(name: str) -> str:
 
 
 def counts_from_zero(pairs: object, count: int) -> bool:
-    """Whether pairs of joint numbers can only count the `count` joints from 0."""
+    """Whether these pairs of joint numbers must count the `count` joints from 0."""
     numbers = [n for pair in pairs if isinstance(pair, list | tuple) for n in pair] if isinstance(pairs, list) else []
     return 0 in numbers and all(type(n) in (int, float) and 0 <= n < count for n in numbers)
 

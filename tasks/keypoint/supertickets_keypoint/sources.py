@@ -1,4 +1,4 @@
-"""Where pictures and persons come from: a COCO JSON with its images, or the embedded drawn scenes."""
+"""Sources of pictures and persons: a COCO JSON with its images, or the embedded drawn scenes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Source(Protocol):
 
 
 def check_joint_names(names: Sequence[str], data: KeypointData, *, where: object) -> None:
-    """`UserError` where the joints of the annotations are not those that the network is made for."""
+    """Raise `UserError` if the joints of the annotations are not those that the network is made for."""
     if list(names) != list(data.joints or ()):
         raise UserError(
             f"{where}: the joints of the annotations ({', '.join(names)}) are not those that the network is made for "
@@ -72,7 +72,7 @@ class CocoSource:
         return open_picture(self.file(number), self.size(number), shrink)
 
     def size(self, number: int) -> tuple[int, int]:
-        """Width and height that the JSON gives."""
+        """Width and height according to the JSON."""
         image = self.truth["images"][number]
         return image["width"], image["height"]
 
@@ -81,7 +81,7 @@ class CocoSource:
 
 
 class SceneSource:
-    """The generated world: pictures drawn from their number alone, with their truth in COCO's layout."""
+    """The generated scenes: pictures that depend only on their number, with their truth in COCO's layout."""
 
     def __init__(self, data: KeypointData, split: str) -> None:
         from supertickets.scenes import CLASSES, VAL_START, draw_scene
@@ -124,14 +124,14 @@ class SceneSource:
 
 
 def open_source(data: KeypointData, split: str) -> CocoSource | SceneSource:
-    """The pictures and persons of "train" or "val"; opens no image file."""
+    """The pictures and persons of "train" or "val"; no image file is opened."""
     return SceneSource(data, split) if data.name == "scenes" else CocoSource(data, split)
 
 
 def open_picture(path: Path, size: tuple[int, int], shrink: int = 1) -> tuple[Image.Image, int]:
-    """An RGB picture, upright after its EXIF tag, decoded at 1/2, 1/4 or 1/8 where `shrink` allows; and by how much.
+    """An upright RGB picture, decoded at 1/2, 1/4 or 1/8 of its size if `shrink` allows it, and the factor of the reduction.
 
-    Its `size` (W, H) should be that of the upright picture or of its pixels as stored. Raises `UserError` with the name.
+    `size` (W, H) should be that of the upright picture or of its pixels as stored. Raises `UserError`, naming the file.
     """
     turn_of(path, size)
     try:
@@ -150,10 +150,11 @@ def open_picture(path: Path, size: tuple[int, int], shrink: int = 1) -> tuple[Im
 
 
 def turn_of(path: Path, size: tuple[int, int]) -> Affine | None:
-    """The map from annotated to upright coordinates, where annotations are of the pixels as stored and EXIF turns these.
+    """The map from annotated to upright coordinates, if annotations refer to the pixels as stored and EXIF rotates these.
 
-    Only the annotated `size` (W, H) can tell: of a picture that is turned by a quarter and not square. None for all others,
-    whose annotations are of the upright picture. Raises `UserError` where the picture has another size.
+    This can only be seen from the annotated `size` (W, H) of a picture that is rotated by a quarter turn and not square.
+    Returns None for all others, whose annotations refer to the upright picture. Raises `UserError` if the picture has another
+    size.
     """
     tag, upright = orientation_of(path), image_size(path)[::-1]
     if upright == tuple(size):
@@ -164,7 +165,7 @@ def turn_of(path: Path, size: tuple[int, int]) -> Affine | None:
 
 
 def megabytes(source: CocoSource) -> float:
-    """What all decoded pictures with persons take in memory."""
+    """The memory in bytes that all decoded pictures with persons need."""
     used = np.unique([person.image for person in source.persons])
     images = source.truth["images"]
     return sum(3 * images[i]["width"] * images[i]["height"] for i in used) / 1e6

@@ -36,9 +36,9 @@ from supertickets_keypoint.sources import CocoSource, SceneSource, open_source
 class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
     """Joints of persons in drawn scenes or in COCO's layout.
 
-    The constructor reads the category of the annotation file at most; where `config.data` has joints, skeleton and flip_pairs,
-    as the settings of a ticket have, it opens no file at all. Batches are [images (B, 3, H, W), joints (B, J, 3) in input
-    pixels, maps from input to image coordinates (B, 2, 3), numbers of the persons (B,)].
+    The constructor reads at most the category of the annotation file; if `config.data` has joints, skeleton and flip_pairs, as
+    the settings of a ticket do, it opens no file at all. Batches are [images (B, 3, H, W), joints (B, J, 3) in input pixels,
+    maps from input to image coordinates (B, 2, 3), numbers of the persons (B,)].
     """
 
     name = "keypoint"
@@ -97,7 +97,7 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
 
     @classmethod
     def settings_for(cls, *, outputs: int, head_channels: int) -> JsonObject:
-        """Settings of a network of which only the tensors are known: 17 outputs are COCO's joints, others are numbered."""
+        """Settings for a network that is known only by its tensors: 17 outputs are COCO's joints, others are numbered."""
         joints = COCO_JOINTS if outputs == len(COCO_JOINTS) else [f"joint_{i}" for i in range(outputs)]
         return {
             "arch": {"preset": "paper", "init": "small_normal", "bn_eps": 1e-5, "bn_momentum": 0.1},
@@ -108,17 +108,17 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
         }
 
     def settings(self) -> JsonObject:
-        """Everything that rebuilds this task without its data, JSON-able; without the path that poses are written to."""
+        """Everything that restores this task without its data, JSON-serialisable; without the path for the poses."""
         included = {"data", "heatmap", "loss", "evaluation", "head"}
         return self.config.model_dump(mode="json", include=included, exclude={"evaluation": {"results"}})
 
     def input_from_picture(self, size: tuple[int, int]) -> JsonObject:
-        """How `predict` makes an input from a picture that is one person's box, see `ticket.facts.preprocessing`."""
+        """How `predict` makes an input from a whole picture as one person's box, see `ticket.facts.preprocessing`."""
         data = self.config.data
         return {"resize": "box", "padding": data.padding, "fill": [round(255 * m) for m in data.mean]}
 
     def protocol(self) -> str:
-        """A sentence that says how `evaluate` measures."""
+        """A sentence that describes how `evaluate` measures."""
         data, evaluation = self.config.data, self.config.evaluation
         boxes = (
             "ground-truth boxes" if data.boxes == "gt" else f"boxes of {Path(data.boxes).name}, score >= {data.min_box_score:g}"
@@ -135,7 +135,7 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
 
     @torch.no_grad()
     def draw_examples(self, model: nn.Module, out_dir: Path, limit: int) -> list[Path]:
-        """Write pictures of up to `limit` validation persons, evenly spread: prediction and truth."""
+        """Write pictures of prediction and truth for up to `limit` evenly spaced validation persons."""
         (val,) = self._open("val")
         with eval_mode(model):
             return draw_val(self._finder(model), val, self.joints, Path(out_dir), limit)

@@ -1,4 +1,4 @@
-"""From a person in a picture to the network's input: crop, rotation, zoom, mirroring and half bodies, joints included.
+"""Transforms from a person in a picture to network input, including the joints: crop, rotation, zoom, mirroring, half bodies.
 
 All random numbers come from torch's generator, so that a resumed run sees the same images as an uninterrupted one.
 """
@@ -20,7 +20,7 @@ from supertickets_keypoint.joints import Joints
 from supertickets_keypoint.persons import Person
 
 HALF_BODY_ABOVE = 8  # a half-body crop needs more known joints than this
-HALF_BODY_PADDING = 1.5  # more than for a box, as the joints' extent is tighter than a box
+HALF_BODY_PADDING = 1.5  # more than for a box, because joints span less than a box
 Picture = Callable[[int], tuple[Image.Image, int]]
 
 
@@ -67,7 +67,7 @@ class PersonTransform:
 
 
 def jitter(bound: float, sd: float | None) -> float:
-    """A random number within +-bound: uniform, or with `sd` normal and clipped, so that the rest lies at the bounds."""
+    """A random number within +-bound: uniform, or with `sd` normally distributed and clipped at the bounds."""
     if sd is None:
         return bound * (2 * random_unit() - 1)
     return min(max(sd * float(torch.randn(())), -bound), bound)

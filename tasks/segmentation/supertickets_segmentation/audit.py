@@ -1,7 +1,7 @@
-"""A look at the label maps before training: what would spoil a run stops it, what may be wrong is said.
+"""An audit of the label maps before training: errors stop a run, and possible problems are reported.
 
-Wrong (a `UserError` names the file): values outside the classes, sizes that differ, unreadable files.
-Doubtful (a line each): classes never seen, label maps without an image, much void.
+Errors (a `UserError` names the file): values outside the classes, sizes that differ, unreadable files. Possible problems (one
+line each): classes that are never seen, label maps without an image, many void pixels.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from supertickets.terminal import console, note
 from supertickets_segmentation.config import SegmentationData
 from supertickets_segmentation.data import FileSource, size_mismatch
 
-MUCH_VOID = 0.5  # share of void pixels from which it is worth a line
+MUCH_VOID = 0.5  # share of void pixels from which on it is reported
 
 
 @dataclass(frozen=True)
 class SplitAudit:
-    """What the label maps of a split hold."""
+    """Statistics of the label maps of a split."""
 
     split: str
     images: int
-    read: int  # label maps looked at
+    read: int  # number of label maps read
     pixels: NDArray[np.int64]  # (classes,) labelled pixels of each class
-    void: int  # pixels
-    orphans: int  # label maps without an image
-    turned: int = 0  # of those read: EXIF turns the image, and the label map has no tag
-    passed: Counter[str] = field(default_factory=Counter)  # kind of file passed over -> how many
+    void: int  # number of void pixels
+    orphans: int  # number of label maps without an image
+    turned: int = 0  # number of pairs read in which EXIF rotates the image and the label map has no tag
+    passed: Counter[str] = field(default_factory=Counter)  # kind of skipped file -> how many
 
     @property
     def void_share(self) -> float:
@@ -44,9 +44,9 @@ class SplitAudit:
 
 
 def audit_split(source: FileSource, split: str, *, images: bool) -> SplitAudit:
-    """Read up to `data.audit_files` evenly spread label maps of a split, and their images if `images`.
+    """Read up to `data.audit_files` evenly spaced label maps of a split, and their images if `images`.
 
-    Raises `UserError` at the first wrong one.
+    Raises `UserError` at the first error.
     """
     data = source.data
     chosen = np.unique(np.linspace(0, len(source) - 1, min(len(source), data.audit_files)).round().astype(int))
@@ -60,7 +60,7 @@ def audit_split(source: FileSource, split: str, *, images: bool) -> SplitAudit:
 
 
 def count_values(source: FileSource, index: int, *, image: bool) -> NDArray[np.int64]:
-    """Pixels of each class of one label map, void last: (classes + 1,). Checks values, size and, if asked, image."""
+    """Pixels of each class in one label map, void last: (classes + 1,). Checks values, size and, if requested, image."""
     labels, data = source.labels(index), source.data
     size = source.image(index).shape[:2] if image else source.size(index)
     if size != labels.shape:
@@ -73,7 +73,7 @@ def count_values(source: FileSource, index: int, *, image: bool) -> NDArray[np.i
 
 
 def doubts(audits: list[SplitAudit], data: SegmentationData) -> list[str]:
-    """What may be wrong, a line each."""
+    """The possible problems, with one line for each."""
     names = data.classes or []
     lines = []
     for audit in audits:
@@ -102,7 +102,7 @@ def doubts(audits: list[SplitAudit], data: SegmentationData) -> list[str]:
 
 
 def audit(sources: dict[str, FileSource], *, show: bool, images: bool = True) -> list[SplitAudit]:
-    """Audit the splits, "train" first; `show` prints a table and the doubts. Raises `UserError` for wrong input."""
+    """Audit the splits, "train" first; `show` prints a table and possible problems. Raises `UserError` for wrong input."""
     for source in sources.values():
         if len(source.data.classes or ()) < 2:
             raise UserError(

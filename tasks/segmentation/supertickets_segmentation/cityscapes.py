@@ -2,8 +2,8 @@
 
     python -m supertickets_segmentation.cityscapes DIR --workers 8
 
-DIR holds gtFine/SPLIT/CITY/*_gtFine_polygons.json. The drawing is cityscapesscripts' own (Cordts et al., CVPR 2016);
-polygons are looked at first: those that cannot be drawn are left out, doubtful ones are drawn as they are and counted.
+DIR contains gtFine/SPLIT/CITY/*_gtFine_polygons.json. The package cityscapesscripts (Cordts et al., CVPR 2016) draws the maps.
+Polygons are checked first: those that cannot be drawn are left out, and questionable ones are drawn unchanged and counted.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from supertickets.terminal import console, note
 from supertickets.types import JsonObject
 
 POLYGONS, TRAIN_IDS = "_gtFine_polygons.json", "_gtFine_labelTrainIds.png"
-LEFT_OUT = ("fewer than 3 points", "a point that is not a number")  # what cannot be drawn
+LEFT_OUT = ("fewer than 3 points", "a point that is not a number")  # polygons that cannot be drawn
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of one polygon file."""
+    """The result for one polygon file."""
 
     source: Path
-    problems: Counter[str] = field(default_factory=Counter)  # kind -> polygons
+    problems: Counter[str] = field(default_factory=Counter)  # kind -> number of polygons
     error: str | None = None  # why no label map was written
 
 
 def convert(source: Path) -> Conversion:
-    """Draw one polygon file's label map beside it; no half-written file stays. A `UserError` names the file."""
+    """Draw the label map of a polygon file next to it; no incomplete file remains. Raises `UserError`, naming the file."""
     from cityscapesscripts.helpers.annotation import Annotation
     from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
@@ -56,7 +56,7 @@ def convert(source: Path) -> Conversion:
     annotation.fromJsonText(json.dumps(content | {"objects": kept}))
     try:
         picture = createLabelImage(annotation, "trainIds")
-    except SystemExit:  # how cityscapesscripts ends on input it does not know
+    except SystemExit:  # raised by cityscapesscripts for unknown input
         raise UserError(f"{source}: cityscapesscripts could not draw it") from None
     save_whole(picture, label_map_of(source))
     return Conversion(source, problems)
@@ -92,7 +92,7 @@ def _is_polygon(points: object) -> bool:
 
 
 def polygon_problems(points: Sequence[Sequence[float]], size: tuple[int, int]) -> list[str]:
-    """What is wrong with a polygon of [x, y] points in a picture of `size` = (width, height)."""
+    """The problems of a polygon of [x, y] points in a picture of `size` = (width, height)."""
     from shapely import Polygon, box
 
     if len(points) < 3:
@@ -101,7 +101,7 @@ def polygon_problems(points: Sequence[Sequence[float]], size: tuple[int, int]) -
         return ["a point that is not a number"]
     shape, picture, found = Polygon(points), box(-0.5, -0.5, size[0] + 0.5, size[1] + 0.5), []
     if not shape.is_valid:
-        found.append("crosses itself")  # drawn all the same: the published label maps have them so
+        found.append("crosses itself")  # drawn nevertheless, as in the published label maps
     if not shape.intersects(picture):
         found.append("wholly outside the picture")
     elif not shape.envelope.within(picture):
@@ -110,17 +110,17 @@ def polygon_problems(points: Sequence[Sequence[float]], size: tuple[int, int]) -
 
 
 def label_map_of(source: Path) -> Path:
-    """Where the label map of a polygon file goes."""
+    """The path of the label map for a polygon file."""
     return source.with_name(source.name.removesuffix(POLYGONS) + TRAIN_IDS)
 
 
 def is_older(made: Path, source: Path) -> bool:
-    """Whether a file is there and was written before what it is made from."""
+    """Whether a file exists and is older than the file that it is made from."""
     return made.exists() and made.stat().st_mtime_ns < source.stat().st_mtime_ns
 
 
 def find_polygons(root: Path) -> list[Path]:
-    """All polygon files of gtFine, sorted. Raises `UserError` where there are none."""
+    """All polygon files of gtFine, sorted. Raises `UserError` if there are none."""
     folder = root / "gtFine"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected gtFine/SPLIT/CITY/*{POLYGONS} in the Cityscapes folder")
@@ -131,19 +131,19 @@ def find_polygons(root: Path) -> list[Path]:
 
 
 def _try_convert(source: Path, *, overwrite: bool) -> Conversion | None:
-    """`convert`, with an error as a result, so that the other files go on. None: the label map is there already."""
+    """`convert`, but errors are part of the result, so that the other files are still converted. None: the map exists."""
     if label_map_of(source).exists() and not overwrite:
         return None
     try:
         return convert(source)
     except UserError as error:
         return Conversion(source, error=str(error))
-    except Exception as error:  # whatever a drawing library makes of a strange file, the user needs the file's name
+    except Exception as error:  # whatever error a drawing library raises for a strange file, the user needs its name
         return Conversion(source, error=f"{source}: cannot be converted ({type(error).__name__}: {error})")
 
 
 def convert_all(root: Path, *, workers: int, overwrite: bool) -> list[Conversion]:
-    """Convert all polygon files below `root` with a progress bar; report; `UserError` if one could not be converted."""
+    """Convert all polygon files below `root` with a progress bar, and report. Raises `UserError` if one fails."""
     sources, results = find_polygons(root), []
     stale = [source for source in sources if not overwrite and is_older(label_map_of(source), source)]
     work = partial(_try_convert, overwrite=overwrite)
@@ -168,7 +168,7 @@ def convert_all(root: Path, *, workers: int, overwrite: bool) -> list[Conversion
 
 
 def _report(made: list[Conversion]) -> None:
-    """A line for each kind of doubtful polygon, with the first files that have it."""
+    """Print a line for each kind of questionable polygon, with the first files that contain it."""
     for kind in sorted({kind for result in made for kind in result.problems}):
         having = [result for result in made if result.problems[kind]]
         count = sum(result.problems[kind] for result in having)

@@ -1,4 +1,4 @@
-"""Class names and colours of the known data sets, and readers for those of one's own."""
+"""Class names and colours of known data sets, and readers for those of the user's own data."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ ADE20K_CLASSES = 150
 
 
 def with_classes(data: SegmentationData) -> SegmentationData:
-    """Return `data` with classes, palette and ignore_index filled in; reads no file where classes are given already.
+    """Return `data` with classes, palette and ignore_index filled in; no file is read if the classes are already given.
 
-    Raises `UserError` where the class names cannot be had.
+    Raises `UserError` if the class names cannot be found.
     """
     names, palette, ignore_index = data.classes, data.palette, data.ignore_index
     if data.name == "cityscapes":
@@ -74,10 +74,10 @@ def with_classes(data: SegmentationData) -> SegmentationData:
 
 
 def check_names(data: SegmentationData) -> None:
-    """`UserError` where the data set's own class file gives other names than `data.classes`: label maps follow the file."""
+    """Raise `UserError` if the data set's class file, which its label maps follow, has other names than `data.classes`."""
     path = data.classes_file or (data.root / "classes.json" if data.root else None)
     ours = data.classes or []
-    made_up = all(re.fullmatch(r"class_\d+", name) for name in ours)  # an original checkpoint knows how many, no more
+    made_up = all(re.fullmatch(r"class_\d+", name) for name in ours)  # original checkpoints have no names
     known = data.name == "cityscapes" and not (made_up and len(ours) == len(CITYSCAPES))
     if known and (difference := differences(ours, list(CITYSCAPES))):
         raise UserError(f"Cityscapes: data.classes (the ticket's, where there is one) {difference}")
@@ -114,7 +114,7 @@ def _palette(colours: Iterable[Sequence[int]] | None, count: int, path: Path) ->
 
 
 def ade20k_classes(root: Path | None) -> list[str]:
-    """The 150 names from objectInfo150.csv or .txt in `root`, first synonyms; without it, class_1 ... class_150."""
+    """The 150 names (first synonyms) from objectInfo150.csv or .txt in `root`; without the file, class_1 ... class_150."""
     for name, columns, synonyms in (("objectInfo150.csv", ",", ";"), ("objectInfo150.txt", "\t", ",")):
         path = root / name if root else None
         if path is None or not path.is_file():
@@ -128,7 +128,7 @@ def ade20k_classes(root: Path | None) -> list[str]:
 
 
 def make_palette(count: int) -> Palette:
-    """`count` colours that differ: hues at the golden angle, three levels of brightness."""
+    """`count` different colours: hues at multiples of the golden angle, with three levels of brightness."""
     colours = []
     for i in range(count):
         value, saturation = (0.95, 0.65, 0.8)[i % 3], (0.85, 0.9, 0.45)[i // 3 % 3]

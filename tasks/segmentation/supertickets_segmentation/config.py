@@ -1,4 +1,4 @@
-"""What a user can set for segmentation: data, evaluation and head, beside the core's sections."""
+"""The settings of segmentation: data, evaluation and head, in addition to the core's sections."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ Colour = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, l
 
 
 class SegmentationData(Section):
-    """Where images and label maps come from and what happens to them before training."""
+    """Source and preprocessing of the images and label maps."""
 
     name: Literal["scenes", "pairs", "cityscapes", "ade20k"] = "scenes"
     """Data set, or layout of the data folder."""
     root: Path | None = None
     """Folder of the data set; not needed for scenes."""
     train_split: str | None = None
-    """Training split; unset: the layout's own (train, training)."""
+    """Training split; unset: that of the layout (train, training)."""
     val_split: str | None = None
-    """Validation split; unset: the layout's own (val, validation)."""
+    """Validation split; unset: that of the layout (val, validation)."""
     classes_file: Path | None = None
     """pairs: JSON file with the class names; unset: root/classes.json."""
     classes: list[str] | None = None
     """Class names; unset: taken from the data set."""
     palette: list[Colour] | None = None
-    """Colour of each class; unset: taken from the data set, or made."""
+    """Colour of each class; unset: taken from the data set, or generated."""
     ignore_index: int | None = Field(None, ge=0, le=65535)
     """Label value of void pixels; unset: taken from the data set."""
 
@@ -40,7 +40,7 @@ class SegmentationData(Section):
     resize_mode: Literal["exact", "fit"] = "exact"
     """Resize to exactly that size, or keep the aspect ratio and bound the short and the long side by it."""
     resize_once: bool = False
-    """Training: resize and zoom in one step, from the original image; it is sharper, but full images are read each time."""
+    """Training: resize and zoom in one step from the original image; this is sharper, but reads the full image each time."""
     size_px: Size = (96, 96)
     """Height and width of the training crop and the network's nominal input, in pixels."""
     scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
@@ -63,7 +63,7 @@ class SegmentationData(Section):
     workers: int = Field(0, ge=0, le=256)
     """Processes that load training images."""
     audit_files: PositiveInt = 500
-    """Label maps of each split to read before training, evenly spread."""
+    """Number of evenly spaced label maps of each split to read before training."""
 
     train_images: int = Field(1000, ge=1, le=1_000_000)
     """scenes: images drawn for training."""
@@ -88,14 +88,14 @@ class SegmentationData(Section):
 
     @property
     def void(self) -> int:
-        """The value of pixels without a class inside the program (padding too), whether the data has void or not."""
+        """The value that the program uses for pixels without a class, including padding, whether or not the data have void."""
         if self.ignore_index is not None:
             return self.ignore_index
         return 255 if len(self.classes or ()) <= 255 else 65535
 
 
 class SegmentationEvaluation(Section):
-    """How predictions are made for scores and pictures."""
+    """How predictions are computed for scores and pictures."""
 
     mode: Literal["whole", "sliding"] = "whole"
     """Predict whole images, or average over overlapping windows."""
@@ -108,7 +108,7 @@ class SegmentationEvaluation(Section):
     scales: list[Annotated[float, Field(ge=0.05, le=8)]] = Field([1.0], min_length=1)
     """Average the predictions for the image zoomed by these factors."""
     original_size: bool = False
-    """Score on the label maps as they are stored, not as data.resize makes them."""
+    """Score at the original size of the label maps instead of the size given by data.resize."""
 
 
 class SegmentationHead(Section):

@@ -1,4 +1,4 @@
-"""A split as a torch data set: read, brought to size, kept in memory if wanted, and transformed."""
+"""A split as a torch data set: images are read, resized, kept in memory if requested, and transformed."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ class FileSource:
         return image_size(self.pairs[index].image)
 
     def turned_alone(self, index: int) -> bool:
-        """Whether an EXIF tag turns the image but none its label map, and sizes cannot tell whether the labels fit it."""
+        """Whether EXIF rotates the image but not its label map, and the sizes do not show whether the labels fit the image."""
         image, labels = (orientation_of(path) for path in self.pairs[index][1:])
         height, width = self.size(index)
         return image != 1 and labels == 1 and (image < 5 or height == width)
 
 
 class SceneSource:
-    """The generated world: pictures drawn from their number alone."""
+    """The generated scenes: pictures that depend only on their number."""
 
     def __init__(self, data: SegmentationData, split: str) -> None:
         from supertickets.scenes import CLASSES, VAL_START
@@ -114,14 +114,14 @@ class SceneSource:
 
 
 def open_source(data: SegmentationData, split: str) -> FileSource | SceneSource:
-    """The raw pictures of `split` ("train" or "val"); looks at folders, opens no file."""
+    """The raw pictures of `split` ("train" or "val"); lists folders, but opens no file."""
     return SceneSource(data, split) if data.name == "scenes" else FileSource(data, split)
 
 
 def to_classes(raw: NDArray[np.integer], data: SegmentationData, *, where: str) -> NDArray[np.integer]:
-    """Turn stored label values into classes 0..C-1 and `data.void`, uint8 where that suffices, else int32.
+    """Turn stored label values into classes 0..C-1 and `data.void`, as uint8 if that suffices, otherwise as int32.
 
-    ADE20K stores class k as k + 1 and void as 0. Raises `UserError` that names `where` for a value that is neither.
+    ADE20K stores class k as k + 1 and void as 0. Raises `UserError`, naming `where`, for any other value.
     """
     count = len(data.classes or ())
     dtype = np.uint8 if max(data.void, count - 1) <= 255 else np.int32
@@ -141,7 +141,7 @@ def to_classes(raw: NDArray[np.integer], data: SegmentationData, *, where: str) 
 
 
 def _outside(wrong: list[int], count: int, ignore_index: int | None) -> str:
-    """Say what is wrong with label values and what is likely meant."""
+    """A message with the error in the label values and the probable intention."""
     if len(wrong) == 1 and ignore_index is None:
         value = wrong[0]
         return (
@@ -154,7 +154,7 @@ def _outside(wrong: list[int], count: int, ignore_index: int | None) -> str:
 
 
 class SegmentationSet(Dataset):
-    """Item i: `transform` of image (3, H, W) uint8 and mask (H, W); all kept in memory where `cached`."""
+    """Item i is `transform` of image (3, H, W) uint8 and mask (H, W). With `cached`, all are kept in memory."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class SegmentationSet(Dataset):
         self.resize_images, self.resize_labels = resize_images, resize_labels
         self._kept: list[tuple[Tensor, Tensor]] | None = None
         if cached(source):
-            # Here, in the main process: workers live for an epoch and share what is kept before they start.
+            # Done in the main process: workers live for one epoch and share what is in memory before they start.
             images, masks = zip(*(self.read(i) for i in range(len(source))), strict=True)
             self._kept = list(zip(packed(list(images)), packed(list(masks)), strict=True))
 
@@ -176,7 +176,7 @@ class SegmentationSet(Dataset):
         return len(self.source)
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image (3, H, W) uint8 and mask (H, W) at the size of `data.resize`, or as they are without `resize_images`."""
+        """Image (3, H, W) uint8 and mask (H, W) at the size of `data.resize`, or at their own size without `resize_images`."""
         source = self.source
         if isinstance(source, SceneSource):
             pixels, classes = source.both(index)
@@ -196,7 +196,7 @@ class SegmentationSet(Dataset):
         return self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
 
     def one_size(self) -> bool:
-        """Whether all items, untransformed, have one size: then they can be batched."""
+        """Whether all untransformed items have the same size, so that they can be batched."""
         if self._kept is not None:
             shapes = {(image.shape, mask.shape) for image, mask in self._kept}
             return len(shapes) == 1
@@ -207,11 +207,11 @@ class SegmentationSet(Dataset):
 
 
 def cached(source: FileSource | SceneSource) -> bool:
-    """Whether a split is kept in memory: as `data.cache` says, else if all its pictures take less than `CACHE_BYTES`."""
+    """Whether a split is kept in memory: according to `data.cache`, or if all pictures take less than `CACHE_BYTES`."""
     if source.data.cache is not None:
         return source.data.cache
     total = 0
-    for index in range(len(source)):  # by the headers, and no further than needed
+    for index in range(len(source)):  # reads only headers, and only as many as needed
         own = source.size(index)
         sizes = [own, fitted(own, source.data)] if source.data.resize_once else [fitted(own, source.data)]
         total += 4 * max(height * width for height, width in sizes)
@@ -221,7 +221,7 @@ def cached(source: FileSource | SceneSource) -> bool:
 
 
 def size_mismatch(pair: Pair, image: tuple[int, ...], labels: tuple[int, ...]) -> str:
-    """Say how image and label map differ; sizes as width x height."""
+    """A message about how the sizes of image and label map differ, as width x height."""
     turned = "; the image may be stored turned (EXIF)" if tuple(image[::-1]) == tuple(labels) else ""
     sizes = f"{labels[1]}x{labels[0]} pixels, but its image {pair.image.name} has {image[1]}x{image[0]}"
     return f"{pair.labels}: {sizes}{turned}"

@@ -1,4 +1,4 @@
-"""Where each data set keeps its files: pairs of an image and a label map, found and checked for completeness."""
+"""The file layout of each data set: finds the pairs of images and label maps and checks that they are complete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Pair(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """All pairs of a split, ordered by name, the label maps that belong to no image, and what was passed over."""
+    """All pairs of a split, ordered by name, the label maps without an image, and the skipped files."""
 
     found: list[Pair]
     orphans: list[Path]
@@ -28,7 +28,7 @@ class Pairs(NamedTuple):
 
 
 def find_pairs(data: SegmentationData, split: str) -> Pairs:
-    """Find the pairs of `split` ("train" or "val"). Raises `UserError` where a folder or file is missing."""
+    """Find the pairs of `split` ("train" or "val"). Raises `UserError` if a folder or file is missing."""
     root = need_root(data.root, data.name)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder (data.root)")
@@ -80,7 +80,7 @@ def _cityscapes(root: Path, split: str) -> Pairs:
 
 
 def _all_in(folder: Path, what: str, ending: str = "") -> tuple[list[Path], Counter[str]]:
-    """The pictures below a folder whose names end so, sorted, and how many files of which kind were passed over."""
+    """The pictures below a folder with this ending, sorted, and the number of skipped files of each kind."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; the {what} of this split are expected there")
     names, passed = walk_images(folder)

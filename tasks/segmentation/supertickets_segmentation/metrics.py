@@ -33,8 +33,8 @@ class Scores:
     """The scores of a whole split, all in 0..1."""
 
     miou: float
-    accuracy: float  # share of the labelled pixels that are right
-    iou: list[float | None]  # by class, None for a class that the ground truth does not have
+    accuracy: float  # share of the labelled pixels that are correct
+    iou: list[float | None]  # by class, None for a class that is not in the ground truth
 
 
 def scores_of(confusion: Tensor) -> Scores:

@@ -35,21 +35,21 @@ from supertickets_segmentation.transforms import EvalTransform, TrainTransform, 
 
 
 class SegmentationPrediction(NamedTuple):
-    """What a ticket finds in one picture."""
+    """The prediction for one picture."""
 
-    labels: NDArray[np.int64]  # (H, W): the class of each pixel, its place in `names`
+    labels: NDArray[np.int64]  # (H, W): the class of each pixel as an index into `names`
     names: list[str]
 
     def mask(self, name: str) -> NDArray[np.bool_]:
-        """(H, W) bool: where the class of this name is. Raises `ValueError` for a name that is none."""
+        """(H, W) bool: True for pixels of the class with this name. Raises `ValueError` for an unknown name."""
         return self.labels == self.names.index(name)
 
 
 class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
     """Segmentation of scenes, pairs of files, Cityscapes or ADE20K.
 
-    The constructor reads the class names at most; where `config.data.classes` is set, it opens no file at all. Batches are
-    [images (B, 3, H, W) float32, labels (B, H, W) int64].
+    The constructor reads at most the class names; if `config.data.classes` is set, it opens no file at all. Batches are [images
+    (B, 3, H, W) float32, labels (B, H, W) int64].
     """
 
     name = "segmentation"
@@ -91,8 +91,8 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
     def evaluate(self, model: nn.Module, loader: Iterable[Batch], accelerator: Accelerator | None = None) -> Metrics:
         """Score `model` over a prepared validation loader; the result is the same on all processes.
 
-        Returns miou, accuracy, val_loss, iou (by class name, None for a class that the ground truth does not have), images
-        and protocol.
+        Returns miou, accuracy, val_loss, iou (by class name, None for a class that is not in the ground truth), images and
+        protocol.
         """
         void, classes = self.config.data.void, len(self.labels)
         confusion, loss, images_seen = torch.zeros(classes, classes, dtype=torch.int64), 0.0, 0
@@ -119,7 +119,7 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
 
     @classmethod
     def settings_for(cls, *, outputs: int, head_channels: int) -> JsonObject:
-        """Settings of a network of which only the tensors are known.
+        """Settings for a network that is known only by its tensors.
 
         19 outputs are Cityscapes, 150 are ADE20K (with the protocol of configs/ade20k.yaml), other classes are numbered.
         """
@@ -134,11 +134,11 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
         return {"data": {"name": "pairs", "classes": [f"class_{i}" for i in range(outputs)], "size_px": [512, 512]}, **head}
 
     def settings(self) -> JsonObject:
-        """Everything that rebuilds this task without its data, JSON-able."""
+        """Everything that restores this task without its data, JSON-serialisable."""
         return self.config.model_dump(mode="json", include={"data", "evaluation", "head"})
 
     def protocol(self) -> str:
-        """A sentence that says how `evaluate` measures."""
+        """A sentence that describes how `evaluate` measures."""
         data, evaluation = self.config.data, self.config.evaluation
         if evaluation.mode == "sliding":
             window = evaluation.window or data.size_px
@@ -158,7 +158,7 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
 
     @torch.no_grad()
     def draw_examples(self, model: nn.Module, out_dir: Path, limit: int) -> list[Path]:
-        """Write pictures of up to `limit` validation images, evenly spread: input, prediction, truth and a legend."""
+        """Write pictures of up to `limit` evenly spaced validation images: input, prediction, truth and a legend."""
         (val,) = self._open("val")
         paths = []
         with eval_mode(model):

@@ -49,7 +49,7 @@ class TrainTransform:
         low, high = data.scale
         zoom = low + (high - low) * random_unit()
         zooms = zoom, zoom
-        if data.resize_once:  # `data.resize` and the zoom are one resampling
+        if data.resize_once:  # `data.resize` and the zoom are a single resampling
             own, whole = mask.shape[-2:], fitted(mask.shape[-2:], data)
             zooms = zoom * whole[0] / own[0], zoom * whole[1] / own[1]
         # Cropping before zooming gives the same picture as the opposite order, and touches fewer pixels.
@@ -142,13 +142,13 @@ def distort_as_mmseg(image: Tensor) -> Tensor:
 
 
 def shift_and_scale(image: Tensor, *, factor: float = 1.0, shift: float = 0.0) -> Tensor:
-    """factor x values + shift of a uint8 picture, rounded and clipped at 0 and 255."""
+    """factor x values + shift for a uint8 picture, rounded and clipped to 0..255."""
     return (image.float() * factor + shift).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def scale_saturation(image: Tensor, factor: float) -> Tensor:
-    """Multiply the saturation of HSV, at most to 1, of a picture (3, H, W) uint8; hue and value stay."""
+    """Multiply the HSV saturation, up to 1, of a picture (3, H, W) uint8; hue and value do not change."""
     values = image.float()
     top = values.amax(dim=0)
-    limit = top / (top - values.amin(dim=0)).clamp_min(1)  # 1 / saturation; gray, which stays, has none
+    limit = top / (top - values.amin(dim=0)).clamp_min(1)  # 1 / saturation; gray, which does not change, has none
     return (top - (top - values) * limit.clamp_max(factor)).round_().clamp_(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""The engine: a ticket as sparse C code in which a zero costs nothing."""
+"""The engine: a ticket as sparse C code, in which zeros cost nothing."""
 
 from supertickets.deploy.engine.runner import Engine, load
 

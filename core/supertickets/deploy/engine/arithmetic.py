@@ -23,7 +23,7 @@ def conv2d(
     dilation: Sequence[int] = (1, 1),
     groups: int = 1,
 ) -> Sum:
-    """A conv of stride 1 or 2 that gives as many pixels as there are, or half of them."""
+    """A conv of stride 1 or 2 whose output has the same number of rows and columns as its input, or half of them."""
     (top, left), _, step = conv_of(p.node)
     value, kernel = p.unpadded(x), p.numbers(weight)  # (O, I / groups, k, k)
     h, w = p.shape()[-2:]
@@ -46,7 +46,7 @@ def conv2d(
 
 
 def linear(p: GraphPlanner, x: fx.Node, weight: fx.Node, bias: fx.Node | None = None) -> Sum:
-    """A linear layer of channels without height and width."""
+    """A linear layer on channels without height and width."""
     value, matrix = p.read(x), p.numbers(weight)
     if not value.flat or value.planes.shape != matrix.shape[1:]:
         raise p.refusal("linear layer on a map")
@@ -59,7 +59,7 @@ def linear(p: GraphPlanner, x: fx.Node, weight: fx.Node, bias: fx.Node | None = 
 def norm(
     p: GraphPlanner, x: fx.Node, weight: fx.Node | None, bias: fx.Node | None, mean: fx.Node, var: fx.Node, _: float, eps: float
 ) -> list[Value | Sum]:
-    """BN in eval mode; its first result alone is used."""
+    """BN in eval mode; only its first result is used."""
     scale = 1 / np.sqrt(p.numbers(var) + eps)
     scale = scale if weight is None else scale * p.numbers(weight)
     shift = (0 if bias is None else p.numbers(bias)) - scale * p.numbers(mean)
@@ -102,7 +102,7 @@ def mul(p: GraphPlanner, x: object, y: object) -> Value | Sum:
 
 
 def activate(p: GraphPlanner, x: fx.Node, act: Act) -> Value:
-    """An activation: here a sum is computed."""
+    """An activation, for which the sum before it is computed."""
     return p.sums.compute(p.take(x), act, p.wanted(p.node))
 
 
@@ -128,7 +128,7 @@ def mean(p: GraphPlanner, x: fx.Node, dims: Sequence[int] = (-1, -2), keepdim: b
 
 
 def adaptive_mean(p: GraphPlanner, x: fx.Node, size: Sequence[int]) -> Value:
-    """The same, asked for as pooling to one pixel."""
+    """The same, expressed as pooling to one pixel."""
     if list(size) != [1, 1]:
         raise p.refusal(f"mean over parts of a map, to {list(size)}")
     return mean(p, x, keepdim=True)

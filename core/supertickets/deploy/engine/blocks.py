@@ -1,4 +1,4 @@
-"""Convs and blocks as sparse rows. A block's units run in groups whose planes stay in the second-level cache."""
+"""Convs and blocks as sparse rows. The units of a block run in groups whose planes fit the second-level cache."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from supertickets.deploy.engine.maps import Map, clear_halos, clear_pads, inside
 from supertickets.deploy.engine.program import VECTOR, Act, Floats, Ints, Program, Rows
 from supertickets.networks.blocks import MixedBlock
 
-GROUP_BYTES = 384 << 10  # of a group's hidden planes: fits the second-level cache of what runs networks today
-GROUP_UNITS = 8  # at least, for planes that are larger than that
-Layout: TypeAlias = tuple[int, int, int]  # height and width behind the depthwise conv, its stride
+GROUP_BYTES = 384 << 10  # size of a group's hidden planes; fits the second-level cache of present processors
+GROUP_UNITS = 8  # smallest number of units in a group, for larger planes
+Layout: TypeAlias = tuple[int, int, int]  # height and width after the depthwise conv, and its stride
 
 
 @dataclass
 class Scratch:
-    """Planes for hidden values before (by layout) and behind the depthwise convs, which blocks share, but threads do not.
+    """Planes for hidden values before (by layout) and after the depthwise convs; blocks share them, but threads do not.
 
-    How many are needed is only known once everything is planned: a first pass counts in `units` and `floats`, a second one is
-    given them. Halos stay zero from a layout's first use on.
+    Their number is only known when everything has been planned: a first pass counts them in `units` and `floats`, which the
+    second pass receives. Halos stay zero from the first use of a layout on.
     """
 
-    units: dict[Layout, int] = field(default_factory=dict)  # at most in one group
-    floats: int = 0  # of the planes behind the depthwise convs
+    units: dict[Layout, int] = field(default_factory=dict)  # largest number in one group
+    floats: int = 0  # size of the planes after the depthwise convs
     before: dict[Layout, int] = field(default_factory=dict)  # offsets
-    masks: dict[tuple[int, ...], int] = field(default_factory=dict)  # places in the program's masks
+    masks: dict[tuple[int, ...], int] = field(default_factory=dict)  # positions in the program's masks
     behind: int | None = None
 
     def planes(self, program: Program, h: int, w: int, stride: int, units: int, pad: int) -> tuple[Map, Ints]:
-        """The maps (units, h, w), the size behind the depthwise conv: split in phases for stride 2, and plain."""
+        """The maps (units, h, w), of the size after the depthwise conv: one split into phases for stride 2, and a plain one."""
         pitch, halo, phase, plane = plane_sizes(h, w, pad, halo=True, split=stride == 2)
         plain = plane_sizes(h, w, pad, halo=False, split=False)[3]
         layout = (h, w, stride)
@@ -50,7 +50,7 @@ class Scratch:
         return before, self.behind + np.arange(units) * plain
 
     def mask(self, program: Program, m: Map, h: int, w: int) -> int:
-        """Where the mask of a map of (h, w), before a split, begins: ones in the image, zeros between and behind its rows."""
+        """Start of the mask for a map of (h, w), before a split: ones in the image, zeros between its rows and after them."""
         key = (h, w, m.pitch, m.phases)
         if key not in self.masks:
             self.masks[key] = program.mask(inside(h, w, m.pitch, m.positions, split=m.phases == 4))
@@ -65,7 +65,7 @@ def plan_conv(program: Program, x: Map, conv: nn.Conv2d, out: Map, act: Act) -> 
 
 
 def plan_stem_conv(program: Program, x: Map | None, conv: nn.Conv2d, h: int, w: int, pad: int, *, halo: bool) -> Map:
-    """A dense conv with ReLU of the image (`x` None) or of a map with halo; gives a map, with a halo where asked."""
+    """A dense conv with ReLU of the image (`x` None) or of a map with a halo; returns a map, with a halo if requested."""
     source = x
     if conv.stride[0] == 2:
         source = split_map(program, x, conv.in_channels, h, w, pad, cleared=True)
@@ -86,10 +86,10 @@ def plan_stem_conv(program: Program, x: Map | None, conv: nn.Conv2d, h: int, w: 
 
 
 def plan_block(program: Program, scratch: Scratch, x: Map, block: MixedBlock, out: Map, act: Act, *, pad: int) -> None:
-    """out (+)= block(x), with a ReLU behind the sum where asked.
+    """out (+)= block(x), followed by a ReLU if requested.
 
-    Each thread of one image computes its positions of `out` alone: only where it reads `x` around them, before the depthwise
-    convs, does it compute what others compute, too. All wait for each other at the end.
+    Each thread that works on an image computes only its own positions of `out`. Only the values around them that the depthwise
+    convs read are computed by several threads. All threads wait for each other at the end.
     """
     source = x if block.stride == 1 else split_map(program, x, x.channels, x.h, x.w, pad, cleared=False)
     units = sum(block.units.values())
@@ -101,7 +101,7 @@ def plan_block(program: Program, scratch: Scratch, x: Map, block: MixedBlock, ou
         rows.add(np.arange(out.channels), planes_of(x), np.ones(out.channels, np.float32))
     groups = _unit_groups(block, out, pad)
     for units_of_group in groups:
-        if units_of_group is not groups[0]:  # what came before is in place: add to it
+        if units_of_group is not groups[0]:  # add to what earlier groups have written
             rows, act = Rows(planes_of(out), np.zeros(out.channels, np.float32)), act | Act.ADD
         hidden = _plan_units(program, scratch, block, units_of_group, source, x, out, pad)
         rows.add_matrix(array(block.project.weight)[:, units_of_group, 0, 0], hidden, own=True)
@@ -115,7 +115,7 @@ def plan_block(program: Program, scratch: Scratch, x: Map, block: MixedBlock, ou
 
 
 def _unit_groups(block: MixedBlock, out: Map, pad: int) -> list[Ints]:
-    """The block's units in groups of about one size, those of as many depthwise taps beside each other: see `Program.rows`."""
+    """The units of the block in groups of similar size; units with equal numbers of depthwise taps are adjacent, see `rows`."""
     if not block.units:
         return []
     taps = np.concatenate(
@@ -130,7 +130,7 @@ def _unit_groups(block: MixedBlock, out: Map, pad: int) -> list[Ints]:
 def _plan_units(
     program: Program, scratch: Scratch, block: MixedBlock, units: Ints, source: Map, x: Map, out: Map, pad: int
 ) -> Ints:
-    """Expansion and depthwise conv of a group of units; gives where their planes lie."""
+    """Expansion and depthwise conv of a group of units; returns the offsets of their planes."""
     e, hidden = scratch.planes(program, out.h, out.w, block.stride, len(units), pad)
     assert (e.pitch, e.phases, e.positions) == (out.pitch, source.phases, out.positions)
     rows = Rows(planes_of(e), array(block.expand.bias)[units])
@@ -143,13 +143,13 @@ def _plan_units(
 
 
 def _depthwise_rows(block: MixedBlock, units: Ints, e: Map, hidden: Ints) -> tuple[Rows, int]:
-    """The taps of every kernel size (`units` counts through all of them), and how many positions away they read."""
+    """The taps of all kernel sizes (`units` are numbered through all of them), and the distance at which they read."""
     biases = np.concatenate([array(conv.get_parameter("bias")) for conv in block.depthwise.values()])
     rows = Rows(hidden, biases[units])
     first, around = 0, 0
     for conv in block.depthwise.values():
         weight = array(conv.get_parameter("weight"))[:, 0]
-        here = np.flatnonzero((units >= first) & (units < first + len(weight)))  # slots of this kernel's units
+        here = np.flatnonzero((units >= first) & (units < first + len(weight)))  # positions of this kernel's units
         taps = weight[units[here] - first]
         slot, dy, dx = np.nonzero(taps)
         shift = shifts(e, dy, dx, weight.shape[1])
@@ -161,14 +161,14 @@ def _depthwise_rows(block: MixedBlock, units: Ints, e: Map, hidden: Ints) -> tup
 
 
 def add_pointwise(rows: Rows, x: Map, conv: nn.Conv2d) -> None:
-    """The taps of a (grouped) 1x1 conv; of a split map it reads the first phase."""
+    """The taps of a (grouped) 1x1 conv; for a split map, they read the first phase."""
     weight = array(conv.weight)[:, :, 0, 0]
     group = np.arange(len(weight)) // (len(weight) // conv.groups)  # (C_out,)
     rows.add_matrix(weight, planes_of(x)[group[:, None] * weight.shape[1] + np.arange(weight.shape[1])])
 
 
 def shifts(m: Map, dy: Ints, dx: Ints, k: int) -> Ints:
-    """How far from a position the taps (dy, dx) of a k x k kernel lie, in floats; in a split map also in which phase."""
+    """The distances of the taps (dy, dx) of a k x k kernel from a position, in floats; in a split map, including the phase."""
     ty, tx = dy - k // 2, dx - k // 2
     if m.phases == 1:
         return ty * m.pitch + tx
@@ -176,11 +176,11 @@ def shifts(m: Map, dy: Ints, dx: Ints, k: int) -> Ints:
 
 
 def planes_of(m: Map) -> Ints:
-    """The first value of each channel, (C,)."""
+    """The offset of the first value of each channel, (C,)."""
     return m.start + np.arange(m.channels) * m.plane
 
 
 def array(values: Tensor | None) -> Floats:
-    """A parameter as NumPy, float32."""
+    """A parameter as a float32 NumPy array."""
     assert values is not None
     return values.detach().float().numpy()

@@ -1,4 +1,4 @@
-"""Compile a ticket once and keep it: a folder of the user's, a file for each ticket, size, compiler and engine."""
+"""A cache of compiled tickets in a folder of the user, with a file for each ticket, size, compiler and engine version."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from supertickets.ticket.ticket import Ticket
 
 
 def compile_ticket(ticket: Ticket, *, size: tuple[int, int] | None = None, threads: int = 1) -> Engine:
-    """`ticket` compiled for this machine and images (3, *size) (default: the task's), checked against eager PyTorch.
+    """`ticket`, compiled for this machine and images (3, *size) (default: the task's size), checked against eager PyTorch.
 
-    What was compiled before is taken from `cache_folder`. Raises `UserError` as `export` does.
+    If it has been compiled before, the file comes from `cache_folder`. Raises `UserError` as `export` does.
     """
     task = ticket.load_task()
     size = size or (task.input_shape[1], task.input_shape[2])
@@ -30,7 +30,7 @@ def compile_ticket(ticket: Ticket, *, size: tuple[int, int] | None = None, threa
 
 
 def cache_folder() -> Path:
-    """`SUPERTICKETS_CACHE`, else the system's usual place for a user's caches; made for this user alone."""
+    """`SUPERTICKETS_CACHE`, or the system's usual folder for caches; created with access for this user only."""
     homes = {"Darwin": Path.home() / "Library/Caches", "Windows": Path(os.environ.get("LOCALAPPDATA", Path.home()))}
     usual = homes.get(platform.system(), Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
     folder = Path(os.environ.get("SUPERTICKETS_CACHE") or usual / "supertickets") / "engine"
@@ -41,7 +41,7 @@ def cache_folder() -> Path:
 
 
 def _key(ticket: Ticket, size: tuple[int, int]) -> str:
-    """Everything that the compiled file depends on, as a digest."""
+    """A digest of everything that the compiled file depends on."""
     digest = hashlib.sha256()
     about = (ticket.task, ticket.settings, ticket.arch.to_dict(), ticket.metrics, size)
     for text in (json.dumps(about, sort_keys=True), describe_compiler(find_compiler()), platform.machine()):

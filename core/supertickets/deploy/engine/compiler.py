@@ -1,4 +1,4 @@
-"""Compile a ticket's C file: by $CC, by cc, or by ziglang (the extra `native`), which also compiles for other machines."""
+"""Compile a ticket's C file with $CC, cc or ziglang (the extra `native`), which also compiles for other machines."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ INSTALL = "pip install 'supertickets[native]'"
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of machine: what its libraries end in, its name to zig, and how a compiler's own triple shows that it fits."""
+    """A kind of machine: the suffix of its libraries, its name in zig, and words in a compiler's triple that identify it."""
 
     suffix: str
     zig: str
-    fits: tuple[str, ...]  # words of `cc -dumpmachine`, all of them
+    fits: tuple[str, ...]  # all of these words are in the output of `cc -dumpmachine`
     flags: tuple[str, ...] = ("-shared", "-fPIC", "-s")
 
 
@@ -44,21 +44,21 @@ TARGET_NAMES = ("native", *TARGETS)
 
 
 def native_suffix() -> str:
-    """What libraries of this machine end in."""
+    """The suffix of libraries on this machine."""
     return SUFFIXES.get(platform.system(), ".so")
 
 
 def target_suffix(target: str) -> str:
-    """What a file compiled for `target` ends in. Raises `UserError` for an unknown target."""
+    """The suffix of a file compiled for `target`. Raises `UserError` for an unknown target."""
     if target != "native" and target not in TARGETS:
         raise UserError(f"--target: '{target}' is unknown; choose one of {', '.join(TARGET_NAMES)}")
     return native_suffix() if target == "native" else TARGETS[target].suffix
 
 
 def find_compiler(target: str = "native") -> list[str]:
-    """The command that compiles for `target`: $CC, then cc, where they do, then zig.
+    """The command that compiles for `target`: $CC or cc, if they can, otherwise zig.
 
-    Raises `UserError` where there is none, saying what was found instead and how to get one.
+    Raises `UserError` if there is none; the message says what was found instead and how to get a compiler.
     """
     suffix = target_suffix(target)
     seen = []
@@ -74,11 +74,11 @@ def find_compiler(target: str = "native") -> list[str]:
     if find_spec("ziglang") is not None:
         return [sys.executable, "-m", "ziglang", "cc", *(["-target", TARGETS[target].zig] if target != "native" else [])]
     there = f" (there is {'; '.join(seen)})" if seen else ""
-    raise UserError(f"no C compiler for {target} ({suffix}) is at hand{there}: set CC to one, or {INSTALL}")
+    raise UserError(f"no C compiler for {target} ({suffix}) was found{there}: set CC to one, or {INSTALL}")
 
 
 def _triple(command: list[str]) -> str:
-    """What machine a compiler says it compiles for; '' where it says nothing."""
+    """The machine that a compiler reports as its target; '' if it reports nothing."""
     try:
         done = subprocess.run([*command, "-dumpmachine"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -87,13 +87,13 @@ def _triple(command: list[str]) -> str:
 
 
 def describe_compiler(command: list[str]) -> str:
-    """The compiler's own first line about itself: another version is another compiler."""
+    """The command and the first line of the compiler's version; another version counts as another compiler."""
     done = subprocess.run([*command, "--version"], capture_output=True, text=True)
     return f"{shlex.join(command)} {(done.stdout.splitlines() or [''])[0]}"
 
 
 def compile_c(source: Path, out: Path, *, target: str = "native", flags: tuple[str, ...] = ()) -> None:
-    """Compile `source` to the library `out`. Raises `UserError` without a compiler, or with its first complaint."""
+    """Compile `source` to the library `out`. Raises `UserError` without a compiler, or with the compiler's first error."""
     command = find_compiler(target)
     own = ("-shared", "-fPIC") if target == "native" else TARGETS[target].flags
     if target == "native" and platform.system() == "Windows":

@@ -1,5 +1,5 @@
 #if TICKET_X86
-/* 0: neither; 3: AVX2 and FMA; 4: AVX-512 too (F, DQ, CD, BW, VL), each with the system's leave to use its registers. */
+/* 0: neither; 3: AVX2 and FMA; 4: also AVX-512 (F, DQ, CD, BW, VL), provided that the system supports their registers. */
 static int x86_level(void) {
 #ifdef TICKET_X86_FOUND /* for tests */
   return TICKET_X86_FOUND;
@@ -18,7 +18,7 @@ static int x86_level(void) {
 }
 #endif
 
-/* The code's width on this processor: 4, 3 (x86-64), 1 (others); 0: it lacks the instructions. */
+/* The level of code for this processor: 4 or 3 (x86-64), 1 (others), or 0 if it lacks the instructions. */
 static int level(void) {
 #if TICKET_X86
   int found = x86_level();

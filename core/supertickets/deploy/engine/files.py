@@ -1,4 +1,4 @@
-"""A folded network as a C file or compiled, and either as a function again."""
+"""Writes a folded network as a C file or a compiled file, and opens either as a function."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from supertickets.errors import UserError
 
 
 def write_c(plain: nn.Module, size: tuple[int, int], path: Path, facts: Mapping[str, str]) -> None:
-    """`path` (.c), self-contained, and its interface beside it as .h; `plain` is folded in the layout one-conv."""
+    """Write the self-contained C file `path` and its interface (.h) beside it; `plain` is folded in the layout one-conv."""
     path.write_text(source(plan(plain, size), size, facts))
     shutil.copyfile(HEADER, path.with_suffix(".h"))
 
 
 def write_native(plain: nn.Module, size: tuple[int, int], path: Path, facts: Mapping[str, str], *, target: str) -> Engine:
-    """`path`, compiled for `target`, opened; where this machine cannot run it, the same C file compiled for this machine."""
+    """Compile for `target` to `path` and open it; if this machine cannot run that, open the same C file compiled for it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "ticket.c"
         write_c(plain, size, file, facts)
-        library = Path(folder) / path.name  # some compilers write other files beside it
+        library = Path(folder) / path.name  # some compilers write further files beside it
         compile_c(file, library, target=target)
         shutil.move(library, path)
         try:
@@ -37,13 +37,13 @@ def write_native(plain: nn.Module, size: tuple[int, int], path: Path, facts: Map
 
 
 def open_c(path: Path, threads: int | None) -> Engine:
-    """A C file, compiled for this machine and opened."""
+    """Compile a C file for this machine and open it."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / f"ticket{native_suffix()}"
         compile_c(path, library)
-        return load(library, threads=threads or 1)  # stays open without its name
+        return load(library, threads=threads or 1)  # stays open after its file is removed
 
 
 def open_native(path: Path, threads: int | None) -> Engine:
-    """A compiled file, opened."""
+    """Open a compiled file."""
     return load(path, threads=threads or 1)

@@ -1,4 +1,4 @@
-"""Follows the exported graph of a network in order: what each node gives, how it is read, and when its memory is free again."""
+"""Follows the exported graph of a network: the result of each node, how it is read, and when its memory becomes free."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from supertickets.deploy.engine.values import Doubles, Room, Sum, Value
 from supertickets.errors import UserError
 
 Found: TypeAlias = "Tensor | Value | Sum | list[Value | Sum] | None"
-Rule: TypeAlias = Callable[..., Found]  # of the planner and the operation's arguments
+Rule: TypeAlias = Callable[..., Found]  # called with the planner and the operation's arguments
 OTHER = "export it as onnx, openvino or torch"
 CHANNELS = {"cat", "item", "chunk", "split", "split_with_sizes", "slice", "view", "reshape", "transpose", "clone", "alias"}
 
 
 class GraphPlanner:
-    """Plans `exported` for one image (3, *size) by `rules`, one for each kind of operation."""
+    """Plans `exported` for one image (3, *size) with `rules`, one for each kind of operation."""
 
     def __init__(self, exported: torch.export.ExportedProgram, size: tuple[int, int], rules: Mapping[str, Rule]) -> None:
         self.nodes, self.rules = list(exported.graph.nodes), rules
         self.program = Program()
         self.room = Room(self.program, max([1, *map(reach, self.nodes)]))
         self.found: dict[fx.Node, Found] = {}
-        self.node = self.nodes[0]  # the one that is planned
+        self.node = self.nodes[0]  # the node that is being planned
         self.image = Value(np.zeros(3, np.int64), *size, size[1], ())
         self.sums = SumPlanner(self.room, self.image)
         self.constants = {**exported.state_dict, **exported.constants}
@@ -55,7 +55,7 @@ class GraphPlanner:
                         self.forget(one)
 
     def apply(self) -> Found:
-        """What the operation of the node at hand gives."""
+        """The result of the current node's operation."""
         name = name_of(self.node)
         rule = self.rules.get(name)
         if rule is None:
@@ -63,13 +63,13 @@ class GraphPlanner:
         return rule(self, *self.node.args, **self.node.kwargs)
 
     def refusal(self, what: str) -> UserError:
-        """The error that names the module at hand and what the engine does not have."""
+        """The error that names the current module and the operation that the engine does not support."""
         stack = list(self.node.meta.get("nn_module_stack", {}).values())
         where = f"{stack[-1][0]}: " if stack and stack[-1][0] else ""
         return UserError(f"{where}the engine has no {what}; {OTHER}")
 
     def forget(self, node: fx.Node) -> None:
-        """No later operation reads what the node gives."""
+        """Release the node's result, because no later operation reads it."""
         found = self.found.pop(node, None)
         for one in found if isinstance(found, list) else [found]:
             if isinstance(one, Value | Sum) and one is not self.image:
@@ -88,7 +88,7 @@ class GraphPlanner:
         return found
 
     def take(self, node: object) -> Sum:
-        """What the node gives as a sum to go on with; one that nothing else reads is handed over."""
+        """The node's result as a sum to continue with; if nothing else reads it, the sum itself is passed on."""
         assert isinstance(node, fx.Node)
         found = self.found[node]
         if isinstance(found, Sum) and len(node.users) == 1:
@@ -97,7 +97,7 @@ class GraphPlanner:
         return as_sum(self.read(node))
 
     def wanted(self, node: fx.Node) -> set[str]:
-        """What reads the node: "zeros" (taps with zeros around the map), "split" (stride 2), "plain" (all else)."""
+        """How the node is read: "zeros" (taps with zeros around the map), "split" (stride 2), "plain" (everything else)."""
         found = set()
         for user in node.users:
             name = name_of(user)
@@ -113,7 +113,7 @@ class GraphPlanner:
         return found
 
     def unpadded(self, x: fx.Node) -> Value:
-        """The map that a conv reads; padding before it is the conv's own."""
+        """The map that a conv reads; a padding operation before it becomes part of the conv."""
         return self.image if self.found[x] is self.image else self.read(x)
 
     def part(self, value: Value, planes: Ints) -> Value:
@@ -121,7 +121,7 @@ class GraphPlanner:
         return replace(value, planes=planes, split=None, users=0).hold()
 
     def output(self, value: Value) -> None:
-        """What the program gives."""
+        """The output of the program."""
         runs = list(value.runs())
         if len(runs) > 1 or value.planes.size == 1:
             value = self.sums.compute(as_sum(value), Act.NONE, {"plain"})
@@ -142,7 +142,7 @@ class GraphPlanner:
         return isinstance(node, fx.Node) and isinstance(self.found[node], Tensor)
 
     def shape(self) -> Sequence[int]:
-        """The shape of the tensor at hand."""
+        """The shape of the current tensor."""
         return tuple(self.node.meta["val"].shape)
 
 
@@ -152,14 +152,14 @@ def name_of(node: fx.Node) -> str:
 
 
 def given_to(node: fx.Node) -> dict[str, Any]:
-    """The arguments of an operation by name, also those left at their defaults."""
+    """The arguments of an operation by name, including those with default values."""
     arguments = node.target._schema.arguments  # type: ignore[union-attr]
     defaults = {argument.name: argument.default_value for argument in arguments if argument.has_default_value()}
     return defaults | dict(zip((argument.name for argument in arguments), node.args, strict=False)) | dict(node.kwargs)
 
 
 def conv_of(node: fx.Node) -> tuple[tuple[int, int], int, int]:
-    """Of a conv: zeros above and to the left, its own and those of a padding before it; places of its kernel; its stride."""
+    """For a conv: the padding above and on the left, including a padding operation before it; its taps' places; its stride."""
     given = given_to(node)
     top, left = (0, 0) if isinstance(given["padding"], str) else given["padding"]
     if name_of(given["input"]) == "pad":
@@ -169,7 +169,7 @@ def conv_of(node: fx.Node) -> tuple[tuple[int, int], int, int]:
 
 
 def reach(node: fx.Node) -> int:
-    """How far from a place of its output the taps of a conv lie, in columns or rows of the map that it reads, maybe split."""
+    """The distances of a conv's taps from an output position, in columns or rows of the map that it reads (possibly split)."""
     if name_of(node) != "conv2d":
         return 0
     (top, left), _, stride = conv_of(node)

@@ -1,5 +1,6 @@
-/* What is no sum of taps: splits in phases, enlarging, means. Planes have rows `pitch` floats apart. Rows are written from the
- * first to the last, so that whole vectors may reach over a row's end; each map has room for that behind its last plane. */
+/* Operations that are not sums of taps: splitting into phases, enlarging, means. Rows of planes are `pitch` floats apart. They are
+ * written from the first to the last, so whole vectors may extend past the end of a row; each map has space for this after its
+ * last plane. */
 
 static void FN(fill)(float *p, int64_t n) {
   int64_t i = 0;
@@ -14,13 +15,13 @@ static void FN(copy)(const float *in, float *out, int n) {
 }
 
 /* (h, w) -> rows `first` to `end` of four phases of (h2, w2), `phase` apart: value (y, x) -> phase (y % 2, x % 2) at (y / 2, x / 2).
- * `clear`: nothing is read behind a row, and zeros are written there. */
+ * `clear`: nothing is read after the end of a row, and zeros are written there. */
 static void FN(split)(const float *in, float *out, const int32_t *size, int first, int end) {
   int h = size[0], w = size[1], pitch = size[2], h2 = size[3], w2 = size[4], pitch2 = size[5], phase = size[6], clear = size[7];
   for (int a = 0; a < 2; a++)
     for (int y = first; y < end; y++) {
       float *even = out + 2 * a * phase + y * pitch2, *odd = even + phase;
-      int x = 0, exact = clear || (end < h2 && w2 + VL > (end - y) * pitch2); /* what follows is another part's */
+      int x = 0, exact = clear || (end < h2 && w2 + VL > (end - y) * pitch2); /* what follows belongs to another part */
       if (2 * y + a < h) {
         const float *row = in + (int64_t)(2 * y + a) * pitch;
         for (; exact ? 2 * x + 2 * VL <= w : x < w2; x += VL) {
@@ -34,7 +35,7 @@ static void FN(split)(const float *in, float *out, const int32_t *size, int firs
     }
 }
 
-/* nearest, to twice the size: rows `y` to `end`; nothing is written behind the last one */
+/* Nearest resizing to twice the size, for the rows `y` to `end`; nothing is written after the last one. */
 static void FN(up2)(const float *in, float *out, int w, int pitch, int pitch2, int y, int end) {
   for (; y < end; y++) {
     int x = 0, exact = 2 * (w + VL) > (end - y) * pitch2;
@@ -47,7 +48,7 @@ static void FN(up2)(const float *in, float *out, int w, int pitch, int pitch2, i
   }
 }
 
-/* One line of w values, bilinearly to 2w or 4w; line[-1] and line[w] repeat the ends. */
+/* Resizes one line of w values bilinearly to 2w or 4w; line[-1] and line[w] repeat the ends. */
 static void FN(widen)(const float *line, float *out, int w, int times) {
   for (int x = 0; x < w; x += VL) {
     vec l = FN(load)(line + x - 1), m = FN(load)(line + x), r = FN(load)(line + x + 1);
@@ -65,8 +66,9 @@ static void FN(widen)(const float *line, float *out, int w, int times) {
   }
 }
 
-/* Rows `y` to `end` of a plane by tables of two source lines, at most one apart, and the second one's weight. A source row is
- * brought to the new width when it is needed first, and `space` holds the last two; nothing is written behind the last row.
+/* Resizes a plane, rows `y` to `end`, with tables of two source lines, at most one apart, and the weight of the second one. A
+ * source row is resized to the new width when it is first needed, and `space` holds the last two; nothing is written after the
+ * last row.
  * size: h, w, pitch, h2, w2, pitch2, -, times (as wide; 0: by table), then where the tables begin: rows, columns. */
 static void FN(resize)(const float *in, float *out, const int32_t *size, float *space, int y, int end) {
   int w = size[1], pitch = size[2], w2 = size[4], pitch2 = size[5], times = size[7], held[2] = {-1, -1};
@@ -110,7 +112,7 @@ static float FN(mean)(const float *in, int h, int w, int pitch) {
   return total / ((float)h * (float)w);
 }
 
-/* The largest value of each window, or the mean of its values in the map (kind 1) or of all its places (kind 2).
+/* The largest value of each window, or the mean over its values within the map (kind 1) or over all of its positions (kind 2).
  * size: h, w, pitch, h2, w2, pitch2, kernel, stride, pad, kind. */
 static void FN(pool)(const float *in, float *out, const int32_t *size) {
   int h = size[0], w = size[1], pitch = size[2], kernel = size[6], stride = size[7], pad = size[8], kind = size[9];

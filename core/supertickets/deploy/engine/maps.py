@@ -1,8 +1,8 @@
-"""How a feature map lies in the arena: flat planes with zero columns between their rows, so that a tap is a plain shift.
+"""The layout of feature maps in the arena: flat planes with zero columns between their rows, so that a tap is a simple shift.
 
-A plane of (h, w) has rows `pitch` = w + pad floats apart. A shift of up to `pad` columns then falls on zeros, never on the next
-row's values. Where taps reach above and below, a halo of zeros lies before and behind the plane. For stride 2 a plane is
-split in four phases, (y, x) -> phase (y % 2, x % 2) at (y // 2, x // 2), each with its halo.
+The rows of a plane of (h, w) are `pitch` = w + pad floats apart. A shift of up to `pad` columns then reads zeros, never values
+of the next row. If taps read above and below the map, there is a halo of zeros before and after the plane. For stride 2, a
+plane is split into four phases, (y, x) -> phase (y % 2, x % 2) at (y // 2, x // 2), each with its own halo.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from supertickets.deploy.engine.program import PAGE, VECTOR, Op, Program, rounde
 
 @dataclass(frozen=True)
 class Map:
-    """`channels` planes of (h, w), `plane` floats apart; `start` is the first one's first value.
+    """`channels` planes of (h, w), `plane` floats apart; `start` is the offset of the first value.
 
-    `phases` (1 or 4) lie `phase` floats apart in each plane; `at` is where the arena's block begins.
+    The `phases` (1 or 4) of each plane are `phase` floats apart; `at` is the offset of the block in the arena.
     """
 
     start: int
@@ -35,17 +35,17 @@ class Map:
 
     @property
     def positions(self) -> int:
-        """Flat positions of a plane (or phase), whole vectors."""
+        """Number of flat positions of a plane (or phase), in whole vectors."""
         return rounded(self.h * self.pitch)
 
 
 def halo_of(pad: int, pitch: int) -> int:
-    """Floats of zeros that the farthest tap may reach before or behind a plane."""
+    """Number of zero floats before or after a plane that the farthest tap may read."""
     return rounded(pad * pitch + pad)
 
 
 def plane_sizes(h: int, w: int, pad: int, *, halo: bool, split: bool) -> tuple[int, int, int, int]:
-    """(pitch, halo, phase, plane) in floats of planes of (h, w), the size after a split; planes keep off one cache set."""
+    """(pitch, halo, phase, plane) in floats, for planes of (h, w) after a split; planes do not all map to one cache set."""
     pitch = w + pad
     around = halo_of(pad, pitch) if halo else 0
     phase = rounded(h * pitch) + around
@@ -54,24 +54,24 @@ def plane_sizes(h: int, w: int, pad: int, *, halo: bool, split: bool) -> tuple[i
 
 
 def take_map(program: Program, channels: int, h: int, w: int, pad: int, *, halo: bool = False, split: bool = False) -> Map:
-    """A map with room in the arena; with `split` of four phases of (h, w). Halos hold zeros only after `clear_halos`."""
+    """A map with memory in the arena; with `split`, it has four phases of (h, w). Halos are zero only after `clear_halos`."""
     pitch, around, phase, plane = plane_sizes(h, w, pad, halo=halo, split=split)
-    at = program.arena.take(channels * plane + 4 * VECTOR)  # vectors may reach over the last row
+    at = program.arena.take(channels * plane + 4 * VECTOR)  # vectors may extend past the last row
     return Map(at + around, at, channels, h, w, pitch, plane, around, 4 if split else 1, phase)
 
 
 def clear_halos(program: Program, m: Map, *, own: bool = False) -> None:
-    """Zeros before, between and behind the phases of each plane; with `own` of a map in each thread's own memory."""
+    """Write zeros before, between and after the phases of each plane; with `own`, of a map in each thread's own memory."""
     program.op(Op.HALOS, m.at, m.channels, m.plane, m.halo, m.phase, m.phases, m.h * m.pitch, own, wait=not own)
 
 
 def clear_pads(program: Program, m: Map) -> None:
-    """Zeros in the columns between rows and behind the last row."""
+    """Write zeros in the columns between the rows and after the last row."""
     program.op(Op.PADS, m.start, m.channels, m.plane, m.h, m.w, m.pitch, m.positions)
 
 
 def split_map(program: Program, x: Map | None, channels: int, h: int, w: int, pad: int, *, cleared: bool) -> Map:
-    """The four phases of `x`, a map of (h, w), or of the image where it is None; with `cleared` halos for wider taps."""
+    """The four phases of `x`, a map of (h, w), or of the image if it is None; with `cleared`, halos are zero for wider taps."""
     m = take_map(program, channels, -(-h // 2), -(-w // 2), pad, halo=True, split=True)
     if cleared:
         clear_halos(program, m)
@@ -81,7 +81,7 @@ def split_map(program: Program, x: Map | None, channels: int, h: int, w: int, pa
 
 
 def inside(h: int, w: int, pitch: int, positions: int, *, split: bool) -> NDArray[np.bool_]:
-    """Whether each flat position of a map of (h, w), or of each of its four phases, is in the image."""
+    """Whether each flat position of a map of (h, w), or of each of its four phases, lies within the image."""
     y, x = np.divmod(np.arange(positions), pitch)
     ends = [(-(-(h - f // 2) // 2), -(-(w - f % 2) // 2)) for f in range(4)] if split else [(h, w)]
     return np.concatenate([(y < rows) & (x < columns) for rows, columns in ends])

@@ -1,5 +1,5 @@
-"""From a network to the engine's program. Of the project's supernets stem, stages and heads are known, so that a block's units
-run in groups whose planes stay in the cache; other networks are planned from their exported graph (`traced`)."""
+"""Plans the engine's program for a network. The stem, stages and heads of the project's own supernets are known, so the units
+of a block run in groups whose planes stay in the cache. Other networks are planned from their exported graph (`traced`)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from supertickets.networks.fusion import Fusion
 from supertickets.networks.heads import ClassificationHead, DenseHead
 from supertickets.networks.supernet import Supernet
 
-LARGEST = 4_000_000  # weights that are not zero: gcc needs 0.5 GB and about half a minute for each million of them
+LARGEST = 4_000_000  # nonzero weights: gcc needs 0.5 GB and about half a minute for each million of them
 
 
 def plan(net: nn.Module, size: tuple[int, int]) -> Program:
     """The program of `net`, folded in the layout one-conv, for one image (3, *size) float32.
 
-    Raises `UserError` naming what the engine cannot run.
+    Raises `UserError`, naming the part that the engine cannot run.
     """
     assert_supported(net)
     if not (isinstance(net, Supernet) and isinstance(net.head, DenseHead | ClassificationHead)):
@@ -39,7 +39,7 @@ def plan(net: nn.Module, size: tuple[int, int]) -> Program:
 
 
 def assert_supported(net: nn.Module) -> None:
-    """Raise `UserError` with the reason where it is known without planning that the engine cannot run `net`."""
+    """Raise `UserError`, with the reason, if it is clear without planning that the engine cannot run `net`."""
     for name, block in mixed_blocks(net).items():
         if block.mixer is not None:
             raise UserError(f"{name}: the engine has no token mixers (arch.tokens); {OTHER}")
@@ -82,7 +82,7 @@ class _Planner:
         plan_block(self.program, self.scratch, x, block, out, act, pad=self.pad)
 
     def stem(self) -> Map:
-        """Plan the two convs of the stem; gives the map that they write."""
+        """Plan the two convs of the stem; returns the map that they write."""
         h, w = self.size
         convs = [m for m in self.net.stem if isinstance(m, nn.Conv2d)]
         x: Map | None = None
@@ -101,7 +101,7 @@ class _Planner:
         return x
 
     def fusion(self, fusion: nn.Module, features: list[Map]) -> list[Map]:
-        """Each branch's sum with ReLU: the coarser neighbour's part, enlarged, is written; the others are added to it."""
+        """The sum of each branch, with ReLU: the enlarged part from the coarser neighbour is written, the others are added."""
         assert isinstance(fusion, Fusion)
         fused = []
         for i, own in enumerate(features):
@@ -142,7 +142,7 @@ class _Planner:
         return x
 
     def enlarge_twice(self, x: Map, out: Map) -> None:
-        """Nearest to twice the size, then bilinear where rounding made that one larger than `out`."""
+        """Nearest resizing to twice the size, then bilinear resizing if that is larger than `out` because of rounding."""
         if (out.h, out.w) == (2 * x.h, 2 * x.w):
             self.program.op(Op.UP2, x.start, x.plane, out.start, out.plane, x.channels, x.h, x.w, x.pitch, out.pitch)
             return
@@ -150,7 +150,7 @@ class _Planner:
         resize(self.program, x, out, (rows // 2, up), (columns // 2, across))
 
     def dense_head(self, head: DenseHead, features: list[Map]) -> None:
-        """Everything at the finest size side by side, a block, a 1x1 conv."""
+        """All branches concatenated at the finest size, a block and a 1x1 conv."""
         p, first = self.program, features[0]
         together = self.map(sum(m.channels for m in features), first.h, first.w)
         rows = Rows(planes_of(together)[: first.channels], np.zeros(first.channels, np.float32))
@@ -168,7 +168,7 @@ class _Planner:
         p.output_shape = (out.channels, out.h, out.w)
 
     def classification_head(self, head: ClassificationHead, features: list[Map]) -> None:
-        """The sum from fine to coarse, a 1x1 conv, the mean, a linear layer."""
+        """The sum from fine to coarse, a 1x1 conv, the mean and a linear layer."""
         p = self.program
         total: Map | None = None
         for i, (block, m) in enumerate(zip(head.widen, features, strict=True)):
@@ -192,5 +192,5 @@ class _Planner:
 
 
 def _channels(m: Map, first: int, count: int) -> Map:
-    """A part of a map's channels."""
+    """Some of the channels of a map."""
     return replace(m, start=m.start + first * m.plane, channels=count)

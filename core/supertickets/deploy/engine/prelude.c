@@ -1,9 +1,9 @@
 #define ALWAYS static inline __attribute__((always_inline))
 #define HIDE(pointer) __asm__("" : "+r"(pointer)) /* one base register and constant displacements, whatever the loop */
 #define UNROLL _Pragma("GCC unroll 16")
-#define PATIENCE 2000 /* turns for which a thread that waits only spins */
-#define CACHED 8192 /* floats that surely stay in the first-level cache */
-/* Never written, but not const: gcc would look into such large tables for constants, which takes it gigabytes. */
+#define PATIENCE 2000 /* turns for which a waiting thread only spins */
+#define CACHED 8192 /* number of floats that certainly fit in the first-level cache */
+/* Never written, but not const: gcc would search such large tables for constants, which takes gigabytes of memory. */
 #define TABLE __attribute__((used)) static
 
 typedef struct { int32_t offset; float weight; } Tap;
@@ -34,8 +34,8 @@ typedef struct { int32_t kind, wait, a[17]; } Op;
 #define LOW FOR_WIDTH(LOW, VL)
 #define HIGH FOR_WIDTH(HIGH, VL)
 
-/* For x86-64 the code stands here for two kinds of processor, chosen when it runs; -DTICKET_X86=3 or 4 keeps one of them, and
- * 0 leaves what to use to the compiler's own options. */
+/* For x86-64 this file contains code for two kinds of processors, one of which is chosen when it runs. -DTICKET_X86=3 or 4 keeps
+ * only one of them, and with 0 the compiler's own options decide. */
 #if defined(__x86_64__) && !defined(TICKET_X86)
 #define TICKET_X86 34
 #elif !defined(__x86_64__)
@@ -47,7 +47,7 @@ typedef struct { int32_t kind, wait, a[17]; } Op;
 #include <arm_neon.h>
 #endif
 
-/* The parts of a call count in its scratch memory how often one of them has arrived; the last one to leave sets the count back. */
+/* A counter in the scratch memory of a call counts the arrivals of its parts; the last part to leave resets it. */
 static void meet_at(const uint32_t *arrived, uint32_t all, void (*wait)(void)) {
   for (int turns = 0; __atomic_load_n(arrived, __ATOMIC_ACQUIRE) < all; turns += turns <= PATIENCE)
     if (wait && turns > PATIENCE) wait();

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-VECTOR = 16  # floats of the widest vector: what a run of positions is a multiple of
-PAGE = 1024  # floats between addresses that fall on one set of the first-level cache
+VECTOR = 16  # floats in the widest vector; numbers of positions are multiples of it
+PAGE = 1024  # floats between addresses that map to the same set of the first-level cache
 
 
 class Op(IntEnum):
-    """What an operation does; its numbers are explained in run.c, which the enum is written into."""
+    """The kinds of operations. Their numbers are explained in run.c; the enum is written into the C file."""
 
     ROWS = 0
     PLANES = 1
@@ -41,7 +41,7 @@ class Op(IntEnum):
 
 
 class Act(IntFlag):
-    """How a row begins and ends: `ADD` to what stands in the output; one of the others behind the sum."""
+    """How a row begins and ends: `ADD` adds to the values in the output; the others are activations after the sum."""
 
     NONE = 0
     ADD = 1
@@ -54,26 +54,26 @@ class Act(IntFlag):
 
 
 def rounded(n: int, multiple: int = VECTOR) -> int:
-    """`n` brought up to a multiple of `multiple`."""
+    """`n`, rounded up to a multiple of `multiple`."""
     return -(-n // multiple) * multiple
 
 
 @dataclass
 class Rows:
-    """Sparse rows to be: where each goes (`out`, arena offsets), its `bias`, and taps in any order."""
+    """Sparse rows to plan: their outputs (`out`, arena offsets), biases (`bias`), and taps in any order."""
 
     out: Ints
     bias: Floats
-    taps: list[tuple[Ints, Ints, Floats]] = field(default_factory=list)  # (row, offset, weight) of as many taps
-    own_taps: list[tuple[Ints, Ints, Floats]] = field(default_factory=list)  # the same, of each thread's own memory
+    taps: list[tuple[Ints, Ints, Floats]] = field(default_factory=list)  # (row, offset, weight) of each tap
+    own_taps: list[tuple[Ints, Ints, Floats]] = field(default_factory=list)  # the same, for taps in each thread's own memory
 
     def add(self, row: Ints, offset: Ints, weight: Floats) -> None:
-        """Taps of the rows `row`; those of weight zero are left out."""
+        """Add taps to the rows `row`; those with weight zero are left out."""
         kept = weight != 0
         self.taps.append((row[kept], offset[kept], weight[kept]))
 
     def add_matrix(self, weight: Floats, offset: Ints, *, own: bool = False) -> None:
-        """Row i takes `weight[i, j]` times what lies at `offset[j]` or `offset[i, j]`, maybe in each thread's own memory."""
+        """Row i reads `weight[i, j]` times the value at `offset[j]` or `offset[i, j]`, possibly in each thread's own memory."""
         row, column = np.nonzero(weight)
         (self.own_taps if own else self.taps).append(
             (row, np.broadcast_to(offset, weight.shape)[row, column], weight[row, column])
@@ -81,7 +81,7 @@ class Rows:
 
 
 class Arena:
-    """Offsets of one block of floats, given out and taken back; `size` is the most that was in use at once."""
+    """Allocates and frees parts of one block of floats; `size` is the largest number of floats in use at once."""
 
     def __init__(self) -> None:
         self.size = VECTOR
@@ -89,7 +89,7 @@ class Arena:
         self._used: dict[int, int] = {}
 
     def take(self, length: int) -> int:
-        """Offset of `length` floats, a multiple of `VECTOR`: the tightest gap, or new ones behind all others."""
+        """Allocate `length` floats, rounded up to whole vectors, in the smallest gap that fits or at the end."""
         length = rounded(length)
         gaps = [gap for gap in self._free if gap[1] >= length]
         if gaps:
@@ -104,7 +104,7 @@ class Arena:
         return offset
 
     def give(self, offset: int) -> None:
-        """What `take` gave is free again; neighbouring gaps become one."""
+        """Free memory that `take` has allocated; adjacent gaps are merged."""
         gaps = sorted([*self._free, (offset, self._used.pop(offset))])
         self._free = []
         for start, length in gaps:
@@ -119,10 +119,10 @@ class Program:
 
     def __init__(self) -> None:
         self.arena = Arena()
-        self.own = (0, 0)  # where what each thread of one image has of its own begins and ends in the arena
+        self.own = (0, 0)  # begin and end of the memory in the arena of which each thread of an image has its own copy
         self.ops: list[tuple[int, bool, tuple[int, ...]]] = []  # kind, whether all threads wait for each other, numbers
-        self.acts = Act.NONE  # all that occur
-        self._rows: list[tuple[Ints, Ints, Ints, Floats]] = []  # (out, taps in the arena and taps of each, bias)
+        self.acts = Act.NONE  # all activations that are used
+        self._rows: list[tuple[Ints, Ints, Ints, Floats]] = []  # (out, number of taps in the arena, number of all taps, bias)
         self._taps: list[tuple[Ints, Floats]] = []
         self._rows_so_far = 0
         self._ints: list[Ints] = []
@@ -131,22 +131,22 @@ class Program:
         self.output_shape: tuple[int, ...] = ()
 
     def take_own(self, length: int) -> int:
-        """Offset of `length` floats that each thread of one image has for itself: one in the arena, the others behind it."""
+        """Offset of `length` floats, of which each thread of an image has its own copy: one in the arena, others after it."""
         offset = self.arena.take(length)
         first, end = self.own if self.own[1] else (offset, offset)
         self.own = min(first, offset), max(end, offset + rounded(length))
         return offset
 
     def op(self, kind: Op, *numbers: int, wait: bool = True) -> None:
-        """One operation; what `numbers` mean stands beside its case in run.c.
+        """Add an operation; the meaning of `numbers` is documented at its case in run.c.
 
-        With `wait`, the threads of one image wait for each other after it. That is needed where what follows reads positions
-        that another thread writes, or writes to memory that another one may still read.
+        With `wait`, the threads of an image wait for each other after it. This is necessary if later operations read positions
+        that another thread writes, or write to memory that another thread may still read.
         """
         self.ops.append((int(kind), wait, tuple(map(int, numbers))))
 
     def meet(self) -> None:
-        """The threads of one image wait for each other after what has been planned so far."""
+        """Make the threads of an image wait for each other after the operations planned so far."""
         if self.ops:
             kind, _, numbers = self.ops[-1]
             self.ops[-1] = kind, True, numbers
@@ -163,12 +163,12 @@ class Program:
         own: bool = False,
         wait: bool = True,
     ) -> None:
-        """Run all rows over a tile of flat positions, then over the next.
+        """Run all rows over one tile of flat positions after the other.
 
-        `phases`: how many there are, and how far apart in the input and in the output; all rows run in each. `mask`: what
-        `mask()` gave for the positions of each phase; zeros are written where it keeps nothing. `around`: so many positions
-        before and behind its share are computed by each thread as well. `own`: `rows.out` are offsets in each thread's own
-        memory. Rows that would change nothing are left out.
+        `phases`: their number, and their distances in the input and in the output; all rows run in each phase. `mask`: the
+        result of `mask()` for the positions of each phase; zeros are written at positions that it does not keep. `around`: the
+        number of positions before and after its share that each thread computes as well. `own`: whether `rows.out` are offsets
+        in each thread's own memory. Rows that would change nothing are left out.
         """
         taps = 0 if not rows.own_taps else 2 if any(len(part[0]) for part in rows.taps) else 1
         self._rows_op(Op.ROWS, rows, act, (positions, act, *phases, mask, rounded(around), own, taps), wait)
@@ -189,7 +189,7 @@ class Program:
         shared = np.bincount(np.concatenate([none, *(part[0] for part in rows.taps)]), minlength=len(rows.out))
         count = np.bincount(row, minlength=len(rows.out))
         last = np.arange(len(row)) >= len(row) - sum(len(part[0]) for part in rows.own_taps)
-        # Rows of as many taps behind each other: the processor guesses each loop's end right.
+        # Rows with equal numbers of taps are adjacent, so that the processor predicts the end of each loop correctly.
         turn = np.argsort(count, kind="stable")
         if act == Act.ADD:
             turn = turn[(count[turn] > 0) | (rows.bias[turn] != 0)]
@@ -211,28 +211,28 @@ class Program:
         return total
 
     def mask(self, kept: NDArray[np.bool_]) -> int:
-        """What a mask keeps, for whole vectors of positions; gives its place."""
+        """Add a mask, for whole vectors of positions; returns its position."""
         self._masks.append(kept)
         return sum(map(len, self._masks)) - len(kept)
 
     def masks(self) -> NDArray[np.bool_]:
-        """All masks, one behind the other."""
+        """All masks, concatenated."""
         return np.concatenate([*self._masks, np.zeros(4 * VECTOR, np.bool_)])
 
     def ints(self, values: Ints) -> int:
-        """A table of whole numbers; gives its place."""
+        """Add a table of whole numbers; returns its position."""
         self._ints.append(values)
         return sum(map(len, self._ints)) - len(values)
 
     def floats(self, values: Floats) -> int:
-        """A table of floats; gives its place."""
+        """Add a table of floats; returns its position."""
         self._floats.append(values)
         return sum(map(len, self._floats)) - len(values)
 
     def tables(self) -> tuple[list[tuple[int, int, int, int, float]], tuple[Ints, Floats], Ints, Floats]:
         """Rows (out, first tap, taps in the arena, taps, bias), taps (offsets, weights), whole numbers and floats.
 
-        Tables of a vector at least: a compiler that sees a shorter one warns of vectors that are never read.
+        Each table has at least the length of a vector, as compilers warn for shorter tables about vectors that are never read.
         """
         out, shared, count, bias = (np.concatenate(part) for part in zip(*self._rows, strict=True))
         first = np.cumsum(count) - count

@@ -1,4 +1,4 @@
-"""Rules for operations that pool, resize, or only say where channels lie."""
+"""Rules for operations that pool, resize or only rearrange channels."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def mean_pool(
 
 
 def pool(p: GraphPlanner, x: fx.Node, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], kind: int) -> Value:
-    """Max (kind 0), mean over the map's values (1) or all places (2) of windows."""
+    """Pooling in windows: the maximum (kind 0), the mean over values within the map (1) or over all positions (2)."""
     value, window = p.read(x), [{*sizes} for sizes in (kernel, stride or kernel, padding)]
     if any(len(sizes) > 1 for sizes in window):
         raise p.refusal("pooling in windows that are no squares")
@@ -77,14 +77,14 @@ def upsample(p: GraphPlanner, x: fx.Node, size: object, *rest: object) -> Value:
 
 
 def pad(p: GraphPlanner, x: fx.Node, amounts: Sequence[int], mode: str = "constant", value: float | None = None) -> Found:
-    """Zeros around a map that only convs read: these take them into account."""
+    """Zero padding around a map that only convs read; these take it into account."""
     if mode != "constant" or value or any(name_of(user) != "conv2d" for user in p.node.users) or len(amounts) != 4:
         raise p.refusal("padding before anything but a conv")
     return same(p, x)
 
 
 def cat(p: GraphPlanner, parts: Sequence[fx.Node], dim: int = 0) -> Value:
-    """Maps side by side: no value moves."""
+    """Concatenates maps without moving values."""
     wanted = p.wanted(p.node) & {"zeros"} | {"plain"}
     for part in parts:
         if isinstance(found := p.found[part], Sum):
@@ -108,7 +108,7 @@ def cat(p: GraphPlanner, parts: Sequence[fx.Node], dim: int = 0) -> Value:
 
 
 def parts(p: GraphPlanner, x: fx.Node, *_: object) -> list[Value | Sum]:
-    """Parts of a map's channels, one behind the other."""
+    """Consecutive parts of a map's channels."""
     value = p.read(x)
     found: list[Value | Sum] = []
     sizes = [part.shape[1] for part in p.node.meta["val"]]
@@ -141,7 +141,7 @@ def item(p: GraphPlanner, x: fx.Node, index: int) -> Found:
 
 
 def view(p: GraphPlanner, x: fx.Node, *_: object) -> Value:
-    """Channels in another shape, or a map of one pixel without height and width."""
+    """Changes the shape of the channels, or removes the height and width of a map of one pixel."""
     value, shape = p.read(x), p.shape()
     flat = (value.h, value.w) == (1, 1) and (len(shape) == 2 or tuple(shape[-2:]) != (1, 1))
     leading = shape[1:] if flat else shape[1:-2]
@@ -153,7 +153,7 @@ def view(p: GraphPlanner, x: fx.Node, *_: object) -> Value:
 
 
 def transpose(p: GraphPlanner, x: fx.Node, a: int, b: int) -> Value:
-    """Channels in another order."""
+    """Changes the order of the channels."""
     value = p.read(x)
     axes = [axis % len(p.shape()) - 1 for axis in (a, b)]
     if not all(0 <= axis < value.planes.ndim for axis in axes):

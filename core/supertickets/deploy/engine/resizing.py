@@ -1,4 +1,4 @@
-"""Maps brought to another size: tables of two source lines for each line of the output."""
+"""Resizing of maps, with tables of two source lines for each line of the output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from supertickets.deploy.engine.maps import Map
 from supertickets.deploy.engine.program import VECTOR, Floats, Ints, Op, Program, rounded
 
-Lines: TypeAlias = tuple[Ints, Floats]  # the two sources of each output line, (n_out, 2), and the second one's weight
+Lines: TypeAlias = tuple[Ints, Floats]  # the two source lines of each output line, (n_out, 2), and the weight of the second one
 
 
 def bilinear(n_in: int, n_out: int) -> Lines:
@@ -21,20 +21,20 @@ def bilinear(n_in: int, n_out: int) -> Lines:
 
 
 def nearest(n_in: int, n_out: int) -> Lines:
-    """The source line in which each output line begins."""
+    """The source line that contains the start of each output line (nearest)."""
     low = np.minimum(np.arange(n_out) * n_in // n_out, n_in - 1)
     return np.stack([low, low], axis=1), np.zeros(n_out, np.float32)
 
 
 def resize_bilinear(program: Program, x: Map, out: Map) -> None:
-    """`out` is `x`, bilinearly at its size."""
+    """Resize `x` bilinearly to `out`."""
     times = out.h // x.h
     exact = times in (2, 4) and (out.h, out.w) == (times * x.h, times * x.w)
     resize(program, x, out, bilinear(x.h, out.h), bilinear(x.w, out.w), times if exact else 0)
 
 
 def resize(program: Program, x: Map, out: Map, rows: Lines, columns: Lines, times: int = 0) -> None:
-    """`out` is `x` by these lines; with `times` of 2 or 4 the columns are known to be bilinear at so many times the width."""
+    """Resize `x` to `out` by these lines; with `times` 2 or 4, the columns are bilinear at that multiple of the width."""
     space = rounded(x.w + 3 * VECTOR) + 2 * rounded(out.w + 3 * VECTOR)  # a line, then two rows at their new width
     own = program.take_own(space)
     tables = (

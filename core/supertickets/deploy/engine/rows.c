@@ -1,4 +1,4 @@
-/* Vectors of VL floats and the row kernel. This part of the file stands here once for each instruction set; FN() adds its name. */
+/* Vectors of VL floats and the row kernel. This part of the file is repeated for each instruction set; FN() adds its name. */
 typedef float FN(vec) __attribute__((vector_size(VL * 4)));
 typedef float FN(loose) __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef int32_t FN(lanes) __attribute__((vector_size(VL * 4)));
@@ -21,7 +21,7 @@ ALWAYS vec FN(relu)(vec v) { return (vec)((FN(lanes))v & (v > (vec){0})); }
 ALWAYS vec FN(fma)(vec a, vec b, vec c) { return a * b + c; }
 #endif
 
-/* What is kept of the vector `i` of a row, by a table of bits: one for each float, or all bits of each float. */
+/* Masks the vector `i` of a row with a table that has one bit for each float, or all bits of each float. */
 #if VL == 16
 typedef uint16_t FN(mask);
 static const FN(mask) *FN(mask_at)(int place) { return MASK_BITS + place / 16; }
@@ -49,7 +49,7 @@ ALWAYS vec FN(least)(vec a, vec b) {
 
 ALWAYS vec FN(relu6)(vec v) { return FN(least)(FN(relu)(v), FN(splat)(6)); }
 
-/* 1 / (1 + e^-v): 2^n e^r with a whole n and |r| <= ln 2 / 2; e^r by its series, to 5e-9 of it. */
+/* 1 / (1 + e^-v): 2^n e^r with a whole n and |r| <= ln 2 / 2; e^r by its series, with a relative error of 5e-9. */
 ALWAYS vec FN(sigmoid)(vec v) {
   vec x = FN(splat)(80) - FN(least)(FN(relu)(FN(splat)(80) + v), FN(splat)(160)); /* -v, within +-80 */
   vec turned = FN(fma)(x, FN(splat)(1.44269504f), FN(splat)(12582912)), n = turned - 12582912;
@@ -62,7 +62,7 @@ ALWAYS vec FN(sigmoid)(vec v) {
   return 1 / (1 + e);
 }
 
-/* What comes behind a sum. ACTS, the ones that occur, is a constant: of the others there is no code. */
+/* The activation after a sum. ACTS, the set of activations that are used, is a constant: no code is generated for the others. */
 ALWAYS vec FN(act)(vec v, int act) {
   if (ACTS & act & RELU) v = FN(relu)(v);
   if (ACTS & act & RELU6) v = FN(relu6)(v);
@@ -81,7 +81,8 @@ ALWAYS void FN(tap)(vec *sum, const float *in, const Tap *tap, const int count) 
 }
 
 /* One row over `count` vectors; count is a constant wherever this is inlined, so that all sums stay in registers.
- * Where there is a `mask`, only its bits are kept. Taps that are not shared lie in `own`; 0: all lie in `in`. */
+ * With a `mask`, only the values that it keeps are written, otherwise zeros. Taps that are not shared read `own`; if that is 0,
+ * all taps read `in`. */
 ALWAYS void FN(row)(
     const float *in, const float *own, float *out, const Row *row, int act, const FN(mask) *mask, const int count) {
   vec sum[MOST], start = FN(splat)(row->bias);
@@ -115,7 +116,7 @@ ALWAYS void FN(row)(
 #endif
 #define TILES TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8) TILES_BEYOND_8
 
-/* `rows` rows over the same `count` vectors, and the same with taps in `own`, too. */
+/* `rows` rows over the same `count` vectors, and a variant in which taps also read `own`. */
 #define OWN_TAPS 0
 static __attribute__((noinline)) void FN(tile)(
     const float *in, float *out, const Row *row, int rows, int act, const FN(mask) *mask, int count) {
@@ -128,8 +129,9 @@ static __attribute__((noinline)) void FN(tile_of_both)(
   switch (count) { TILES }
 }
 
-/* Rows over the vectors `first` to `end` of their planes, in tiles of about one size; `mask` is the place of the planes' mask, or
- * -1. What the last row reads of a tile, the row with the most taps, should stay in the first-level cache for the next row. */
+/* Rows over the vectors `first` to `end` of their planes, in tiles of similar size; `mask` is the position of the planes' mask, or
+ * -1. The values of a tile that the last row, which has the most taps, reads should stay in the first-level cache for the next
+ * row. */
 static void FN(run_rows)(
     const float *in, const float *own, float *out, const Row *row, int rows, int first, int end, int act, int mask) {
   int most = rows == 1 ? MOST : CACHED / (VL * (row[rows - 1].taps + 1));
@@ -145,8 +147,8 @@ static void FN(run_rows)(
   }
 }
 
-/* One row over the vectors `v` to `end` of its plane. `taps` is a constant wherever this is inlined: weights and places stay in
- * registers. */
+/* One row over the vectors `v` to `end` of its plane. `taps` is a constant wherever this is inlined, so weights and
+ * addresses stay in registers. */
 ALWAYS void FN(plane)(const float *in, float *out, const Row *row, int v, int end, int act, const int taps) {
   const float *x[12];
   vec w[12], bias = FN(splat)(row->bias);

@@ -1,10 +1,10 @@
-/* Where rows of `pitch` floats begin from which on a part runs them: those in its share of the map's positions. */
+/* The first row of `pitch` floats that a part runs: the first one that begins in its share of the map's positions. */
 static int FN(row_of)(int h, int pitch, int part, int parts) {
   int vectors = (h * pitch + 15) / 16 * (16 / VL), y = (vectors * part / parts * VL + pitch - 1) / pitch;
   return y < h ? y : h;
 }
 
-/* The columns behind the rows `y` to `end` of (h, w), and what lies behind the last row. */
+/* Writes zeros in the columns after the rows `y` to `end` of (h, w), and after the last row. */
 static void FN(pads)(float *plane, int h, int w, int pitch, int positions, int y, int end) {
   int pad = pitch - w, last = y < h && end == h;
   float *at = plane + (int64_t)y * pitch + w;
@@ -18,22 +18,22 @@ static void FN(pads)(float *plane, int h, int w, int pitch, int positions, int y
   for (int p = h * pitch; last && p < positions; p++) plane[p] = 0;
 }
 
-/* Zeros before, between and behind the phases of a plane. */
+/* Writes zeros before, between and after the phases of a plane. */
 static void FN(halos)(float *plane, int halo, int phase, int phases, int positions) {
   FN(fill)(plane, halo);
   for (int f = 0; f < phases; f++)
     FN(fill)(plane + halo + f * phase + positions, phase - positions);
 }
 
-/* One operation's share of `part` of `parts`: the positions or rows of maps from `first` to `end`, of which a part has about the
- * same ones in each operation, so that what it reads is in its own processor's cache; else the channels that are its turn.
- * What `own` is said of is memory of each part's own; everything else lies in the arena, which they share. */
+/* Runs the share of `part` of `parts` in one operation: the positions or rows of maps from `first` to `end`, which are about the
+ * same for a part in each operation, so that the values it reads are in its own processor's cache; or every `parts`-th channel.
+ * `own` means memory that each part has for itself; everything else is in the arena, which the parts share. */
 static void FN(run_op)(const Op *op, const float *image, float *output, float *arena, float *own, int part, int parts) {
   const int32_t *a = op->a;
   int first, end;
   switch (op->kind) {
-    case ROWS: /* first row, rows, positions, act, phases, how far they are apart, the same in the output, where their masks begin
-                * (-1: none), the positions around a part's that it computes as well, whether the output is own, the taps (1: all
+    case ROWS: /* first row, rows, positions, act, phases, their distance, the same in the output, where their masks begin
+                * (-1: none), number of positions around its own that a part also computes, whether the output is own, the taps (1: all
                 * own, 2: shared and own) */
       first = a[2] / VL * part / parts, end = a[2] / VL * (part + 1) / parts;
       if (first == end) break;
@@ -57,7 +57,7 @@ static void FN(run_op)(const Op *op, const float *image, float *output, float *a
       for (int c = a[7] ? 0 : part; c < a[1]; c += a[7] ? 1 : parts)
         FN(halos)((a[7] ? own : arena) + a[0] + (int64_t)c * a[2], a[3], a[4], a[5], a[6]);
       break;
-    case COPY: /* out, plane, channels, h, w, pitch: the image as it is */
+    case COPY: /* out, plane, channels, h, w, pitch: copies the image */
       first = FN(row_of)(a[3], a[5], part, parts), end = FN(row_of)(a[3], a[5], part + 1, parts);
       for (int c = 0; c < a[2]; c++)
         for (int y = first; y < end; y++)
@@ -78,7 +78,7 @@ static void FN(run_op)(const Op *op, const float *image, float *output, float *a
       for (int c = 0; c < a[4]; c++)
         FN(resize)(arena + a[0] + (int64_t)c * a[1], arena + a[2] + (int64_t)c * a[3], a + 5, own + a[11], first, end);
       break;
-    case MEAN: /* in, plane, out, how far apart (1, or room for vectors, which are filled), channels, h, w, pitch */
+    case MEAN: /* in, plane, out, distance (1, or space for vectors, which are filled), channels, h, w, pitch */
       for (int c = part; c < a[4]; c += parts) {
         float mean = FN(mean)(arena + a[0] + (int64_t)c * a[1], a[5], a[6], a[7]), *out = arena + a[2] + (int64_t)c * a[3];
         *out = mean;
@@ -90,7 +90,7 @@ static void FN(run_op)(const Op *op, const float *image, float *output, float *a
       for (int o = part; o < a[4]; o += parts)
         output[o] = FLOATS[a[2] + o] + FN(dot)(arena + a[0], FLOATS + a[1] + (int64_t)o * a[3], a[3]);
       break;
-    case MULTIPLY: /* in, plane, factors, how far apart, out, plane, channels, positions */
+    case MULTIPLY: /* in, plane, factors, their distance, out, plane, channels, positions */
       for (int c = part; c < a[6]; c += parts) {
         const float *in = arena + a[0] + (int64_t)c * a[1];
         float *out = arena + a[4] + (int64_t)c * a[5];
@@ -110,7 +110,7 @@ static void FN(run_op)(const Op *op, const float *image, float *output, float *a
   }
 }
 
-/* All operations; after those that `wait`, all parts wait for each other. */
+/* Runs all operations; after those with `wait`, all parts wait for each other. */
 static void FN(run)(const float *image, float *output, char *memory, int part, int parts, void (*wait)(void)) {
   uint32_t *arrived = (uint32_t *)memory, met = 1;
   float *arena = (float *)(memory + 64), *own = part ? arena + SHARED - OWN_FROM + (int64_t)(part - 1) * OWN : arena;

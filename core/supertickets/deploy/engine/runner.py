@@ -1,7 +1,7 @@
-"""Run a compiled ticket: a function of NumPy or torch images, of any number of them, from any number of threads.
+"""Run a compiled ticket: a function of any number of NumPy or torch images, which any number of threads may call.
 
-A compiled file is code: open only what you trust. It is looked at before the system loads it, so that a file that is none of
-ours, or is for another machine, ends in one line.
+A compiled file is code, so open only files that you trust. Its bytes are inspected before the system loads it, so that other
+files, and files for other machines, lead to a one-line error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from supertickets.errors import UserError
 Array = NDArray[np.float32]
 Images = TypeVar("Images", Array, torch.Tensor)
 MACHINES = {"x86-64-v3": "x86_64", "x86-64-v4": "x86_64", "arm64": "arm64", "wasm": "wasm"}
-SHARE = 4_000_000  # multiplications of an image for which it is worth while to let one more thread take part
+SHARE = 4_000_000  # multiplications of an image for which one more thread is worthwhile
 MAGIC = {"Linux": (b"\x7fELF",), "Darwin": (b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"), "Windows": (b"MZ",)}
 MADE_FOR = {b"\x7fELF": "Linux or Android", b"\xcf\xfa\xed\xfe": "macOS", b"MZ": "Windows", b"\0asm": "WebAssembly"}
 
@@ -41,38 +41,39 @@ MADE_FOR = {b"\x7fELF": "Linux or Android", b"\xcf\xfa\xed\xfe": "macOS", b"MZ":
 def load(path: str | Path, *, threads: int = 1) -> Engine:
     """Open a file that `supertickets export --format native` wrote.
 
-    Raises `UserError` for a file that is missing, not ours, for another machine or for a better processor than this one.
+    Raises `UserError` for a file that is missing, was not written by this project, or needs another machine or a newer
+    processor.
     """
     return Engine(Path(path), threads=threads)
 
 
 class Faster:
-    """Which of two ways is faster: the one with the shorter best time.
+    """Chooses the faster of two ways, the one with the shorter best time.
 
-    Calls 1, 2, 4, 8, ... and each hundredth try the other way. A best time grows by a tenth with each slower call, so that one
-    slow call decides nothing and a machine that has become busy is noticed.
+    Calls 1, 2, 4, 8, ... and every hundredth call try the other way. A best time grows by a tenth with each slower call, so
+    that a single slow call does not decide, but a machine that has become busy is noticed.
     """
 
     def __init__(self) -> None:
-        self._calls, self._best = 0, [math.inf, math.inf]  # seconds of either way
+        self._calls, self._best = 0, [math.inf, math.inf]  # seconds, for each way
 
     def choose(self) -> bool:
-        """The way to take now."""
+        """The way to use for the next call."""
         self._calls += 1
         other = self._calls & (self._calls - 1) == 0 or self._calls % 100 == 0
         return (self._best[True] < self._best[False]) != other
 
     def record(self, way: bool, seconds: float) -> None:
-        """What a call took this way."""
+        """Record the seconds of a call in this way."""
         self._best[way] = min(seconds, 1.1 * self._best[way])
 
 
 class Engine:
     """A compiled ticket: (B, 3, H, W) float32 -> (B, classes) or (B, channels, H', W') float32.
 
-    `threads` images are run at once, each with its own scratch memory. A single image that is large enough is split between
-    them as long as that takes less time than one thread, which it does not on a busy machine. Several threads may call one
-    engine.
+    `threads` images run at the same time, each with its own scratch memory. A single image that is large enough is split
+    between the threads as long as this is faster than one thread, which is not the case on a busy machine. Several threads may
+    call one engine.
     """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
@@ -98,17 +99,17 @@ class Engine:
         self._parts = min(threads, int(sizes[7]) // SHARE)  # of one image
         self._scratch_bytes = int(sizes[6]) + max(0, self._parts - 1) * int(sizes[8])
         self._library = library
-        self._team: Team | None = None  # started with the first image that is split
+        self._team: Team | None = None  # started for the first image that is split
         self._team_process = 0
         self._team_lock = threading.Lock()  # held while the team runs an image
         self._faster = Faster()  # False: a single image is run by one thread, True: it is split
         self._spare: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()
-        self._helpers: list[int] = []  # native numbers of the pool's threads
+        self._helpers: list[int] = []  # native ids of the pool's threads
         self._pool = ThreadPoolExecutor(threads - 1, initializer=self._enlist) if threads > 1 else None
 
     def __call__(self, images: Images) -> Images:
-        """Outputs of images (B, *input_shape), as NumPy or torch as given. Raises `UserError` for another shape."""
+        """Outputs for images (B, *input_shape), as NumPy or torch like the input. Raises `UserError` for another shape."""
         if isinstance(images, torch.Tensor):
             return torch.from_numpy(self._call(images.detach().cpu().numpy())).to(images.device)
         return self._call(images)
@@ -135,7 +136,7 @@ class Engine:
                 self._run(image.ctypes.data, output.ctypes.data, scratch)
 
     def _run_one(self, images: Array, out: Array) -> None:
-        """A single image, split or not, whichever is faster. It is not split while the threads run that of another caller."""
+        """Run a single image, split or not, whichever is faster; it is not split while the threads run another image."""
         if not self._team_lock.acquire(blocking=False):
             self._run_all(images, out)
             return
@@ -151,8 +152,8 @@ class Engine:
             self._team_lock.release()
 
     def _run_split(self, image: Array, out: Array) -> None:
-        """One image by several threads at once, this one among them."""
-        if self._team is None or self._team_process != os.getpid():  # a fork has no threads
+        """Run one image on several threads at once, including this one."""
+        if self._team is None or self._team_process != os.getpid():  # a forked process has no threads
             self._team, self._team_process = Team(self._library, self._parts), os.getpid()
             weakref.finalize(self, self._team.stop)
         with self._scratch() as scratch:
@@ -162,7 +163,7 @@ class Engine:
         self._helpers.append(threading.get_native_id())
 
     def _run_together(self, pool: ThreadPoolExecutor, parts: Sequence[tuple[Array, Array]]) -> None:
-        """Images and outputs of each part at once, those of the first one in this thread."""
+        """Run the images of all parts at the same time, those of the first part in this thread."""
         keep_off_this_processor(self._helpers)
         others = [pool.submit(self._run_all, *part) for part in parts[1:]]
         self._run_all(*parts[0])
@@ -171,7 +172,7 @@ class Engine:
 
     @contextmanager
     def _scratch(self) -> Iterator[int]:
-        """Address of scratch memory for one call; where the parts of a call count, it is zero before and after."""
+        """Address of scratch memory for one call; the counter of the parts in it is zero before and after the call."""
         with self._lock:
             memory = self._spare.pop() if self._spare else None
         if memory is None:
@@ -182,9 +183,9 @@ class Engine:
 
 
 def check_file(path: Path) -> str:
-    """The processors that a compiled ticket is for, read from its bytes: nothing in it runs.
+    """The processors that a compiled ticket is for, read from its bytes without running anything in it.
 
-    Raises `UserError` for a file that is missing, not ours, of another interface or for another machine.
+    Raises `UserError` for a file that is missing, was not written by this project, or is for another interface or machine.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")

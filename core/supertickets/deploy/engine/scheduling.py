@@ -1,4 +1,4 @@
-"""Where the system runs the threads that share one image, and how they let others run."""
+"""Where the system runs the threads that share an image, and how they let other threads run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def _system_function(linux: str, windows: str = "") -> Any:
-    """A function of the system, called with Python's lock held; None where there is none."""
+    """A system function, called with Python's lock held; None if the system does not have it."""
     here = platform.system() == "Windows"
     try:
         return getattr(ctypes.PyDLL("kernel32" if here else None), windows if here else linux)
@@ -20,19 +20,19 @@ def _system_function(linux: str, windows: str = "") -> Any:
 
 
 _YIELD = _system_function("sched_yield", "SwitchToThread")
-YIELD = ctypes.cast(_YIELD, ctypes.c_void_p).value if _YIELD else None  # the address of what lets other threads run
-_PROCESSOR = _system_function("sched_getcpu") if hasattr(os, "sched_setaffinity") else None  # the one that runs this thread
+YIELD = ctypes.cast(_YIELD, ctypes.c_void_p).value if _YIELD else None  # address of the function that lets other threads run
+_PROCESSOR = _system_function("sched_getcpu") if hasattr(os, "sched_setaffinity") else None  # of this thread
 
 
 def this_processor() -> int:
-    """The number of the processor that runs this thread; -1 where the system does not tell."""
+    """The number of the processor that runs this thread; -1 if the system does not report it."""
     return _PROCESSOR() if _PROCESSOR else -1
 
 
 def keep_off_this_processor(threads: Iterable[int]) -> None:
-    """Let these threads (their native numbers) run on every processor that this thread may use but the one it runs on.
+    """Let these threads (given by native ids) run on all processors that this thread may use except its current one.
 
-    Linux may wake a thread on the processor of the one that called it, and keep both there although others are idle.
+    Linux may wake a thread on the processor of its caller, and keep both there although other processors are idle.
     """
     here = this_processor()
     if here < 0:

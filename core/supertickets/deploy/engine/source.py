@@ -1,4 +1,4 @@
-"""One self-contained C file from a program: the interface, the tables with all weights, the code for each instruction set."""
+"""Writes a program as one self-contained C file with the interface, tables of all weights and code for each instruction set."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ MARKER = f"supertickets-engine {INTERFACE}"
 HERE = Path(__file__).parent
 HEADER = HERE / "ticket.h"
 PIECES = ("rows.c", "maps.c", "run.c")
-LINE = 120  # characters of a table's lines
+LINE = 120  # characters per line in tables
 
 
 def source(program: Program, size: tuple[int, int], facts: Mapping[str, str]) -> str:
-    """The C file's text for images (3, *size); `facts` (a JSON string a key) become its metadata."""
+    """The text of the C file for images (3, *size); `facts` (one JSON string per key) become its metadata."""
     shape = program.output_shape
     first, end = program.own
     shared, own = program.arena.size + 4 * VECTOR, end - first + 4 * VECTOR
-    scratch = 128 + 4 * shared  # 128: where the parts count, and what aligning takes
+    scratch = 128 + 4 * shared  # 128: the counter of the parts, and alignment
     sizes = [3, *size, *shape, *[1] * (3 - len(shape)), scratch, program.products(), 4 * own]
     about = ", ".join(f"{json.dumps(key)}: {value}" for key, value in {**facts, "output": json.dumps(list(shape))}.items())
     code = "\n".join((HERE / piece).read_text() for piece in PIECES)
@@ -43,7 +43,7 @@ def source(program: Program, size: tuple[int, int], facts: Mapping[str, str]) ->
 
 
 def _version() -> str:
-    """What says in the compiled file that it is one of ours, and for which processors; it is read before the file is opened."""
+    """The marker in compiled files that identifies them and names their processors; it is read before a file is opened."""
     names = [
         ("TICKET_X86 == 3", "x86-64-v3"),
         ("TICKET_X86 == 4", "x86-64-v4"),
@@ -75,7 +75,7 @@ def _tables(program: Program) -> list[str]:
 
 
 def _for_x86(code: str) -> str:
-    """`code` once for each instruction set: AVX-512 and AVX2 on x86-64, else whatever the compiler is told to use."""
+    """`code` once for each instruction set: AVX-512 and AVX2 on x86-64, otherwise that of the compiler's options."""
 
     def one(level: int, width: int, most: int, features: str) -> str:
         return "\n".join(
@@ -102,7 +102,7 @@ def _for_x86(code: str) -> str:
 
 
 def _with(code: str, name: str, width: int, most: int) -> str:
-    """`code` with vectors of `width` floats, `most` of them in a tile; its functions get `name` behind theirs."""
+    """`code` with vectors of `width` floats and at most `most` of them in a tile; `name` is appended to its function names."""
     begin = f"#define FN(name) name##_{name}\n#define VL {width}\n#define MOST {most}"
     names = ("FN", "VL", "MOST", "vec", "TILE", "TILES_BEYOND_8", "OWN_TAPS")
     return "\n".join([begin, code, *(f"#undef {name}" for name in names)])
@@ -119,12 +119,12 @@ def _table(name: str, entries: Iterable[str]) -> str:
 
 
 def _number(value: float) -> str:
-    """A C literal of exactly this float32."""
+    """A C literal for exactly this float32."""
     text = f"{np.float32(value):.9g}"
     return f"{text}f" if "." in text or "e" in text else f"{text}.f"
 
 
 def _text(text: str) -> str:
-    """A C string literal in lines; `?` is escaped because of trigraphs."""
+    """A C string literal of several lines; `?` is escaped because of trigraphs."""
     escaped = [char if char not in '\\"?' else f"\\{char}" for char in text]
     return "\n".join(f'"{"".join(escaped[i : i + LINE])}"' for i in range(0, len(escaped), LINE)) or '""'

@@ -1,4 +1,4 @@
-"""How sums become rows of the program, and maps get the form in which taps read them: with zeros around, or split."""
+"""Turns sums into rows of the program, and brings maps into the form that taps read: with zeros around them, or split."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from supertickets.deploy.engine.values import Room, Sum, Term, Value
 
 
 def as_sum(value: Value) -> Sum:
-    """The map's values, as a sum of one tap each."""
+    """The map as a sum with one tap for each value."""
     count = np.arange(value.planes.size)
     term = Term(count, value.hold(), count, np.zeros_like(count), np.ones(len(count)), True)
     return Sum(np.zeros(len(count)), [term], value.h, value.w, alone=True, flat=value.flat)
 
 
 class SumPlanner:
-    """Plans sums into the program of `room`; `image` stands for the input, which lies outside the arena."""
+    """Plans sums in the program of `room`; `image` represents the input, which is outside the arena."""
 
     def __init__(self, room: Room, image: Value) -> None:
         self.room, self.program, self.image = room, room.program, image
 
     def compute(self, total: Sum, act: Act, wanted: set[str]) -> Value:
-        """Plan the rows of a sum: into a map that is split where only convs of stride 2 read it, or one with zeros around."""
+        """Plan the rows of a sum: into a split map if only convs of stride 2 read it, or into a map with zeros around it."""
         count = len(total.bias)
         if wanted == {"split"} and not total.alone and all(term.pointwise for term in total.terms):
             out = self.room.padded(count, -(-total.h // 2), -(-total.w // 2), split=True).hold()
@@ -55,7 +55,7 @@ class SumPlanner:
         return value
 
     def rows(self, out: Value, total: Sum, source: Callable[[Term], Value]) -> Rows:
-        """The rows of a sum; taps of the same place are one."""
+        """The rows of a sum; taps at the same position are merged."""
         rows = Rows(out.planes.ravel(), total.bias.astype(np.float32))
         none = [np.zeros(0, np.int64)]
         row = np.concatenate([*none, *(term.row for term in total.terms)])
@@ -67,12 +67,12 @@ class SumPlanner:
         return rows
 
     def clear(self, value: Value) -> None:
-        """Zeros behind the rows of each plane."""
+        """Write zeros after the rows of each plane."""
         for _, run in value.runs():
             clear_pads(self.program, run)
 
     def padded(self, value: Value) -> Value:
-        """The map with zeros around; held once more than before."""
+        """The map with zeros around it; its number of users increases by one."""
         if value.zeros:
             return value.hold()
         if value is self.image:
@@ -84,7 +84,7 @@ class SumPlanner:
         return self.compute(as_sum(value), Act.NONE, {"zeros"})
 
     def split(self, value: Value, *, cleared: bool) -> Value:
-        """The map in four phases, with zeros around where `cleared`; it belongs to `value`."""
+        """The map in four phases, with zeros around them if `cleared`; it belongs to `value`."""
         if value.split is not None and (value.split.zeros or not cleared):
             return value.split
         h, w = -(-value.h // 2), -(-value.w // 2)

@@ -1,4 +1,4 @@
-"""The threads that run single images together with the thread that calls."""
+"""The threads that run single images together with the calling thread."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from supertickets.deploy.engine.scheduling import YIELD, keep_off_this_processor
 
 
 class Team:
-    """`parts` - 1 threads that run their parts of single images, which `run` leads.
+    """`parts` - 1 threads that run their parts of single images; `run` leads them.
 
-    After an image they spin for about a millisecond, because to wake a sleeping thread takes as long as to run a small network.
+    After an image, they spin for about a millisecond, because waking a sleeping thread takes as long as running a small
+    network.
     """
 
     def __init__(self, library: ctypes.CDLL, parts: int) -> None:
@@ -31,7 +32,7 @@ class Team:
             thread.start()
 
     def run(self, image: int, output: int, scratch: int) -> None:
-        """Run one image, given as addresses. One call at a time."""
+        """Run one image, given as addresses. Only one call at a time is allowed."""
         if (here := this_processor()) != self._processor:
             keep_off_this_processor(thread.native_id for thread in self._threads if thread.native_id)
             self._processor = here
@@ -47,7 +48,7 @@ class Team:
             self._wake()
 
     def _wake(self) -> None:
-        """Wake the threads that sleep; the lock is held."""
+        """Wake the sleeping threads; the lock must be held."""
         while self._asleep:
             self._asleep.pop().set()
 

@@ -1,8 +1,8 @@
-/* A ticket compiled to C: seven functions, no library, no state. Weights and everything else that is needed are inside.
+/* A ticket compiled to C: seven functions without libraries or global state. The file contains the weights and everything else.
  *
- * All numbers are float32, images and outputs lie in memory as (C, H, W), one image a call. Any number of threads may run
- * the same ticket at once, each with its own scratch memory. Compile with -O3; GCC 9 or Clang 11 and newer.
- * -DTICKET_PREFIX=name renames the functions to name_sizes and so on, for several tickets in one program.
+ * All numbers are float32. Images and outputs are stored as (C, H, W), and each call processes one image. Any number of threads
+ * may run the same ticket at the same time, each with its own scratch memory. Compile with -O3, with GCC 9, Clang 11 or newer.
+ * To use several tickets in one program, -DTICKET_PREFIX=name renames the functions to name_sizes and so on.
  */
 #ifndef TICKET_H
 #define TICKET_H
@@ -23,26 +23,27 @@
 #endif
 
 /* sizes[0..2]: channels, height, width of the image; sizes[3..5]: channels, height, width of the output (height and width
- * are 1 for logits of a picture as a whole); sizes[6]: bytes of scratch memory for one call; sizes[7]: multiplications;
- * sizes[8]: further bytes of scratch memory for each further thread that takes part in one call (`run_part`).
- * Returns 0 where this processor can run the ticket, -1 where it lacks the instructions. */
+ * are 1 for the logits of a whole picture); sizes[6]: bytes of scratch memory for one call; sizes[7]: multiplications;
+ * sizes[8]: additional bytes of scratch memory for each further thread that takes part in one call (`run_part`).
+ * Returns 0 if this processor can run the ticket, and -1 if it lacks the instructions. */
 TICKET_API int TICKET_FUNCTION(sizes)(int64_t sizes[9]);
 
-/* Reads image, writes output, both whole. Scratch memory needs no alignment and no content; its old content is lost.
- * Returns 0, or -1 with nothing written where this processor lacks the instructions. */
+/* Reads the whole image and writes the whole output. Scratch memory needs no alignment or initial values; it is overwritten.
+ * Returns 0, or -1 without writing anything if this processor lacks the instructions. */
 TICKET_API int TICKET_FUNCTION(run)(const float *image, float *output, void *scratch);
 
-/* One image by several threads: `parts` of them make the same call at once, each with its own `part` from 0 on and all with the
- * same scratch memory of sizes[6] + (parts - 1) * sizes[8] bytes. Its first 128 bytes must be zero before its first use; every
- * call leaves them fit for the next one. The parts wait for each other after each block of the network: they spin, then call
- * `wait` again and again (such as sched_yield; 0: they only spin). */
+/* Runs one image on several threads: `parts` threads make the same call at the same time, each with its own `part` from 0 on and
+ * all with the same scratch memory of sizes[6] + (parts - 1) * sizes[8] bytes. The first 128 bytes of this memory must be zero
+ * before its first use; each call leaves them ready for the next one. The parts wait for each other after each block of the
+ * network: they spin for a while, then call `wait` repeatedly (for example sched_yield; with 0 they only spin). */
 TICKET_API int TICKET_FUNCTION(run_part)(
     const float *image, float *output, void *scratch, int part, int parts, void (*wait)(void));
 
-/* One image after the other by the same threads. `team` begins as zeros. One thread calls `lead` for each image, as it would call
- * `run_part`; each of the others calls `follow` with its own `part` from 1 to parts - 1 and the number of images that it has seen
- * (0 at first). It spins, takes part in each image, and gives the new number when no image has come for about a millisecond. Until
- * it calls `follow` again, `lead` waits for it: whoever wants it to sleep must wake it before the next image. */
+/* Runs one image after the other on the same threads. Initialise `team` with zeros. One thread calls `lead` for each image, as it
+ * would call `run_part`; each of the other threads calls `follow` with its own `part` from 1 to parts - 1 and the number of images
+ * that it has seen (0 at first). `follow` spins, takes part in each image, and returns the new number if no image has come for
+ * about a millisecond. `lead` waits for a thread until it calls `follow` again, so a sleeping thread must be woken before the next
+ * image. */
 typedef struct {
   uint32_t number, finished;
   int32_t parts;
@@ -54,7 +55,7 @@ TICKET_API int TICKET_FUNCTION(lead)(
     TicketTeam *team, const float *image, float *output, void *scratch, int parts, void (*wait)(void));
 TICKET_API uint32_t TICKET_FUNCTION(follow)(TicketTeam *team, int part, uint32_t seen, void (*wait)(void));
 
-/* "supertickets-engine 3; x86-64-v3 x86-64-v4": the interface's number, then the processors that the code is for. */
+/* "supertickets-engine 3; x86-64-v3 x86-64-v4": the number of the interface, then the processors that the code is for. */
 TICKET_API const char *TICKET_FUNCTION(version)(void);
 
 /* A JSON object: task, labels, preprocessing, metrics, sparsity, supertickets (the version that wrote it), output (shape). */

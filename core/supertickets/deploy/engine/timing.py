@@ -1,4 +1,4 @@
-"""How long the sparse engine takes for a ticket on this machine."""
+"""Measures how long the sparse engine takes for a ticket on this machine."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from supertickets.deploy.latency import latencies_ms, quartiles_ms
 from supertickets.errors import UserError
 from supertickets.ticket.ticket import Ticket
 
-LARGEST = 1_000_000  # weights that are not zero: 0.55 M compile in 6 s, and a run should not wait for minutes at its end
+LARGEST = 1_000_000  # nonzero weights: 0.55 M compile in 6 s, and a run should not wait for minutes at its end
 
 
 def native_ms(ticket: Ticket) -> float | None:
-    """Milliseconds of one image of the task's size on one thread, compiled for this machine; the median of 20, in CPU time.
+    """Milliseconds for one image of the task's size on one thread, compiled for this machine: the median of 20, in CPU time.
 
-    None where it is not compiled: without a C compiler, for a network that the engine cannot run, and above `LARGEST` weights.
+    None without a C compiler, for a network that the engine cannot run, and for more than `LARGEST` weights.
     """
     if sum(int(tensor.count_nonzero()) for tensor in ticket.tensors.values()) > LARGEST:
         return None
@@ -33,5 +33,5 @@ def native_ms(ticket: Ticket) -> float | None:
     except (OSError, UserError):
         return None
     image = np.full((1, *run.input_shape), 0.5, np.float32)
-    taken = latencies_ms({"native": lambda: run(image)}, clock=time.thread_time)  # other threads of this process do not count
+    taken = latencies_ms({"native": lambda: run(image)}, clock=time.thread_time)  # without other threads of this process
     return quartiles_ms(taken["native"])[1]

@@ -1,8 +1,8 @@
-"""From a network of a library to the engine's program: one rule for each operation of its exported graph.
+"""Plans the engine's program for a network of a library, with one rule for each operation of its exported graph.
 
-Convs, BN, sums, concatenations and whatever else is linear and local become taps of one `Sum`, which is computed where an
-activation or an operation that needs its values asks for it. So BN is folded, a residual sum costs one tap, and branches that
-meet in a sum (RepVGG) are one conv.
+Convs, BN, sums, concatenations and other linear, local operations become taps of one `Sum`, which is computed when an
+activation or another operation needs its values. So BN is folded, a residual sum costs one tap, and parallel branches that are
+added (RepVGG) become one conv.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from supertickets.errors import UserError
 def plan_traced(net: nn.Module, size: tuple[int, int]) -> Program:
     """The program of `net` in eval mode for one image (3, *size) float32.
 
-    Raises `UserError` naming the module and the operation that the engine does not have.
+    Raises `UserError`, naming the module and the operation, if the engine does not support an operation.
     """
     try:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the planner of traced networks works with: feature maps in the arena, and sums of them that are not yet computed."""
+"""The values in the planner of traced networks: feature maps in the arena, and sums of them that are not yet computed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Doubles = NDArray[np.float64]
 
 
 class Memory:
-    """A part of the arena; it is given back when its last user lets it go."""
+    """A part of the arena, which is freed when its last user releases it."""
 
     def __init__(self, give: Callable[[], None]) -> None:
         self.users = 0
@@ -34,10 +34,10 @@ class Memory:
 
 @dataclass(eq=False)
 class Value:
-    """A feature map whose channels lie anywhere: `planes` says where each one begins, in the shape of the tensor's channels.
+    """A feature map whose channels can be anywhere: `planes` are their offsets, in the shape of the tensor's channels.
 
-    `zeros`: whether zeros surround each plane, as far as taps reach. `phase`: for a map that is split for stride 2, how far
-    apart its four phases lie; `h` and `w` are then those of one phase. `flat`: the tensor has no height and width.
+    `zeros`: whether each plane is surrounded by zeros, as far as taps reach. `phase`: the distance between the four phases of a
+    map that is split for stride 2; `h` and `w` are then those of one phase. `flat`: whether the tensor has no height and width.
     """
 
     planes: Ints
@@ -53,11 +53,11 @@ class Value:
 
     @property
     def positions(self) -> int:
-        """Flat positions of a plane (or phase), whole vectors."""
+        """Number of flat positions of a plane (or phase), in whole vectors."""
         return rounded(self.h * self.pitch)
 
     def hold(self) -> Value:
-        """One more user of its memory; gives the value itself."""
+        """Add a user of its memory; returns the value itself."""
         self.users += 1
         for memory in self.memory:
             memory.hold()
@@ -73,7 +73,7 @@ class Value:
             self.split = None
 
     def runs(self) -> Iterator[tuple[int, Map]]:
-        """The channels as few maps of evenly spaced planes, each with the number of its first channel."""
+        """The channels as a few maps with evenly spaced planes, each with the number of its first channel."""
         planes, first = self.planes.ravel(), 0
         while first < len(planes):
             steps = np.diff(planes[first:])
@@ -86,36 +86,36 @@ class Value:
             first += count
 
     def whole(self) -> Map:
-        """All channels as one map; they must be evenly spaced, as `Room` gives them."""
+        """All channels as one map; they must be evenly spaced, as `Room` allocates them."""
         ((_, run),) = self.runs()
         return run
 
 
 @dataclass(frozen=True)
 class Term:
-    """Taps of a sum: row i takes `weight` times channel `channel` of `source`, `shift` floats away; all (taps,)."""
+    """Taps of a sum: each row reads `weight` times channel `channel` of `source`, `shift` floats away; all are (taps,)."""
 
     row: Ints
     source: Value
     channel: Ints
     shift: Ints
     weight: Doubles
-    pointwise: bool  # of a map that is not split, with no shift
+    pointwise: bool  # whether the map is not split and there is no shift
 
 
 @dataclass(eq=False)
 class Sum:
-    """Channels (C, h, w) to be: `bias` and taps. It holds the memory of its sources until it is computed."""
+    """Channels (C, h, w) that are not yet computed: `bias` and taps. They keep the memory of their sources until then."""
 
     bias: Doubles
     terms: list[Term]
     h: int
     w: int
-    alone: bool  # a channel of a source is read for one channel of the sum, as in a depthwise conv
+    alone: bool  # each channel of a source is read for only one channel of the sum, as in a depthwise conv
     flat: bool = False
 
     def scaled(self, scale: Doubles, shift: Doubles) -> Sum:
-        """scale * sum + shift, for each channel (C,) or all."""
+        """scale * sum + shift, with values for each channel (C,) or for all."""
         scale = np.broadcast_to(scale, self.bias.shape)
         terms = [Term(t.row, t.source, t.channel, t.shift, t.weight * scale[t.row], t.pointwise) for t in self.terms]
         return Sum(self.bias * scale + shift, terms, self.h, self.w, self.alone, self.flat)
@@ -126,26 +126,26 @@ class Sum:
         return Sum(self.bias + other.bias, terms, self.h, self.w, self.alone and other.alone, self.flat)
 
     def drop(self) -> None:
-        """The sources' memory is no longer needed."""
+        """Release the memory of the sources."""
         for term in self.terms:
             term.source.drop()
 
 
 @dataclass
 class Room:
-    """Where values get their memory.
+    """Allocates memory for values.
 
-    Planes with zeros around them belong to their layout (size, split) for the whole program, so that the zeros are written once
-    for each image; other memory is used by one layout after the other.
+    Planes with zeros around them keep their layout (size, split) for the whole program, so that the zeros are written only once
+    per image; other memory is reused for different layouts.
     """
 
     program: Program
-    pad: int  # columns of zeros between rows
+    pad: int  # number of zero columns between rows
     _free: dict[tuple[int, int, bool, bool], list[int]] = field(default_factory=dict)  # planes by layout
     _masks: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     def plain(self, shape: Sequence[int], h: int, w: int) -> Value:
-        """A map with anything between its rows; `shape` is that of its channels."""
+        """A map with arbitrary values between its rows; `shape` is that of its channels."""
         pitch, _, _, plane = plane_sizes(h, w, self.pad, halo=False, split=False)
         count = int(np.prod(shape))
         at = self.program.arena.take(count * plane + 4 * VECTOR)
@@ -153,9 +153,9 @@ class Room:
         return Value((at + np.arange(count) * plane).reshape(shape), h, w, pitch, (memory,))
 
     def padded(self, count: int, h: int, w: int, *, split: bool = False, zeros: bool = True, together: bool = False) -> Value:
-        """A map of `count` channels with zeros around each; with `split` four phases of (h, w).
+        """A map of `count` channels with zeros around each of them; with `split`, it has four phases of (h, w).
 
-        Without `zeros` there is room for them, and anything may be there. `together`: evenly spaced.
+        Without `zeros`, there is space for the zeros, but it may contain anything. `together`: the channels are evenly spaced.
         """
         layout = (h, w, split, zeros)
         free = self._free.setdefault(layout, [])
@@ -172,7 +172,7 @@ class Room:
         return Value(np.array(planes, np.int64), h, w, pitch, (memory,), zeros=zeros, phase=phase if split else 0)
 
     def mask(self, value: Value, h: int, w: int) -> int:
-        """Where the mask of a map of (h, w) begins that `value` holds, maybe split: ones in the image, zeros elsewhere."""
+        """Start of the mask for a map of (h, w) in `value`, possibly split: ones in the image, zeros elsewhere."""
         key = (h, w, value.pitch, value.phase)
         if key not in self._masks:
             self._masks[key] = self.program.mask(inside(h, w, value.pitch, value.positions, split=value.phase > 0))
