@@ -136,19 +136,19 @@ def verdicts_in_words(claims: Sequence[Row]) -> list[str]:
 
 
 def arms_table(runs: Sequence[Row]) -> list[str]:
-    """The runs of one setting as a table: for each arm the mean over its seeds."""
+    """The runs of one setting as a table: for each arm and machine the mean over the seeds."""
     if not runs:
         return []
     cells = []
-    for arm in dict.fromkeys(row["arm"] for row in runs):
-        rows = [row for row in runs if row["arm"] == arm]
+    for arm, where in dict.fromkeys((row["arm"], row["machine"]) for row in runs):
+        rows = [row for row in runs if (row["arm"], row["machine"]) == (arm, where)]
         scores = [float(row["score"]) for row in rows]
         spread = f" ± {stdev(scores):.3f}" if len(scores) > 1 else ""
         means = {key: mean(float(row[key]) for row in rows) for key in ("macs", "sparsity", "revived", "epochs", "minutes")}
         score, cost = f"{rows[0]['metric']} {mean(scores):.3f}{spread}", f"{means['macs'] / 1e6:.1f} M"
         known = (f"{means['sparsity']:.2f}", f"{means['revived']:.0f}", f"{means['epochs']:.0f}", f"{means['minutes']:.1f}")
-        cells.append((arm, score, str(len(rows)), cost, *known))
-    head = ("arm", "score", "seeds", "dense MACs", "sparsity", "weights that came back", "epochs", "minutes")
+        cells.append((arm, score, str(len(rows)), cost, *known, where.rpartition(",")[0]))
+    head = ("arm", "score", "seeds", "dense MACs", "sparsity", "weights that came back", "epochs", "minutes", "machine")
     return [*markdown(head, cells), ""]
 
 

@@ -99,15 +99,16 @@ def test_the_page_shows_claims_with_their_runs_and_sizes(results, tmp_path):
         "data_set,claim,verdict,mean,low,high,margin,seeds,arm,against\npets,a is better,holds,+0.1,+0.05,+0.15,0.0,0 1,a,b\n"
     )
     (tmp_path / "claims.csv").write_text(claim)
-    runs = ["data_set,arm,seed,score,metric,macs,sparsity,revived,epochs,minutes"]
-    runs += [f"pets,a,{seed},{score},top1,1e6,0.8,7,4,2.5" for seed, score in enumerate((0.5, 0.6))]
-    runs += [f"pets,{arm},0,0.4,top1,1e6,0.8,0,4,2.5" for arm in ("joint 0.5", "joint 0.9", "pipeline 0.9 lamp")]
+    runs = ["data_set,arm,seed,score,metric,macs,sparsity,revived,epochs,minutes,machine"]
+    runs += [f'pets,a,{seed},{score},top1,1e6,0.8,7,4,2.5,"Z80, 1 core"' for seed, score in enumerate((0.5, 0.6))]
+    runs += ['pets,a,0,0.9,top1,1e6,0.8,7,4,2.5,"6502, 1 core"']  # of another machine: not part of the mean
+    runs += [f'pets,{arm},0,0.4,top1,1e6,0.8,0,4,2.5,"Z80, 1 core"' for arm in ("joint 0.5", "joint 0.9", "pipeline 0.9 lamp")]
     (tmp_path / "claims_runs.csv").write_text("\n".join(runs) + "\n")
     results.write_page(tmp_path, tmp_path / "results.md")
     assert (tmp_path / "pictures" / "results_sweep_pets.png").stat().st_size > 1000
     text = (tmp_path / "results.md").read_text()
     assert "| a is better | **holds** | +0.1 | +0.05 to +0.15 | 0.0 | 0 1 |" in text
-    assert "| a | top1 0.550 ± 0.071 | 2 | 1.0 M | 0.80 | 7 | 4 | 2.5 |" in text
+    assert "| a | top1 0.550 ± 0.071 | 2 | 1.0 M | 0.80 | 7 | 4 | 2.5 | Z80 |" in text
 
 
 def test_the_page_is_what_the_rows_say(results, tmp_path, monkeypatch):
