@@ -104,6 +104,12 @@ def toy_ticket(**changes: object) -> Ticket:
     return Ticket.from_net(net, ToyTask(Config()), metrics={"accuracy": 0.5, "note": 'what??/ "quoted" \\ é'})
 
 
+@pytest.fixture(autouse=True)
+def quick_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """test_export.py compiles a network as users do; -O1 takes half of that time."""
+    monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, *QUICK))
+
+
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A micro network for images of (23, 30), compiled."""
