@@ -154,6 +154,6 @@ def images_per_update(state: TrainState, train: TrainConfig, *, processes: int) 
     if state.global_batch not in (0, images):
         raise UserError(
             f"run.resume: the run had {state.global_batch} images per update, now it would have {images}; "
-            f"resume it with as many processes as before"
+            f"choose train.batch_size and train.accumulate for as many"
         )
     return images
