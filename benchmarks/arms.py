@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from comparison.data_sets import changed
 from transfer_matrix import CONTROLS, move
 
 from supertickets.baselines import draw_or_resume, search_then_prune
@@ -32,7 +31,7 @@ class Bench:
     target_settings: tuple[str, ...] = ()  # pairs of `--key value`
 
     def of(self, seed: int) -> tuple[Task, Config]:
-        config = changed(self.config, run={"seed": seed})
+        config = self.config.changed(run={"seed": seed})
         return self.task(config), config
 
     def folder(self, arm: str, seed: int) -> Path:
@@ -82,8 +81,8 @@ def draw_in_half(bench: Bench, seed: int) -> Measured:
 def draw_by_pipeline(bench: Bench, seed: int, *, arm: str = "pipeline", **prune: object) -> Measured:
     """Search, prune in one shot and retrain, in as many epochs as a joint drawing; pipelines of a seed share the search."""
     (task, config), folder, searched = bench.of(seed), bench.folder(arm, seed), bench.folder("search", seed)
-    config = changed(
-        config, run={"dir": folder}, pipeline={"enabled": True, "retrain": 0.5}, prune={"schedule": "one_shot", **prune}
+    config = config.changed(
+        run={"dir": folder}, pipeline={"enabled": True, "retrain": 0.5}, prune={"schedule": "one_shot", **prune}
     )
     return _measured(search_then_prune(task, config, searched=searched), task, folder, searched)
 

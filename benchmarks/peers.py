@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from comparison.data_sets import DATA_SETS, changed, config_of, starts_of
+from comparison.data_sets import DATA_SETS, config_of, starts_of
 from comparison.entrants import ENTRANTS, Entrant, entrants_of, network_of
 from comparison.exports import Shape, fastest_ms, write_forms
 from comparison.training import seconds_per_epoch
@@ -75,7 +75,7 @@ def measure(options: argparse.Namespace, entrant: str, start: str, seed: int, ov
     config = config_of(options.data_set, start, [*overrides, "--run.seed", str(seed)])
     chosen = entrants_of(start)[entrant]
     epochs = plan_epochs(options, chosen, start, config)
-    config = changed(config, train={"epochs": epochs})
+    config = config.changed(train={"epochs": epochs})
     folder = folder_of(options, entrant, start, seed)
     shutil.rmtree(folder, ignore_errors=True)
     task = task_of(options.data_set, config)

@@ -83,13 +83,6 @@ def as_arguments(keys: Mapping[str, str]) -> list[str]:
     return [word for key, value in keys.items() for word in (f"--{key}", value)]
 
 
-def changed(config: Config, **sections: dict[str, object]) -> Config:
-    """The config with other values in some sections: `changed(config, train={"epochs": 3})`."""
-    return config.model_copy(
-        update={name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
-    )
-
-
 def as_it_is(config: Config) -> Config:
     """The config without search and pruning."""
-    return changed(config, search={"enabled": False}, prune={"enabled": False})
+    return config.changed(search={"enabled": False}, prune={"enabled": False})

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-from comparison.data_sets import BUDGET, LRASPP, SEARCHED, as_it_is, changed
+from comparison.data_sets import BUDGET, LRASPP, SEARCHED, as_it_is
 from comparison.plain_form import plain_form
 from comparison.pruners import TorchPruner, search_by_fastnas
 from comparison.training import CPU, FixedTrainer, state_of
@@ -106,7 +106,7 @@ def prune_with(library: str, task: Task, config: Config, folder: Path) -> Drawn:
     Each part uses the recipe's complete learning rate schedule. The tool gets the averaged network of the first part.
     """
     first = round(config.train.epochs * DENSE_SHARE)
-    dense, later = (changed(as_it_is(config), train={"epochs": n}) for n in (first, config.train.epochs - first))
+    dense, later = (as_it_is(config).changed(train={"epochs": n}) for n in (first, config.train.epochs - first))
     set_seed(config.run.seed)
     start = new_state(task, dense, CPU)
     trainer = FixedTrainer(task, dense, state_of(plain_form(start.net), dense))

@@ -6,7 +6,6 @@ iterative magnitude pruning with rewinding (Frankle & Carbin, arXiv 1803.03635; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from supertickets.config.sections import Config, PruneConfig
@@ -43,7 +42,7 @@ def search_then_prune(task: Task, config: Config, *, searched: Path | None = Non
         "prune": {"enabled": True, **({"end": 0.0} if config.prune.schedule == "one_shot" else {})},
         "init": {"ticket": searched / "ticket"},
     }
-    plan_prunes(later, _changed(config, after).resolved().prune)  # settings that cannot work stop it before the search
+    plan_prunes(later, config.changed(**after).resolved().prune)  # settings that cannot work stop it before the search
     draw_or_resume(task, config, searched, **alone)
     return draw_or_resume(task, config, folder / "retrain", **after)
 
@@ -82,7 +81,7 @@ def draw_or_resume(task: Task, config: Config, folder: Path, **sections: dict[st
     contains a drawing with other settings.
     """
     sections["run"] = {**sections.get("run", {}), "dir": folder, "resume": "auto"}
-    config = _changed(config, sections)
+    config = config.changed(**sections)
     if (folder / "ticket" / "ticket.json").exists():
         check_same_experiment(folder, config.resolved())
         check_same_labels(folder, list(task.labels))
@@ -92,8 +91,3 @@ def draw_or_resume(task: Task, config: Config, folder: Path, **sections: dict[st
     except Stopped as stop:
         stop.folder = str(folder.parent)  # of all drawings together
         raise
-
-
-def _changed(config: Config, sections: Mapping[str, dict[str, object]]) -> Config:
-    """The config with other values in some sections."""
-    return config.model_copy(update={name: getattr(config, name).model_copy(update=new) for name, new in sections.items()})

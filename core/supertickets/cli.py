@@ -78,7 +78,7 @@ def evaluate(task_name: str, argv: Sequence[str] | None = None) -> None:
     options, overrides = split_overrides(parser, argv)
     ticket, recipe = _load_ticket(options.ticket, task_name), chosen_recipe(options, package_of(cls))
     config = load_config(cls.Config, recipe, overrides, base=ticket.settings)
-    check_scores_file(options.out, inputs=[*config.paths(), *([recipe] if recipe else [])])
+    check_scores_file(options.out, inputs=[recipe, *config.paths()])
     prepare_cpu(config.run.threads)
     task, accelerator = cls(config), Accelerator()
     if difference := ticket.other_labels(task.labels):

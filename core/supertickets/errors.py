@@ -49,6 +49,11 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type's name if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def and_more(found: Sized) -> str:
     """The text that follows the first of several items in a message: ` (and 3 more)`, or nothing if there is only one item."""
     return f" (and {len(found) - 1} more)" if len(found) > 1 else ""

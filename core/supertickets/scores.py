@@ -15,7 +15,7 @@ from supertickets.terminal import console, summary_table
 from supertickets.ticket.hub import FILES
 
 
-def check_scores_file(path: Path | None, *, inputs: Sequence[Path] = ()) -> None:
+def check_scores_file(path: Path | None, *, inputs: Sequence[Path | None] = ()) -> None:
     """Raise `UserError` if the file for the scores, `--out`, is a folder, a device, one of the inputs or a part of a ticket."""
     if path is None:
         return
@@ -24,7 +24,7 @@ def check_scores_file(path: Path | None, *, inputs: Sequence[Path] = ()) -> None
     if path.exists() and not path.is_file():
         raise UserError(f"--out: {path} is not a regular file; name a JSON file")
     folder = Path(os.path.realpath(path)).parent
-    check_outputs([path], [*inputs, *(folder / name for name in FILES if (folder / FILES[0]).exists())])
+    check_outputs([path], [*filter(None, inputs), *(folder / name for name in FILES if (folder / FILES[0]).exists())])
 
 
 def report_scores(title: str, scores: Mapping[str, object], out: Path | None) -> None:

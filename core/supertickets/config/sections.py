@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -268,8 +269,10 @@ class Config(Section):
         if (self.run.rewind_epoch or 0) > self.train.epochs:
             raise UserError(f"run.rewind_epoch: {self.run.rewind_epoch} comes after the last epoch, {self.train.epochs}")
         search, prune = self.search.enabled, self.prune.enabled
-        changes = {
-            "search": self.search.model_copy(update={"enabled": fresh if search is None else search}),
-            "prune": self.prune.model_copy(update={"enabled": fresh if prune is None else prune}),
-        }
-        return self.model_copy(update=changes)
+        return self.changed(
+            search={"enabled": fresh if search is None else search}, prune={"enabled": fresh if prune is None else prune}
+        )
+
+    def changed(self, **sections: Mapping[str, object]) -> Self:
+        """A copy with other values in some sections: `config.changed(train={"epochs": 3})`. They are not checked."""
+        return self.model_copy(update={name: getattr(self, name).model_copy(update=new) for name, new in sections.items()})

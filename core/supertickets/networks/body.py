@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from supertickets.config.sections import ArchConfig
-from supertickets.errors import UserError
+from supertickets.errors import UserError, first_line
 from supertickets.networks.arch import Arch
 from supertickets.networks.blocks import mixed_blocks
 from supertickets.networks.depthwise import use_depthwise
@@ -219,7 +219,7 @@ def body_arch(config: ArchConfig, input_shape: tuple[int, int, int]) -> BodyArch
             maps = map_shapes(net, input_shape)
         except (RuntimeError, ValueError) as error:
             size = "x".join(map(str, input_shape[1:]))
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise UserError(f"data.size_px: {config.body} does not work on images of {size} pixels ({reason})") from error
     strides = [round(input_shape[1] / height) for _, height, _ in maps]
     outputs = config.outputs

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from supertickets.errors import UserError
+from supertickets.errors import UserError, first_line
 from supertickets.networks.macs import ShapesAlone, copy_to_meta
 
 LIBRARIES = ("timm", "torchvision")
@@ -130,7 +130,7 @@ def build_maps(body: str, outputs: Sequence[int] | None = None) -> nn.Module:
     except UserError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, NotImplementedError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"arch.body: {body} gives no feature maps{_which(outputs)} ({reason})") from error
     return _with_norms(body, net)
 
@@ -231,7 +231,7 @@ def published_weights(body: str) -> dict[str, Tensor]:
 
         return dict(models.get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True))
     except Exception as error:  # libraries raise many kinds of errors for downloads
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"arch.pretrained: the weights of {body} could not be loaded ({reason:.160}); give a file in arch.weights instead"
         ) from error

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from supertickets.config.sections import ArchConfig
-from supertickets.errors import UserError
+from supertickets.errors import UserError, first_line
 from supertickets.networks.body import BodyNet, OwnHead
 from supertickets.networks.library import build_classifier, published_weights
 
@@ -100,7 +100,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         data = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError, LookupError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"arch.weights: {path}: not a file of tensors (.safetensors or .pth): {reason:.160}") from error
     for holder in _HOLDERS:
         data = data[holder] if isinstance(data, dict) and isinstance(data.get(holder), dict) else data

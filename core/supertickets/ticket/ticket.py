@@ -26,7 +26,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from supertickets.config.sections import Config
-from supertickets.errors import UserError
+from supertickets.errors import UserError, first_line
 from supertickets.names import differences
 from supertickets.networks.arch import Arch
 from supertickets.networks.body import BodyArch
@@ -206,7 +206,7 @@ class Ticket:
         try:
             packed = load_tensors(blob)
         except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:  # unknown types, odd shapes
-            raise UserError(f"{tensor_file}: not readable as safetensors ({_first_line(error)})") from error
+            raise UserError(f"{tensor_file}: not readable as safetensors ({first_line(error)})") from error
         try:
             arch = read_arch(about["arch"])
         except (UserError, TypeError) as error:
@@ -232,7 +232,7 @@ def _outline(ticket: Ticket, path: Path) -> nn.Module:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that PyTorch cannot handle
-        raise UserError(f"{path}: no network can be built of its arch and settings ({_first_line(error)})") from error
+        raise UserError(f"{path}: no network can be built of its arch and settings ({first_line(error)})") from error
     check_net(net, task.input_shape, path)
     return net
 
@@ -242,16 +242,12 @@ def _check_outputs(ticket: Ticket, arch: BodyArch, known: object, path: Path) ->
     try:
         found = fingerprint(ticket.build())
     except (UserError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: its arch is no network that runs ({_first_line(error)})") from error
+        raise UserError(f"{path}: its arch is no network that runs ({first_line(error)})") from error
     if not isinstance(known, list) or not agrees(known, found):
         raise UserError(
             f"{path}: its outputs are not those that it was written with: {arch.body} of {arch.library:.40} "
             f"computes something else than that of {library_version(arch.body)} here"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _digest(about: JsonObject) -> str:
@@ -265,7 +261,7 @@ def _read_json(path: Path) -> JsonObject:
     try:
         about = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({_first_line(error)})") from error
+        raise UserError(f"{path}: not valid JSON ({first_line(error)})") from error
     check_plain(about, path)
     if not isinstance(about, dict) or "format" not in about:
         raise UserError(f"{path}: not a ticket (it has no 'format')")

@@ -51,7 +51,7 @@ def evaluate_results(argv: Sequence[str]) -> None:
     options, overrides = split_overrides(parser, argv)
     recipe = chosen_recipe(options, PACKAGE)
     config = load_config(KeypointConfig, recipe, overrides)
-    check_scores_file(options.out, inputs=[options.results, *config.paths(), *([recipe] if recipe else [])])
+    check_scores_file(options.out, inputs=[options.results, recipe, *config.paths()])
     scores = score_results(options.results, config)
     report_scores(f"{options.results}", scores, options.out)
 

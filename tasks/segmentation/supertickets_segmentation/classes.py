@@ -74,18 +74,18 @@ def with_classes(data: SegmentationData) -> SegmentationData:
 
 
 def check_names(data: SegmentationData) -> None:
-    """Raise `UserError` if the data set's class file, which its label maps follow, has other names than `data.classes`."""
+    """Raise `UserError` if Cityscapes, or the class file that label maps follow, has other names than `data.classes`."""
     path = data.classes_file or (data.root / "classes.json" if data.root else None)
+    if data.name == "cityscapes":
+        where, theirs = "Cityscapes", list(CITYSCAPES)
+    elif data.name == "pairs" and path is not None and path.is_file():
+        where, theirs = str(path), read_names(path)[0]
+    else:
+        return
     ours = data.classes or []
     made_up = all(re.fullmatch(r"class_\d+", name) for name in ours)  # original checkpoints have no names
-    known = data.name == "cityscapes" and not (made_up and len(ours) == len(CITYSCAPES))
-    if known and (difference := differences(ours, list(CITYSCAPES))):
-        raise UserError(f"Cityscapes: data.classes (the ticket's, where there is one) {difference}")
-    if data.name != "pairs" or path is None or not path.is_file():
-        return
-    theirs, _ = read_names(path)
     if not (made_up and len(ours) == len(theirs)) and (difference := differences(ours, theirs)):
-        raise UserError(f"{path}: data.classes (the ticket's, where there is one) {difference}")
+        raise UserError(f"{where}: data.classes (the ticket's, where there is one) {difference}")
 
 
 def read_classes(path: Path) -> tuple[list[str], Palette | None, int | None]:

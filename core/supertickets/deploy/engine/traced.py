@@ -13,7 +13,7 @@ from torch import nn
 from supertickets.deploy.engine import arithmetic, rearranging
 from supertickets.deploy.engine.graph import GraphPlanner, Rule
 from supertickets.deploy.engine.program import Act, Program
-from supertickets.errors import UserError
+from supertickets.errors import UserError, first_line
 
 
 def plan_traced(net: nn.Module, size: tuple[int, int]) -> Program:
@@ -25,7 +25,7 @@ def plan_traced(net: nn.Module, size: tuple[int, int]) -> Program:
         with torch.no_grad():
             exported = torch.export.export(net, (torch.zeros(1, 3, *size),)).run_decompositions({})
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{type(net).__name__}: cannot be exported as a graph for {size[0]}x{size[1]} pixels: {reason}"
         ) from error
