@@ -155,10 +155,10 @@ def branchy(seed: int) -> tuple[nn.Module, tuple[int, int]]:
     return net.eval(), size
 
 
-def difference(net: nn.Module, size: tuple[int, int], folder: Path, *, threads: int = 1) -> float:
+def difference(net: nn.Module, size: tuple[int, int], folder: Path, *, threads: int = 1, level: str = "-O0") -> float:
     """Largest difference of the compiled network from double precision, as a share of the largest output."""
     write_c(net, size, folder / "ticket.c", {})
-    compile_c(folder / "ticket.c", folder / "ticket.so", flags=("-O1", "-DTICKET_X86=34"))
+    compile_c(folder / "ticket.c", folder / "ticket.so", flags=(level, "-DTICKET_X86=34"))
     x = np.random.default_rng(0).standard_normal((1, 3, *size), dtype=np.float32)
     out = load(folder / "ticket.so")(x)
     assert np.array_equal(load(folder / "ticket.so", threads=threads)(x), out)
@@ -173,7 +173,8 @@ def difference(net: nn.Module, size: tuple[int, int], folder: Path, *, threads: 
 @pytest.mark.parametrize("case", range(CASES))
 def test_any_graph_gives_what_eager_gives(case, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "SHARE", 1)
-    assert difference(*branchy(case), tmp_path, threads=2 + case % 2) <= 1e-4
+    level = "-O1" if case % 5 == 1 else "-O0"
+    assert difference(*branchy(case), tmp_path, threads=2 + case % 2, level=level) <= 1e-4
 
 
 @needs_compiler
@@ -181,7 +182,7 @@ def test_any_graph_gives_what_eager_gives(case, tmp_path, monkeypatch):
 def test_the_code_for_other_processors_agrees(case, tmp_path):
     """Compiled without what is special to x86-64, and under the sanitizers."""
     net, size = branchy(case)
-    command = ["cc", "-O1", "-DTICKET_X86=0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    command = ["cc", "-O0", "-DTICKET_X86=0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     assert run_as_program(net, size, tmp_path, command) <= 1e-4 * float(net(torch.zeros(1, 3, *size)).detach().abs().max() + 1)
 
 
@@ -189,7 +190,7 @@ def test_the_code_for_other_processors_agrees(case, tmp_path):
 @pytest.mark.slow
 def test_no_thread_reads_or_writes_where_another_one_writes(tmp_path):
     net, size = branchy(0)
-    assert run_as_program(net, size, tmp_path, ["cc", "-O1", "-g", "-fsanitize=thread"], threads=3) <= 1e-4
+    assert run_as_program(net, size, tmp_path, ["cc", "-O0", "-g", "-fsanitize=thread"], threads=3) <= 1e-4
 
 
 @needs_compiler
