@@ -67,13 +67,17 @@ def copy_to_meta(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net, shapes)  # uses these instead of copying the tensors
 
 
+_KEEP_SHAPE = {F.batch_norm, F.layer_norm, F.relu, torch.relu, torch.relu_}
+_SUMS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__iadd__}
+
+
 class ShapesAlone(TorchFunctionMode):
     """Returns an empty tensor of the right shape for operations that take PyTorch milliseconds on the meta device."""
 
     def __torch_function__(
         self, func: Callable[..., object], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> object:
-        if func is F.batch_norm or func is F.layer_norm:
+        if func in _KEEP_SHAPE or (func in _SUMS and isinstance(args[1], Tensor) and args[0].shape == args[1].shape):
             return args[0]
         if func is F.multi_head_attention_forward:
             return args[0], None
