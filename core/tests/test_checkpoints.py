@@ -46,7 +46,7 @@ class Restless(ToyTask):
     """A toy task with random changes of the images, and dropout; `at` names the call of a method that asks it to stop."""
 
     def __init__(self, config, workers: int = 0, **at: int) -> None:
-        super().__init__(config)
+        super().__init__(config, images=32)  # four batches
         self.workers, self.at, self.calls = workers, at, {"loss": 0, "evaluate": 0}
 
     def build_loaders(self, batch_size: int):
@@ -92,8 +92,8 @@ def same(one: Ticket, other: Ticket) -> bool:
 @pytest.mark.parametrize(
     ("workers", "at", "sections"),
     [
-        (0, {"loss": 9}, {"search": {"importance": "taylor"}, "prune": {"enabled": False}}),
-        (2, {"loss": 10}, {"train": {"accumulate": 2}, "distill": {"teacher": "ema"}, "prune": {"target": 0.5}}),
+        (0, {"loss": 6}, {"search": {"importance": "taylor"}, "prune": {"enabled": False}}),
+        (2, {"loss": 6}, {"train": {"accumulate": 2}, "distill": {"teacher": "ema"}, "prune": {"target": 0.5}}),
         (
             0,
             {"evaluate": 2},
@@ -116,9 +116,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path
     sections = {"run": {"save_every": "2 steps"}, "search": {"enabled": False}, "prune": {"enabled": False}}
     whole = draw(tmp_path / "whole", **sections)
     with pytest.raises(Stopped):
-        draw(tmp_path / "cut", at={"loss": 11}, **sections)
+        draw(tmp_path / "cut", at={"loss": 7}, **sections)
     files = sorted((tmp_path / "cut" / "checkpoints").iterdir())
-    assert [path.name for path in files] == [f"epoch_0001_step_{step:09d}.safetensors" for step in (10, 11)]
+    assert [path.name for path in files] == [f"epoch_0001_step_{step:09d}.safetensors" for step in (6, 7)]
     data = bytearray(files[1].read_bytes())
     data[-100] ^= 1
     files[1].write_bytes(data)
@@ -211,6 +211,6 @@ def test_intervals_are_steps_or_minutes():
 
 def test_the_plan_of_a_run_that_was_saved_within_an_epoch(tmp_path: Path):
     with pytest.raises(Stopped):
-        draw(tmp_path, at={"loss": 11}, run={"save_every": "2 steps"})
+        draw(tmp_path, at={"loss": 7}, run={"save_every": "2 steps"})
     config = toy_config(tmp_path, train=SHORT, run={"save_every": "2 steps", "resume": True})
-    assert forecast_run(Restless(config), config).steps_per_epoch == 6
+    assert forecast_run(Restless(config), config).steps_per_epoch == 4

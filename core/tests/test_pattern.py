@@ -73,7 +73,7 @@ def test_only_1x1_convs_of_one_group_are_covered():
 def test_a_run_ends_at_the_exact_pattern_through_shrinks(tmp_path, reactivate):
     prunes = {"target": None, "pattern": "2:4", "reactivate": reactivate}
     config = toy_config(tmp_path / "run", prune=prunes)
-    ticket = draw_ticket(ToyTask(config), config)
+    ticket = draw_ticket(ToyTask(config, images=16), config)
     net = Ticket.load(tmp_path / "run" / "ticket").build()
     assert_exact(net, ticket.mask, 2, 4)
     assert ticket.sparsity == pytest.approx(sparsity(ticket.mask)) and zero_sparsity(net) >= ticket.sparsity - 1e-9
@@ -86,7 +86,7 @@ def test_a_run_ends_at_the_exact_pattern_through_shrinks(tmp_path, reactivate):
 @pytest.mark.usefixtures("toy_installed")
 def test_a_resumed_run_has_the_same_pattern(tmp_path):
     prunes = {"target": None, "pattern": "2:4", "reactivate": "after_shrink", "revive_from": "dormant"}
-    whole = draw_ticket(ToyTask(None), toy_config(tmp_path / "whole", prune=prunes))
+    whole = draw_ticket(ToyTask(None, images=16), toy_config(tmp_path / "whole", prune=prunes))
 
     class StopsAtFour(ToyTask):
         def evaluate(self, model, loader, accelerator):
@@ -95,8 +95,8 @@ def test_a_resumed_run_has_the_same_pattern(tmp_path):
             return super().evaluate(model, loader, accelerator)
 
     with pytest.raises(KeyboardInterrupt):
-        draw_ticket(StopsAtFour(None), toy_config(tmp_path / "cut", prune=prunes))
-    resumed = draw_ticket(ToyTask(None), toy_config(tmp_path / "cut", prune=prunes, run={"resume": True}))
+        draw_ticket(StopsAtFour(None, images=16), toy_config(tmp_path / "cut", prune=prunes))
+    resumed = draw_ticket(ToyTask(None, images=16), toy_config(tmp_path / "cut", prune=prunes, run={"resume": True}))
     assert all(torch.equal(resumed.mask[name], kept) for name, kept in whole.mask.items())
     assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
 

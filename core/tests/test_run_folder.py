@@ -45,7 +45,7 @@ def test_a_folder_is_one_process_s_until_that_ends_however_it_ends(tmp_path: Pat
 def test_a_run_is_not_mixed_with_one_that_is_going_on(tmp_path: Path):
     other = holder(tmp_path / "run")
     with pytest.raises(UserError, match="is being written to by process"):
-        draw_ticket(ToyTask(None), toy_config(tmp_path / "run"))
+        draw_ticket(ToyTask(None, images=16), toy_config(tmp_path / "run"))
     other.communicate()
     assert [file.name for file in (tmp_path / "run").iterdir()] == [lock.NAME]
 
@@ -61,9 +61,9 @@ def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path: Path, monke
 
 def test_a_run_resumes_on_data_of_its_own_labels_alone(tmp_path: Path):
     config = toy_config(tmp_path / "run", train={"epochs": 1}, prune={"enabled": False}, search={"enabled": False})
-    draw_ticket(ToyTask(config), config)
+    draw_ticket(ToyTask(config, images=16), config)
     assert json.loads((tmp_path / "run" / run.LABELS).read_text()) == ["red", "green", "blue"]
-    other, again = ToyTask(config), config.model_copy(update={"run": config.run.model_copy(update={"resume": True})})
+    other, again = ToyTask(config, images=16), config.model_copy(update={"run": config.run.model_copy(update={"resume": True})})
     other.labels = ["blue", "green", "red"]
     with pytest.raises(UserError, match="run.resume: .* knows other labels: 'red' where the data have 'blue' and 1 more"):
         draw_ticket(other, again)
@@ -82,17 +82,17 @@ def test_a_batch_that_bn_cannot_train_on_is_refused():
 def test_a_file_that_is_not_a_run_s_is_not_overwritten(tmp_path: Path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(UserError, match=rf"run\.dir: {tmp_path / name} would be overwritten"):
-        draw_ticket(ToyTask(None), toy_config(tmp_path))
+        draw_ticket(ToyTask(None, images=16), toy_config(tmp_path))
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "mine")]
 
 
 def test_a_resumed_run_may_spread_an_update_over_fewer_steps(tmp_path: Path):
     """As it must on another number of processes; the images of an update stay as many."""
     train = {"batch_size": 4, "accumulate": 2}
-    draw_ticket(ToyTask(None), toy_config(tmp_path, train=train))
+    draw_ticket(ToyTask(None, images=16), toy_config(tmp_path, train=train))
     shutil.rmtree(tmp_path / "ticket")
     resumed = toy_config(tmp_path, train={"batch_size": 8, "accumulate": 1}, run={"resume": True})
-    assert draw_ticket(ToyTask(None), resumed).metrics
+    assert draw_ticket(ToyTask(None, images=16), resumed).metrics
     for other in ({"batch_size": 4, "accumulate": 1}, train | {"lr": 0.5}):
         with pytest.raises(UserError, match=r"images per update|other settings: train\.lr"):
-            draw_ticket(ToyTask(None), toy_config(tmp_path, train=other, run={"resume": True}))
+            draw_ticket(ToyTask(None, images=16), toy_config(tmp_path, train=other, run={"resume": True}))

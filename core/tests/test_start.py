@@ -24,6 +24,7 @@ from supertickets.training.start import check_arch_keys, start_from_ticket
 from supertickets.training.trainer import Trainer
 
 SHORT = {"epochs": 2}
+FEW = 16  # images, for epochs of two steps
 
 
 class WideToy(ToyTask):
@@ -31,7 +32,7 @@ class WideToy(ToyTask):
 
     name = "wide"
 
-    def __init__(self, config, images: int = 48) -> None:
+    def __init__(self, config, images: int = FEW) -> None:
         super().__init__(config, images)
         self.labels = [*self.labels, "black", "white"]
 
@@ -52,7 +53,7 @@ def source(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "task_class", lambda name: ToyTask)
         config = toy_config(tmp_path_factory.mktemp("source") / "run", run={"rewind_epoch": 1, "keep_checkpoints": 9})
-        draw_ticket(ToyTask(config), config)
+        draw_ticket(ToyTask(config, FEW), config)
     return config.run.dir / "ticket"
 
 
@@ -62,13 +63,13 @@ def begin(task, config):
 
 def start(source: Path, folder: Path, task=ToyTask, **init):
     config = toy_config(folder, train=SHORT, init={"ticket": source, **init})
-    return (*begin(task(config), config), config)
+    return (*begin(task(config, FEW), config), config)
 
 
 def test_retraining_keeps_arch_and_mask_bit_for_bit(source, tmp_path):
     before = Ticket.load(source)
     config = toy_config(tmp_path / "run", train=SHORT, init={"ticket": source})
-    after = draw_ticket(ToyTask(config), config)
+    after = draw_ticket(ToyTask(config, FEW), config)
     assert after.arch == before.arch and after.provenance["supernet"] == before.provenance["supernet"]
     assert all(torch.equal(after.mask[name], kept) for name, kept in before.mask.items())
     changed = [name for name, tensor in before.tensors.items() if not torch.equal(after.tensors[name], tensor)]
@@ -115,7 +116,7 @@ def test_search_can_go_on_from_a_ticket(source, tmp_path):
         search={"enabled": True, "target_macs": 0.7},
         prune={"enabled": True, "target": 0.9},
     )
-    after = draw_ticket(ToyTask(config), config)
+    after = draw_ticket(ToyTask(config, FEW), config)
     assert sum(sum(u.values()) for u in after.arch.units.values()) < units
     assert after.sparsity == pytest.approx(0.9, abs=1e-3)
 
@@ -126,7 +127,7 @@ def test_a_search_without_prunes_to_come_keeps_the_mask(source, tmp_path):
     search = {"enabled": True, "target_macs": 0.7}
     config = toy_config(tmp_path / "run", train={"epochs": 4}, init={"ticket": source}, search=search)
     assert config.prune.reactivate == "after_shrink" and not config.resolved().prune.enabled
-    after = draw_ticket(ToyTask(config), config)
+    after = draw_ticket(ToyTask(config, FEW), config)
     assert after.metrics["macs"] < 0.75 * before.metrics["macs"] and set(after.mask) <= set(before.mask)
     assert torch.equal(after.mask["stem.0.weight"], before.mask["stem.0.weight"]) and after.sparsity > 0.7
 
@@ -137,11 +138,11 @@ def test_a_search_from_a_ticket_resumes_to_the_same_end(source, tmp_path):
     sections = {"train": {"epochs": 5}, "init": {"ticket": source}, "search": search}
     folder = tmp_path / "run"
     config = toy_config(folder, **sections, run={"keep_checkpoints": 9})
-    whole = draw_ticket(ToyTask(config), config)
+    whole = draw_ticket(ToyTask(config, FEW), config)
     for epoch in (3, 4, 5):
         (folder / "checkpoints" / f"epoch_{epoch:04d}.safetensors").unlink()
     config = toy_config(folder, **sections, run={"resume": True})
-    again = draw_ticket(ToyTask(config), config)
+    again = draw_ticket(ToyTask(config, FEW), config)
     assert again.arch == whole.arch
     assert again.metrics["macs"] == whole.metrics["macs"] == pytest.approx(0.6 * Ticket.load(source).metrics["macs"], rel=0.03)
     assert all(torch.equal(again.tensors[name], tensor) for name, tensor in whole.tensors.items())
@@ -203,7 +204,7 @@ def test_wrong_starts_are_refused_before_anything_is_written(source, tmp_path):
     def attempt(match: str, task=ToyTask, **init) -> None:
         config = toy_config(tmp_path / "run", train=SHORT, init=init)
         with pytest.raises(UserError, match=match):
-            draw_ticket(task(config), config)
+            draw_ticket(task(config, FEW), config)
         assert not (tmp_path / "run").exists()
 
     attempt("a toy ticket, not a wide one; use python -m supertickets_transfer", WideToy, ticket=source)
@@ -227,7 +228,7 @@ def test_keys_of_arch_that_a_ticket_makes_useless_are_refused():
 
 def test_a_ticket_of_other_labels_is_refused(source, tmp_path):
     class Renamed(ToyTask):
-        def __init__(self, config, images: int = 48) -> None:
+        def __init__(self, config, images: int = FEW) -> None:
             super().__init__(config, images)
             self.labels = ["red", "blue", "green"]
 
@@ -241,7 +242,7 @@ def test_weights_exchanged_by_gradient_leave_sparsity_exact(tmp_path):
     for regrow in ("gradient", "random"):
         prune = {"schedule": "constant", "start": 0.1, "end": 0.8, "target": 0.6, "regrow": regrow}
         config = toy_config(tmp_path / regrow, search={"enabled": False}, prune=prune)
-        ticket = draw_ticket(ToyTask(config), config)
+        ticket = draw_ticket(ToyTask(config, FEW), config)
         assert ticket.sparsity == pytest.approx(0.6, abs=1e-3)
         lines = (tmp_path / regrow / "metrics.jsonl").read_text().splitlines()
         assert sum(json.loads(line).get("revived", 0) > 0 for line in lines) >= 2  # weights that had gone came back
@@ -249,7 +250,7 @@ def test_weights_exchanged_by_gradient_leave_sparsity_exact(tmp_path):
 
 def test_lottery_tickets_by_rounds(tmp_path):
     config = toy_config(tmp_path / "run", train=SHORT, prune={"target": 0.75}, imp={"rounds": 2, "rewind_epoch": 1})
-    ticket = draw_by_rounds(ToyTask(config), config)
+    ticket = draw_by_rounds(ToyTask(config, FEW), config)
     rounds = [Ticket.load(tmp_path / "run" / f"round_{i}" / "ticket") for i in range(3)]
     assert [round(t.sparsity, 2) for t in rounds] == [0.5, 0.75, 0.75] and ticket.sparsity == rounds[-1].sparsity
     assert rounds[0].arch == rounds[2].arch
@@ -257,7 +258,7 @@ def test_lottery_tickets_by_rounds(tmp_path):
     kept = rounds[1].mask["stem.0.weight"]
     assert torch.equal(early[0] * kept, early[1] * kept) and torch.equal(early[1], early[2])
     before = (tmp_path / "run" / "round_0" / "metrics.jsonl").stat().st_mtime_ns
-    draw_by_rounds(ToyTask(config), config)  # finished rounds are not run again
+    draw_by_rounds(ToyTask(config, FEW), config)  # finished rounds are not run again
     assert (tmp_path / "run" / "round_0" / "metrics.jsonl").stat().st_mtime_ns == before
 
 
@@ -265,7 +266,7 @@ def test_lottery_tickets_by_rounds(tmp_path):
 def test_search_then_prune_takes_the_epochs_of_one_drawing(tmp_path, schedule, retrain):
     prune = {"schedule": schedule, "target": 0.7, "criterion": "snip"}
     config = toy_config(tmp_path / "run", prune=prune, pipeline={"enabled": True, "retrain": retrain})
-    ticket = search_then_prune(ToyTask(config), config)
+    ticket = search_then_prune(ToyTask(config, FEW), config)
     logs = [path.read_text().splitlines() for path in sorted((tmp_path / "run").glob("*/metrics.jsonl"))]
     assert sum(map(len, logs)) == 6
     assert ticket.sparsity == pytest.approx(0.7, abs=1e-3)
@@ -282,7 +283,7 @@ def test_pipelines_can_share_one_search(tmp_path):
     for criterion in ("magnitude", "random"):
         prune = {"schedule": "one_shot", "target": 0.7, "criterion": criterion}
         config = toy_config(tmp_path / criterion, prune=prune, pipeline={"enabled": True, "retrain": 0.5})
-        arches.append(search_then_prune(ToyTask(config), config, searched=searched).arch)
+        arches.append(search_then_prune(ToyTask(config, FEW), config, searched=searched).arch)
         assert not (tmp_path / criterion / "search").exists()
     assert arches == [Ticket.load(searched / "ticket").arch] * 2
     other = toy_config(tmp_path / "magnitude", prune=prune | {"target": 0.6}, pipeline={"enabled": True, "retrain": 0.5})
@@ -294,11 +295,11 @@ def test_pipelines_can_share_one_search(tmp_path):
 def test_a_pipeline_with_prunes_that_cannot_work_stops_before_its_search(tmp_path, prune):
     config = toy_config(tmp_path / "run", prune=prune, pipeline={"enabled": True, "retrain": 0.5})
     with pytest.raises(UserError, match="prune"):
-        search_then_prune(ToyTask(config), config)
+        search_then_prune(ToyTask(config, FEW), config)
     assert not (tmp_path / "run").exists()
 
 
 def test_rounds_have_a_key_of_their_own_for_the_epoch_to_rewind_to(tmp_path):
     config = toy_config(tmp_path / "run", train=SHORT, imp={"rounds": 1}, run={"rewind_epoch": 1})
     with pytest.raises(UserError, match=r"run\.rewind_epoch: with imp\.rounds, set imp\.rewind_epoch instead"):
-        draw_by_rounds(ToyTask(config), config)
+        draw_by_rounds(ToyTask(config, FEW), config)
