@@ -24,11 +24,12 @@ from supertickets.training.distill import Lesson
 pytestmark = pytest.mark.usefixtures("toy_installed")
 OFF = {"search": {"enabled": False}, "prune": {"enabled": False}}
 SHORT = {"train": {"epochs": 4}, "prune": {"every": 1, "start": 0.2}}
+FEW = 16  # images, for epochs of two steps
 
 
-def draw(folder: Path, **sections) -> tuple[Ticket, list[dict]]:
+def draw(folder: Path, images: int = FEW, **sections) -> tuple[Ticket, list[dict]]:
     config = toy_config(folder, **sections)
-    ticket = draw_ticket(ToyTask(config), config)
+    ticket = draw_ticket(ToyTask(config, images), config)
     return ticket, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -38,7 +39,7 @@ def plain(tmp_path_factory) -> Path:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("plain") / "run"
     config = toy_config(folder, **SHORT)
-    draw_ticket(ToyTask(config), config)
+    draw_ticket(ToyTask(config, FEW), config)
     return folder
 
 
@@ -98,9 +99,10 @@ def test_a_teacher_of_weight_zero_changes_nothing_bit_for_bit(tmp_path, plain, t
 
 
 def test_a_student_learns_from_a_teacher_alone(tmp_path):
-    draw(tmp_path / "teacher", **OFF, train={"epochs": 8})
+    once = {"train": {"epochs": 8, "evaluate_every": 8}}
+    draw(tmp_path / "teacher", 48, **OFF, **once)
     distill = {"teacher": tmp_path / "teacher" / "ticket", "weight": 1.0}
-    _, records = draw(tmp_path / "student", **OFF, train={"epochs": 8}, distill=distill, run={"seed": 1})
+    _, records = draw(tmp_path / "student", 48, **OFF, **once, distill=distill, run={"seed": 1})
     assert records[-1]["accuracy"] > 0.45 and records[-1]["distillation"] < records[0]["distillation"] / 2
 
 
@@ -118,7 +120,7 @@ def test_a_resumed_run_has_the_same_teacher_bit_for_bit(tmp_path, teacher):
     distill = {"teacher": teacher, "weight": 0.5}
     whole, records = draw(tmp_path / "whole", **SHORT, distill=distill)
     with pytest.raises(Stop):
-        draw_ticket(StopsLate(None), toy_config(tmp_path / "cut", **SHORT, distill=distill))
+        draw_ticket(StopsLate(None, FEW), toy_config(tmp_path / "cut", **SHORT, distill=distill))
     resumed, again = draw(tmp_path / "cut", **SHORT, distill=distill, run={"resume": True})
     assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
     assert [r.get("distillation") for r in again] == [r.get("distillation") for r in records]
@@ -196,7 +198,7 @@ tasks.task_class = lambda name: ToyTask
 config = toy_config(
     Path(sys.argv[1]), train={"batch_size": 4, "epochs": 4}, distill={"teacher": "supernet"}, run={"keep_best": True}
 )
-ticket = draw_ticket(ToyTask(config), config)
+ticket = draw_ticket(ToyTask(config, 16), config)
 Path(sys.argv[1], f"rank{PartialState().process_index}.json").write_text(json.dumps(mask_digest(ticket.mask)))
 """
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
@@ -88,8 +89,21 @@ def test_the_best_ticket_is_that_of_the_best_score_after_the_last_event(tmp_path
     assert best.metrics.items() <= records[5].items()
 
 
+RESUMED = {"prune": STEPS, "train": {"epochs": 9}}
+KEPT = {"tickets_at": [0.3, 0.6], "keep_best": True}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The folder of a run that was not stopped."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    draw(folder, **RESUMED, run=KEPT)
+    return folder
+
+
 @pytest.mark.parametrize("last_checkpoint", [pytest.param(3, marks=pytest.mark.slow), 7])
-def test_a_resumed_run_keeps_the_same_tickets(tmp_path, last_checkpoint):
+def test_a_resumed_run_keeps_the_same_tickets(tmp_path, whole, last_checkpoint):
     class Stop(Exception):
         pass
 
@@ -99,13 +113,11 @@ def test_a_resumed_run_keeps_the_same_tickets(tmp_path, last_checkpoint):
                 raise Stop
             return super().evaluate(model, loader, accelerator)
 
-    sections = {"prune": STEPS, "train": {"epochs": 9}}
-    draw(tmp_path / "whole", **sections, run={"tickets_at": [0.3, 0.6], "keep_best": True})
-    cut = toy_config(tmp_path / "cut", **sections, run={"tickets_at": [0.3, 0.6], "keep_best": True})
+    cut = toy_config(tmp_path / "cut", **RESUMED, run=KEPT)
     with pytest.raises(Stop):
         draw_ticket(Stopped(cut, images=16), cut)
-    draw(tmp_path / "cut", **sections, run={"tickets_at": [0.3, 0.6], "keep_best": True, "resume": True})
+    draw(tmp_path / "cut", **RESUMED, run=KEPT | {"resume": True})
     found = contents(tmp_path / "cut")
-    assert found == contents(tmp_path / "whole") and found.keys() == {"best", "ticket", "tickets/0.30", "tickets/0.60"}
+    assert found == contents(whole) and found.keys() == {"best", "ticket", "tickets/0.30", "tickets/0.60"}
     with pytest.raises(UserError, match=r"run\.tickets_at"):
-        draw(tmp_path / "cut", **sections, run={"tickets_at": [0.6], "keep_best": True, "resume": True})
+        draw(tmp_path / "cut", **RESUMED, run=KEPT | {"tickets_at": [0.6], "resume": True})

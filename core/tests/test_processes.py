@@ -53,16 +53,16 @@ train = SMOOTH | {"batch_size": 4, "epochs": int(sys.argv[2]), "sync_bn": True}
 task, _ = draw(folder / "synced", **plain, train=train)
 found["losses"] = task.losses
 sections = {"train": {"batch_size": 4, "epochs": 2, "recalibrate_batches": 1}, "prune": {"end": 0.5}}
-_, whole = draw(folder / "whole", **sections)
-task = Noting(None)
-task.stop_at = 8 if rank == 1 else 0
+_, whole = draw(folder / "whole", Noting(None, 32), **sections)
+task = Noting(None, 32)
+task.stop_at = 6 if rank == 1 else 0
 try:
     draw(folder / "cut", task, **sections)
 except Stopped as stop:
     found["stopped"] = str(stop)
-_, again = draw(folder / "cut", **sections, run={"resume": "auto"})
+_, again = draw(folder / "cut", Noting(None, 32), **sections, run={"resume": "auto"})
 found["same"] = again.arch == whole.arch and all(torch.equal(again.tensors[n], t) for n, t in whole.tensors.items())
-task = Noting(None)
+task = Noting(None, 32)
 task.nudge_at = 3 if rank == 1 else 0
 try:
     draw(folder / "apart", task, **plain, train={"batch_size": 4, "epochs": 1})
@@ -93,5 +93,5 @@ def test_two_processes_agree_with_one_stop_together_and_continue(tmp_path: Path)
     assert len(means) == 6 * EPOCHS and difference < TOLERANCE and means[0] != means[-1]
     assert without_seconds(tmp_path / "cut" / "metrics.jsonl") == without_seconds(tmp_path / "whole" / "metrics.jsonl")
     for found in (first, second):
-        assert found["same"] and "after step 8, saved in " in found["stopped"]
+        assert found["same"] and "after step 6, saved in " in found["stopped"]
         assert found["apart"].startswith("the weights of process 1 differ from the first process's after epoch 1")

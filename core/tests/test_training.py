@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,7 @@ from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import Evidence
 from supertickets.pruning.mask import zero_sparsity
 from supertickets.testing import ToyTask, mask_digest, micro_net, randomise_norms, toy_config
-from supertickets.testing.processes import run_on_two_processes
+from supertickets.testing.processes import quick_context, run_on_two_processes
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.batchnorm import recalibrate
 from supertickets.training.cpu import set_threads
@@ -36,34 +34,47 @@ from supertickets.training.trainer import Trainer, wrap
 pytestmark = pytest.mark.usefixtures("toy_installed")
 
 
-def draw(folder: Path, **sections) -> tuple[Ticket, list[dict]]:
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    """The folder of a finished run with the settings of `toy_config`."""
+    torch.set_num_threads(1)
+    config = toy_config(tmp_path_factory.mktemp("drawn") / "run")
+    draw_ticket(ToyTask(config), config)
+    return config.run.dir
+
+
+def draw(folder: Path, images: int = 16, **sections) -> tuple[Ticket, list[dict]]:
+    """Draw a ticket in epochs of two steps: when something happens and what comes of it does not depend on how many."""
     config = toy_config(folder, **sections)
-    ticket = draw_ticket(ToyTask(config), config)
+    ticket = draw_ticket(ToyTask(config, images), config)
+    return ticket, records_of(folder)
+
+
+def records_of(folder: Path) -> list[dict]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return ticket, [json.loads(line) for line in lines]
+    return [json.loads(line) for line in lines]
 
 
 def without_seconds(records: list[dict]) -> list[dict]:
     return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
-def test_a_drawing_meets_its_targets_and_leaves_a_working_ticket(tmp_path):
-    ticket, records = draw(tmp_path / "run", train={"epochs": 12})
-    last = records[-1]
+def test_a_drawing_meets_its_targets_and_leaves_a_working_ticket(tmp_path, drawn):
+    ticket, last = Ticket.load(drawn / "ticket"), records_of(drawn)[-1]
     full = ticket.provenance["supernet"]["macs"]
     assert last["macs"] == pytest.approx(0.6 * full, rel=0.02)
     assert last["sparsity"] == pytest.approx(0.8, abs=1e-3) == ticket.sparsity
     assert last["accuracy"] > 0.45  # three classes: better than chance
-    net = Ticket.load(tmp_path / "run" / "ticket").build()
+    net = ticket.build()
     assert zero_sparsity(net) == pytest.approx(ticket.sparsity)
     scores = ToyTask(toy_config(tmp_path)).evaluate(net, ToyTask(toy_config(tmp_path)).build_loaders(8)[1], Accelerator())
     assert scores["accuracy"] == pytest.approx(last["accuracy"], abs=1e-6)
     assert {"loss", "penalty", "params", "sparse_macs", "units", "density"} <= set(last)
-    assert (tmp_path / "run" / "pictures" / "curves.png").stat().st_size > 1000
+    assert (drawn / "pictures" / "curves.png").stat().st_size > 1000
 
 
-def test_last_prune_and_architecture_are_final(tmp_path):
-    ticket, records = draw(tmp_path / "run")
+def test_last_prune_and_architecture_are_final(drawn):
+    ticket, records = Ticket.load(drawn / "ticket"), records_of(drawn)
     after = [r for r in records if r["epoch"] > 4]
     assert len({(r["macs"], r["units"], r["sparsity"]) for r in after}) == 1
     assert not any(r.get("units_removed") or "target_sparsity" in r for r in after[1:])
@@ -102,17 +113,17 @@ def test_after_prune_trains_dense_but_scores_sparse(tmp_path):
 
 
 def test_search_and_prune_off_is_plain_training(tmp_path):
-    ticket, records = draw(tmp_path / "run", search={"enabled": False}, prune={"enabled": False})
+    ticket, records = draw(tmp_path / "run", search={"enabled": False}, prune={"enabled": False}, train={"epochs": 2})
     assert ticket.sparsity == 0 and not ticket.mask
     assert {r["macs"] for r in records} == {ticket.provenance["supernet"]["macs"]} and records[-1]["penalty"] == 0
 
 
 def test_threshold_search_removes_dead_units_once_enough_would_go(tmp_path):
     search = {"target_macs": None, "rho": 0.5, "warmup": 0, "min_macs": 1.0, "threshold": 0.9}
-    _, records = draw(tmp_path / "run", search=search, train={"epochs": 6, "lr": 2e-2})
+    _, records = draw(tmp_path / "run", 48, search=search, train={"epochs": 6, "lr": 2e-2})
     assert sum(r.get("units_removed", 0) for r in records) > 0
     patient = search | {"min_macs": 1e12}
-    _, records = draw(tmp_path / "patient", search=patient, train={"epochs": 6, "lr": 2e-2})
+    _, records = draw(tmp_path / "patient", 48, search=patient, train={"epochs": 6, "lr": 2e-2})
     assert [r["epoch"] for r in records if r.get("units_removed")] == [4]  # the last event asks for no least number
 
 
@@ -128,35 +139,35 @@ def test_a_killed_run_resumes_to_the_same_end(tmp_path):
         "    seen = 0\n"
         "    def loss(self, model, batch):\n"
         "        Dying.seen += 1\n"
-        "        if Dying.seen == 30: os.kill(os.getpid(), 9)\n"
+        "        if Dying.seen == 10: os.kill(os.getpid(), 9)\n"
         "        return super().loss(model, batch)\n"
-        f"c = toy_config(Path({str(folder)!r}), prune={{'every': 2, 'start': 0.0}}); draw_ticket(Dying(c), c)\n"
+        f"c = toy_config(Path({str(folder)!r}), prune={{'every': 2, 'start': 0.0}}); draw_ticket(Dying(c, 16), c)\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == -signal.SIGKILL
+    process = quick_context().Process(target=exec, args=(code, {}))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     finished = len((folder / "metrics.jsonl").read_text().splitlines())
     assert 2 <= finished < 6 and not (folder / "ticket").exists()
     with (folder / "metrics.jsonl").open("a") as file:  # a record whose checkpoint was never written
         file.write(json.dumps({"epoch": finished + 1}) + "\n" + '{"epo')
-    config = toy_config(folder, prune={"every": 2, "start": 0.0}, run={"resume": True})
-    again = draw_ticket(ToyTask(config), config)
-    resumed = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    again, resumed = draw(folder, prune={"every": 2, "start": 0.0}, run={"resume": True})
     assert without_seconds(resumed) == without_seconds(records)
     assert mask_digest(again.mask) == mask_digest(whole.mask)
     assert all(torch.equal(again.tensors[name], whole.tensors[name]) for name in whole.tensors)
 
 
-def test_resuming_with_other_settings_or_from_nothing_is_refused(tmp_path):
-    draw(tmp_path / "run")
-    config = toy_config(tmp_path / "run", run={"resume": True}, train={"lr": 1e-2})
+def test_resuming_with_other_settings_or_from_nothing_is_refused(drawn, tmp_path):
+    config = toy_config(drawn, run={"resume": True}, train={"lr": 1e-2})
     with pytest.raises(UserError, match=r"train\.lr \(0\.02 -> 0\.01\)"):
         draw_ticket(ToyTask(config), config)
-    config = toy_config(tmp_path / "run", run={"resume": True, "seed": 3})
+    config = toy_config(drawn, run={"resume": True, "seed": 3})
     with pytest.raises(UserError, match=r"run\.seed \(0 -> 3\)"):
         draw_ticket(ToyTask(config), config)
     with pytest.raises(UserError, match="comes after the last epoch, 6"):
         draw(tmp_path / "late", run={"rewind_epoch": 7})
     with pytest.raises(UserError, match="already holds a run"):
-        draw(tmp_path / "run")
+        draw(drawn)
     with pytest.raises(UserError, match="no checkpoint"):
         draw(tmp_path / "nothing", run={"resume": True})
     assert not (tmp_path / "nothing").exists() and not (tmp_path / "late").exists()
@@ -363,7 +374,7 @@ torch.set_num_threads(1)
 tasks.task_class = lambda name: ToyTask
 train = {"batch_size": 4, "epochs": 5, "precision": sys.argv[2]}
 config = toy_config(Path(sys.argv[1]), train=train, prune={"every": 2, "start": 0.0})
-ticket = draw_ticket(ToyTask(config), config)
+ticket = draw_ticket(ToyTask(config, 16), config)
 from accelerate import PartialState
 rank, count = PartialState().process_index, PartialState().num_processes
 Path(sys.argv[1], f"rank{rank}.json").write_text(json.dumps([count, mask_digest(ticket.mask)]))
@@ -392,7 +403,7 @@ torch.set_num_threads(1)
 tasks.task_class = lambda name: ToyTask
 folder, train = Path(sys.argv[1]), {"batch_size": 4, "epochs": 6}
 config = toy_config(folder, train=train, run={"tensorboard": True}, pipeline={"enabled": True})
-ticket = search_then_prune(ToyTask(config), config)
+ticket = search_then_prune(ToyTask(config, 16), config)
 found = [PartialState().num_processes, ticket.metrics["macs"], ticket.sparsity, mask_digest(ticket.mask)]
 Path(folder, f"rank{PartialState().process_index}.json").write_text(json.dumps(found))
 """
@@ -452,7 +463,7 @@ def test_idle_cores_are_counted_among_those_of_the_process(monkeypatch, busy, ex
 
 @pytest.mark.parametrize("search", [{"importance": "taylor_per_mac"}, {"penalty": "proximal", "rho": 0.1}])
 def test_a_resumed_run_keeps_statistics_and_proximal_penalty_bit_for_bit(tmp_path, search):
-    whole = draw_ticket(ToyTask(None), toy_config(tmp_path / "whole", search=search))
+    whole = draw_ticket(ToyTask(None, 16), toy_config(tmp_path / "whole", search=search))
     config = toy_config(tmp_path / "cut", search=search)
 
     class Stop(Exception):
@@ -465,6 +476,6 @@ def test_a_resumed_run_keeps_statistics_and_proximal_penalty_bit_for_bit(tmp_pat
             return super().evaluate(model, loader, accelerator)
 
     with pytest.raises(Stop):
-        draw_ticket(StopsAtTwo(None), config)
-    resumed = draw_ticket(ToyTask(None), toy_config(tmp_path / "cut", search=search, run={"resume": True}))
+        draw_ticket(StopsAtTwo(None, 16), config)
+    resumed = draw_ticket(ToyTask(None, 16), toy_config(tmp_path / "cut", search=search, run={"resume": True}))
     assert resumed.arch == whole.arch and all(torch.equal(resumed.tensors[n], t) for n, t in whole.tensors.items())

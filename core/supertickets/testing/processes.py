@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from socket import socket
+from typing import TYPE_CHECKING
 
 from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState
@@ -21,16 +22,22 @@ from supertickets.processes import leave_process_group
 from supertickets.task import Task
 from supertickets.types import Batch, JsonObject
 
+if TYPE_CHECKING:  # Windows has none
+    from multiprocessing.context import ForkServerContext
+
 TIME_LIMIT_S = 500
 
 
-def run_on_two_processes(script: str, folder: Path, *arguments: str) -> None:
-    """Run the text of a script on two CPU processes of one thread each; if one fails, the assertion shows what it printed.
-
-    A server that has already imported this package forks both processes, so that they start quickly.
-    """
+def quick_context() -> ForkServerContext:
+    """A context whose processes start quickly: a server that has already imported this package forks them."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["supertickets.draw", "supertickets.testing"])
+    return context
+
+
+def run_on_two_processes(script: str, folder: Path, *arguments: str) -> None:
+    """Run the text of a script on two CPU processes of one thread each; if one fails, the assertion shows what it printed."""
+    context = quick_context()
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
