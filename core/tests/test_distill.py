@@ -99,7 +99,7 @@ def test_a_teacher_of_weight_zero_changes_nothing_bit_for_bit(tmp_path, plain, t
 
 
 def test_a_student_learns_from_a_teacher_alone(tmp_path):
-    once = {"train": {"epochs": 8, "evaluate_every": 8}}
+    once = {"train": {"epochs": 5, "evaluate_every": 5}}
     draw(tmp_path / "teacher", 48, **OFF, **once)
     distill = {"teacher": tmp_path / "teacher" / "ticket", "weight": 1.0}
     _, records = draw(tmp_path / "student", 48, **OFF, **once, distill=distill, run={"seed": 1})
