@@ -85,7 +85,7 @@ def test_the_commands_of_a_page_run(page, drawn, tmp_path, monkeypatch):
         shutil.copytree(drawn, place)
     monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, "-O0"))  # -O3 takes six times as long
+    monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, "-O0"))  # -O3 takes five times as long
     for line in COMMANDS[page]:
         if line.startswith("cd "):
             monkeypatch.chdir(line[3:])

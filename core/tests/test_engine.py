@@ -107,7 +107,7 @@ def toy_ticket(**changes: object) -> Ticket:
 
 @pytest.fixture(autouse=True)
 def quick_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """test_export.py compiles a network as users do; -O0 takes a sixth of that time."""
+    """test_export.py compiles a network as users do; -O0 takes a fifth of that time."""
     monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, *QUICK))
 
 
