@@ -25,7 +25,7 @@ from supertickets import cli
 from supertickets.config.sections import Config
 from supertickets.deploy.compact import compact_net
 from supertickets.deploy.deployed import network_for
-from supertickets.deploy.engine import compiler, load, planner, runner, timing
+from supertickets.deploy.engine import blocks, compiler, load, planner, runner, timing
 from supertickets.deploy.engine.cache import compile_ticket
 from supertickets.deploy.engine.compiler import compile_c, find_compiler, native_suffix
 from supertickets.deploy.engine.files import write_c
@@ -122,9 +122,17 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "ticket.so"
 
 
+def divide(case: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let two of three random networks run in several strips and groups of units, as networks for large images do."""
+    if case % 3:
+        monkeypatch.setattr(blocks, "STRIP_BYTES", (256, 4096)[case % 2])
+        monkeypatch.setattr(blocks, "GROUP_BYTES", 2048)
+
+
 @pytest.mark.parametrize("case", range(CASES))
 def test_any_network_gives_what_eager_gives(case, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "SHARE", 1)
+    divide(case, monkeypatch)
     net, size = random_net(case)
     write_c(fold(net), size, tmp_path / "ticket.c", {})
     flags = ("-O1" if case % 5 == 1 else "-O0", "-DTICKET_X86=3" if case % 2 else "-DTICKET_X86=34")
@@ -138,7 +146,8 @@ def test_any_network_gives_what_eager_gives(case, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", range(SANITIZED))
-def test_nothing_is_read_or_written_outside(case, tmp_path):
+def test_nothing_is_read_or_written_outside(case, tmp_path, monkeypatch):
+    divide(case + 1, monkeypatch)
     level = "-DTICKET_X86=3" if case % 2 else "-DTICKET_X86=34"
     command = ["cc", "-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", level]
     assert run_as_program(*random_net(case), tmp_path, command, threads=1 + case % 3) <= 1e-4
@@ -146,7 +155,8 @@ def test_nothing_is_read_or_written_outside(case, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", range(SANITIZED))
-def test_no_thread_reads_or_writes_where_another_one_writes(case, tmp_path):
+def test_no_thread_reads_or_writes_where_another_one_writes(case, tmp_path, monkeypatch):
+    divide(case + 1, monkeypatch)
     command = ["cc", "-O0", "-g", "-fsanitize=thread", "-DTICKET_X86=3" if case % 2 else "-DTICKET_X86=34"]
     assert run_as_program(*random_net(case), tmp_path, command, threads=2 + case % 3) <= 1e-4
 
@@ -154,7 +164,8 @@ def test_no_thread_reads_or_writes_where_another_one_writes(case, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("qemu-aarch64") and find_spec("ziglang")), reason="needs qemu-user and ziglang")
 @pytest.mark.parametrize("case", range(2))
-def test_the_arm64_code_agrees(case, tmp_path):
+def test_the_arm64_code_agrees(case, tmp_path, monkeypatch):
+    divide(case + 1, monkeypatch)
     zig = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-static", "-O2"]
     assert run_as_program(*random_net(case), tmp_path, zig, ("qemu-aarch64",)) <= 1e-4
 

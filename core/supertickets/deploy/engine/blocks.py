@@ -1,20 +1,32 @@
-"""Convs and blocks as sparse rows. The units of a block run in groups whose planes fit the second-level cache."""
+"""Convs and blocks as sparse rows. The units of a block run in groups, and large maps in strips, whose planes fit the
+second-level cache."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor, nn
 
-from supertickets.deploy.engine.maps import Map, clear_halos, clear_pads, inside, plane_sizes, split_map, take_map
+from supertickets.deploy.engine.maps import (
+    Map,
+    clear_halos,
+    clear_pads,
+    halo_of,
+    inside,
+    plane_sizes,
+    split_image,
+    split_map,
+    take_map,
+)
 from supertickets.deploy.engine.program import VECTOR, Act, Floats, Ints, Program, Rows
 from supertickets.networks.blocks import MixedBlock
 
 GROUP_BYTES = 384 << 10  # size of a group's hidden planes; fits the second-level cache of present processors
-GROUP_UNITS = 8  # smallest number of units in a group, for larger planes
-Layout: TypeAlias = tuple[int, int, int]  # height and width after the depthwise conv, and its stride
+STRIP_BYTES = 384 << 10  # size of a strip of a block's input and output; larger ones run in several strips
+Layout: TypeAlias = tuple[int, int, int, int]  # height and width after the depthwise conv, its stride, and the strips
 
 
 @dataclass
@@ -32,21 +44,25 @@ class Scratch:
     behind: int | None = None
 
     def planes(self, program: Program, h: int, w: int, stride: int, units: int, pad: int) -> tuple[Map, Ints]:
-        """The maps (units, h, w), of the size after the depthwise conv: one split into phases for stride 2, and a plain one."""
-        pitch, halo, phase, plane = plane_sizes(h, w, pad, halo=True, split=stride == 2)
-        plain = plane_sizes(h, w, pad, halo=False, split=False)[3]
-        layout = (h, w, stride)
+        """The maps (units, h, w), of the size after the depthwise conv: one split into phases for stride 2, and a plain one.
+
+        There is only memory for the positions of one strip.
+        """
+        strips = program.strips
+        pitch, halo, phase, plane = plane_sizes(h, w, pad, halo=True, split=stride == 2, strips=strips)
+        plain = plane_sizes(h, w, pad, halo=False, split=False, strips=strips)[3]
+        layout = (h, w, stride, strips)
         self.units[layout] = max(units, self.units.get(layout, 0))
         self.floats = max(self.floats, units * plain + 4 * VECTOR)
         if self.behind is None:
-            self.behind = program.take_own(self.floats)
+            self.behind = program.own.take(self.floats)
         first = layout not in self.before
         if first:
-            self.before[layout] = program.take_own(self.units[layout] * plane + 4 * VECTOR)
+            self.before[layout] = program.own.take(self.units[layout] * plane + 4 * VECTOR)
         at = self.before[layout]
-        before = Map(at + halo, at, units, h, w, pitch, plane, halo, 4 if stride == 2 else 1, phase)
-        if first:
-            clear_halos(program, replace(before, channels=self.units[layout]), own=True)
+        before = Map(at + halo, at, units, h, w, pitch, plane, halo, 4 if stride == 2 else 1, phase, own=True)
+        if first and strips == 1:
+            clear_halos(program, replace(before, channels=self.units[layout]))
         return before, self.behind + np.arange(units) * plain
 
     def mask(self, program: Program, m: Map, h: int, w: int) -> int:
@@ -61,7 +77,7 @@ def plan_conv(program: Program, x: Map, conv: nn.Conv2d, out: Map, act: Act) -> 
     """A 1x1 conv of stride 1."""
     rows = Rows(planes_of(out), array(conv.bias) if conv.bias is not None else np.zeros(out.channels, np.float32))
     add_pointwise(rows, x, conv)
-    program.rows(rows, out.positions, act)
+    program.rows(rows, out.positions, act, own=out.own)
 
 
 def plan_stem_conv(program: Program, x: Map | None, conv: nn.Conv2d, h: int, w: int, pad: int, *, halo: bool) -> Map:
@@ -85,60 +101,122 @@ def plan_stem_conv(program: Program, x: Map | None, conv: nn.Conv2d, h: int, w: 
     return out
 
 
+def plan_strided_stem(program: Program, scratch: Scratch, convs: Sequence[nn.Conv2d], h: int, w: int, pad: int) -> Map:
+    """Two convs of stride 2 with ReLU, of the image of (h, w), together in strips: the first one writes four phases.
+
+    With the image in 16 phases, each of the four phases of the first conv's output is a sum of shifted planes.
+    """
+    first, second = convs
+    image = split_image(program, h, w, pad)
+    out = take_map(program, second.out_channels, image.h, image.w, pad)
+    channels = 3 * 16 + 4 * first.out_channels + second.out_channels
+    with program.in_strips(choose_strips(channels, out, pad)):
+        e, _ = scratch.planes(program, out.h, out.w, 2, first.out_channels, pad)
+        mask = scratch.mask(program, e, -(-h // 2), -(-w // 2))
+        weight = array(first.weight)
+        o, i, dy, dx = np.nonzero(weight)
+        for phase in range(4):
+            ty, tx = (2 * part + d - weight.shape[2] // 2 for part, d in ((phase // 2, dy), (phase % 2, dx)))
+            rows = Rows(planes_of(e) + phase * e.phase, array(first.bias))
+            shift = (4 * (ty % 4) + tx % 4) * image.phase + (ty // 4) * image.pitch + tx // 4
+            rows.add(o, planes_of(image)[i] + shift, weight[o, i, dy, dx])
+            around = halo_of(1, out.pitch)  # the second conv, which is 3x3, reads one more row and column
+            program.rows(rows, out.positions, Act.RELU, mask=mask + phase * e.positions, around=around, own=True)
+        weight = array(second.weight)
+        rows = Rows(planes_of(out), array(second.bias))
+        o, i, dy, dx = np.nonzero(weight)
+        rows.add(o, planes_of(e)[i] + shifts(e, dy, dx, weight.shape[2]), weight[o, i, dy, dx], own=True)
+        program.rows(rows, out.positions, Act.RELU)
+    program.arena.give(image.at)
+    return out
+
+
 def plan_block(program: Program, scratch: Scratch, x: Map, block: MixedBlock, out: Map, act: Act, *, pad: int) -> None:
     """out (+)= block(x), followed by a ReLU if requested.
 
-    Each thread that works on an image computes only its own positions of `out`. Only the values around them that the depthwise
-    convs read are computed by several threads. All threads wait for each other at the end.
+    The block runs in strips of the map; each thread that works on an image computes the strips of its own positions of `out`.
+    Only the values around a strip that the depthwise convs read are computed more than once. All threads wait for each other at
+    the end.
     """
     source = x if block.stride == 1 else split_map(program, x, x.channels, x.h, x.w, pad, cleared=False)
-    units = sum(block.units.values())
-    bias = array(block.project.bias) if units else np.zeros(out.channels, np.float32)
-    rows = Rows(planes_of(out), bias)
-    if isinstance(block.shortcut, nn.Conv2d):
-        add_pointwise(rows, source, block.shortcut)
-    else:
-        rows.add(np.arange(out.channels), planes_of(x), np.ones(out.channels, np.float32))
-    groups = _unit_groups(block, out, pad)
-    for units_of_group in groups:
-        if units_of_group is not groups[0]:  # add to what earlier groups have written
-            rows, act = Rows(planes_of(out), np.zeros(out.channels, np.float32)), act | Act.ADD
-        hidden = _plan_units(program, scratch, block, units_of_group, source, x, out, pad)
-        rows.add_matrix(array(block.project.weight)[:, units_of_group, 0, 0], hidden, own=True)
-        last = units_of_group is groups[-1]
-        program.rows(rows, out.positions, act if last else act & ~Act.RELU, wait=False)
-    if not groups:
-        program.rows(rows, out.positions, act)
-    program.meet()
+    with program.in_strips(choose_strips(x.channels + out.channels, out, pad)):
+        plan_strip(program, scratch, source, block, out, act, size=(x.h, x.w), pad=pad)
     if source is not x:
         program.arena.give(source.at)
 
 
-def _unit_groups(block: MixedBlock, out: Map, pad: int) -> list[Ints]:
+def choose_strips(channels: int, out: Map, pad: int) -> int:
+    """The number of strips for a block whose input and output, of the size of `out`, have `channels` in all.
+
+    A strip of all of them fits the second-level cache, and is at least four times as large as the rows above or below it, which
+    its neighbour computes as well.
+    """
+    most = out.positions // (4 * halo_of(pad, out.pitch))
+    return max(1, min(most, -(-4 * channels * out.positions // STRIP_BYTES)))
+
+
+def plan_strip(
+    program: Program,
+    scratch: Scratch,
+    x: Map,
+    block: MixedBlock,
+    out: Map,
+    act: Act,
+    *,
+    size: tuple[int, int],
+    pad: int,
+) -> None:
+    """out (+)= block(x) within `Program.in_strips`, for an `x` that was (h, w) = `size` and is split if the stride is 2."""
+    bias = array(block.project.bias) if block.units else np.zeros(out.channels, np.float32)
+    rows = Rows(planes_of(out), bias)
+    if isinstance(block.shortcut, nn.Conv2d):
+        add_pointwise(rows, x, block.shortcut)
+    else:
+        rows.add(np.arange(out.channels), planes_of(x), np.ones(out.channels, np.float32), own=x.own)
+    groups = _unit_groups(block, out, pad, program.strips)
+    for units in groups:
+        if units is not groups[0]:  # add to what earlier groups have written
+            rows, act = Rows(planes_of(out), np.zeros(out.channels, np.float32)), act | Act.ADD
+        hidden = _plan_units(program, scratch, block, units, x, out, size, pad)
+        rows.add_matrix(array(block.project.weight)[:, units, 0, 0], hidden, own=True)
+        last = units is groups[-1]
+        program.rows(rows, out.positions, act if last else act & ~Act.RELU, own=out.own)
+    if not groups:
+        program.rows(rows, out.positions, act, own=out.own)
+
+
+def _unit_groups(block: MixedBlock, out: Map, pad: int, strips: int) -> list[Ints]:
     """The units of the block in groups of similar size; units with equal numbers of depthwise taps are adjacent, see `rows`."""
     if not block.units:
         return []
     taps = np.concatenate(
         [np.count_nonzero(array(conv.get_parameter("weight")), axis=(1, 2, 3)) for conv in block.depthwise.values()]
     )
-    before = plane_sizes(out.h, out.w, pad, halo=True, split=block.stride == 2)[3]
-    behind = plane_sizes(out.h, out.w, pad, halo=False, split=False)[3]
-    most = max(GROUP_UNITS, GROUP_BYTES // (4 * (before + behind)))
+    before = plane_sizes(out.h, out.w, pad, halo=True, split=block.stride == 2, strips=strips)[3]
+    behind = plane_sizes(out.h, out.w, pad, halo=False, split=False, strips=strips)[3]
+    most = max(1, GROUP_BYTES // (4 * (before + behind)))
     return np.array_split(np.argsort(taps, kind="stable"), -(-len(taps) // most))
 
 
 def _plan_units(
-    program: Program, scratch: Scratch, block: MixedBlock, units: Ints, source: Map, x: Map, out: Map, pad: int
+    program: Program,
+    scratch: Scratch,
+    block: MixedBlock,
+    units: Ints,
+    x: Map,
+    out: Map,
+    size: tuple[int, int],
+    pad: int,
 ) -> Ints:
     """Expansion and depthwise conv of a group of units; returns the offsets of their planes."""
     e, hidden = scratch.planes(program, out.h, out.w, block.stride, len(units), pad)
-    assert (e.pitch, e.phases, e.positions) == (out.pitch, source.phases, out.positions)
+    assert (e.pitch, e.phases, e.positions) == (out.pitch, x.phases, out.positions)
     rows = Rows(planes_of(e), array(block.expand.bias)[units])
-    rows.add_matrix(array(block.expand.weight)[units, :, 0, 0], planes_of(source))
-    phases, mask = (e.phases, source.phase, e.phase), scratch.mask(program, e, x.h, x.w)
+    rows.add_matrix(array(block.expand.weight)[units, :, 0, 0], planes_of(x), own=x.own)
+    phases, mask = (e.phases, x.phase, e.phase), scratch.mask(program, e, *size)
     depthwise, around = _depthwise_rows(block, units, e, hidden)
-    program.rows(rows, e.positions, Act.RELU, phases=phases, mask=mask, around=around, own=True, wait=False)
-    program.planes(depthwise, e.positions, Act.RELU, own=True, wait=False)
+    program.rows(rows, e.positions, Act.RELU, phases=phases, mask=mask, around=around, own=True)
+    program.planes(depthwise, e.positions, Act.RELU, own=True)
     return hidden
 
 
@@ -164,7 +242,7 @@ def add_pointwise(rows: Rows, x: Map, conv: nn.Conv2d) -> None:
     """The taps of a (grouped) 1x1 conv; for a split map, they read the first phase."""
     weight = array(conv.weight)[:, :, 0, 0]
     group = np.arange(len(weight)) // (len(weight) // conv.groups)  # (C_out,)
-    rows.add_matrix(weight, planes_of(x)[group[:, None] * weight.shape[1] + np.arange(weight.shape[1])])
+    rows.add_matrix(weight, planes_of(x)[group[:, None] * weight.shape[1] + np.arange(weight.shape[1])], own=x.own)
 
 
 def shifts(m: Map, dy: Ints, dx: Ints, k: int) -> Ints:

@@ -35,6 +35,26 @@ static void FN(split)(const float *in, float *out, const int32_t *size, int firs
     }
 }
 
+/* The image (h, w) -> rows `y` to `end` of 16 phases with rows of `pitch`, `phase` apart, with zeros beyond the image: value
+ * (y, x) -> phase (y % 4, x % 4) at (y / 4, x / 4). */
+static void FN(split_image)(const float *in, float *out, int h, int w, int pitch, int phase, int y, int end) {
+  for (; y < end; y++)
+    for (int a = 0; a < 4; a++) {
+      const float *row = in + (int64_t)(4 * y + a) * w;
+      float *to = out + 4 * a * phase + y * pitch;
+      int x = 0, width = 4 * y + a < h ? w : 0;
+      for (; 4 * (x + VL) <= width; x += VL) {
+        vec v0 = FN(load)(row + 4 * x), v1 = FN(load)(row + 4 * x + VL), v2 = FN(load)(row + 4 * x + 2 * VL);
+        vec v3 = FN(load)(row + 4 * x + 3 * VL), even0 = SHUFFLE(v0, v1, EVEN), even1 = SHUFFLE(v2, v3, EVEN);
+        vec odd0 = SHUFFLE(v0, v1, ODD), odd1 = SHUFFLE(v2, v3, ODD);
+        FN(store)(to + x, SHUFFLE(even0, even1, EVEN)), FN(store)(to + phase + x, SHUFFLE(odd0, odd1, EVEN));
+        FN(store)(to + 2 * phase + x, SHUFFLE(even0, even1, ODD)), FN(store)(to + 3 * phase + x, SHUFFLE(odd0, odd1, ODD));
+      }
+      for (; x < pitch; x++)
+        for (int b = 0; b < 4; b++) to[b * phase + x] = 4 * x + b < width ? row[4 * x + b] : 0;
+    }
+}
+
 /* Nearest resizing to twice the size, for the rows `y` to `end`; nothing is written after the last one. */
 static void FN(up2)(const float *in, float *out, int w, int pitch, int pitch2, int y, int end) {
   for (; y < end; y++) {
@@ -48,46 +68,54 @@ static void FN(up2)(const float *in, float *out, int w, int pitch, int pitch2, i
   }
 }
 
-/* Resizes one line of w values bilinearly to 2w or 4w; line[-1] and line[w] repeat the ends. */
-static void FN(widen)(const float *line, float *out, int w, int times) {
+/* The sum of two rows of w values, with the weights 1 - `high` and `high`, resized bilinearly to 2w or 4w values. */
+static void FN(widen)(const float *r0, const float *r1, float high, float *out, int w, int times) {
+  vec b1 = FN(splat)(high), b0 = FN(splat)(1 - high), m = FN(fma)(FN(load)(r1), b1, FN(load)(r0) * b0), before = FN(splat)(m[0]);
   for (int x = 0; x < w; x += VL) {
-    vec l = FN(load)(line + x - 1), m = FN(load)(line + x), r = FN(load)(line + x + 1);
+    vec after = m, l = SHUFFLE(before, m, BEFORE), r;
+    if (x + VL < w) after = FN(fma)(FN(load)(r1 + x + VL), b1, FN(load)(r0 + x + VL) * b0);
+    r = SHUFFLE(m, after, AFTER);
+    if (x + VL >= w) { /* the last value is its own neighbour */
+      FN(lanes) last = (FN(lanes)){LANES} == (w - 1 - x) - (FN(lanes)){0};
+      r = (vec)(((FN(lanes))m & last) | ((FN(lanes))r & ~last));
+    }
     if (times == 2) {
       vec a = m * 0.75f + l * 0.25f, b = m * 0.75f + r * 0.25f;
       FN(store)(out + 2 * x, SHUFFLE(a, b, LOW)), FN(store)(out + 2 * x + VL, SHUFFLE(a, b, HIGH));
-      continue;
+    } else {
+      vec a = m * 0.625f + l * 0.375f, b = m * 0.875f + l * 0.125f, c = m * 0.875f + r * 0.125f, d = m * 0.625f + r * 0.375f;
+      vec ac = SHUFFLE(a, c, LOW), bd = SHUFFLE(b, d, LOW);
+      FN(store)(out + 4 * x, SHUFFLE(ac, bd, LOW)), FN(store)(out + 4 * x + VL, SHUFFLE(ac, bd, HIGH));
+      if (x + VL / 2 >= w) break;
+      ac = SHUFFLE(a, c, HIGH), bd = SHUFFLE(b, d, HIGH);
+      FN(store)(out + 4 * x + 2 * VL, SHUFFLE(ac, bd, LOW)), FN(store)(out + 4 * x + 3 * VL, SHUFFLE(ac, bd, HIGH));
     }
-    vec a = m * 0.625f + l * 0.375f, b = m * 0.875f + l * 0.125f, c = m * 0.875f + r * 0.125f, d = m * 0.625f + r * 0.375f;
-    vec ac = SHUFFLE(a, c, LOW), bd = SHUFFLE(b, d, LOW);
-    FN(store)(out + 4 * x, SHUFFLE(ac, bd, LOW)), FN(store)(out + 4 * x + VL, SHUFFLE(ac, bd, HIGH));
-    if (x + VL / 2 >= w) break;
-    ac = SHUFFLE(a, c, HIGH), bd = SHUFFLE(b, d, HIGH);
-    FN(store)(out + 4 * x + 2 * VL, SHUFFLE(ac, bd, LOW)), FN(store)(out + 4 * x + 3 * VL, SHUFFLE(ac, bd, HIGH));
+    before = m, m = after;
   }
 }
 
-/* Resizes a plane, rows `y` to `end`, with tables of two source lines, at most one apart, and the weight of the second one. A
- * source row is resized to the new width when it is first needed, and `space` holds the last two; nothing is written after the
- * last row.
+/* Resizes a plane, rows `y` to `end`, with tables of two source lines, at most one apart, and the weight of the second one. Nothing
+ * is written after the last row; `space` holds a row of the new width, and two without `times`: then a source row is resized when
+ * it is first needed.
  * size: h, w, pitch, h2, w2, pitch2, -, times (as wide; 0: by table), then where the tables begin: rows, columns. */
 static void FN(resize)(const float *in, float *out, const int32_t *size, float *space, int y, int end) {
-  int w = size[1], pitch = size[2], w2 = size[4], pitch2 = size[5], times = size[7], held[2] = {-1, -1};
+  int pitch = size[2], w2 = size[4], pitch2 = size[5], times = size[7], held[2] = {-1, -1};
   const int32_t *rows = INTS + size[8], *columns = INTS + size[10];
   const float *up = FLOATS + size[9], *across = FLOATS + size[11];
-  float *line = space + 16, *wide[2] = {space + (w + 63) / 16 * 16, space + (w + 63) / 16 * 16 + (w2 + 63) / 16 * 16};
+  float *wide[2] = {space, space + (w2 + 79) / 16 * 16};
   for (out += (int64_t)y * pitch2; y < end; y++, out += pitch2) {
+    if (times) {
+      int exact = w2 + 4 * VL > (end - y) * pitch2;
+      FN(widen)(in + (int64_t)rows[2 * y] * pitch, in + (int64_t)rows[2 * y + 1] * pitch, up[y], exact ? space : out, size[1], times);
+      if (exact) FN(copy)(space, out, w2);
+      continue;
+    }
     for (int i = 2 * y; i < 2 * y + 2; i++) {
       const float *row = in + (int64_t)rows[i] * pitch;
       float *to = wide[rows[i] & 1];
       if (held[rows[i] & 1] == rows[i]) continue;
       held[rows[i] & 1] = rows[i];
-      if (times) {
-        for (int x = 0; x < w; x += VL) FN(store)(line + x, FN(load)(row + x));
-        line[-1] = row[0], line[w] = row[w - 1];
-        FN(widen)(line, to, w, times);
-      } else {
-        for (int x = 0; x < w2; x++) to[x] = row[columns[2 * x]] * (1 - across[x]) + row[columns[2 * x + 1]] * across[x];
-      }
+      for (int x = 0; x < w2; x++) to[x] = row[columns[2 * x]] * (1 - across[x]) + row[columns[2 * x + 1]] * across[x];
     }
     const float *r0 = wide[rows[2 * y] & 1], *r1 = wide[rows[2 * y + 1] & 1];
     vec low = FN(splat)(1 - up[y]), high = FN(splat)(up[y]), v;

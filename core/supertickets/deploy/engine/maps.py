@@ -19,7 +19,7 @@ from supertickets.deploy.engine.program import PAGE, VECTOR, Op, Program, rounde
 class Map:
     """`channels` planes of (h, w), `plane` floats apart; `start` is the offset of the first value.
 
-    The `phases` (1 or 4) of each plane are `phase` floats apart; `at` is the offset of the block in the arena.
+    The `phases` (1, 4 or, for the image, 16) of each plane are `phase` floats apart; `at` is the offset of the block in the arena.
     """
 
     start: int
@@ -32,6 +32,7 @@ class Map:
     halo: int = 0
     phases: int = 1
     phase: int = 0
+    own: bool = False  # whether it lies in each thread's own memory, which may hold one strip of each plane at a time
 
     @property
     def positions(self) -> int:
@@ -44,12 +45,20 @@ def halo_of(pad: int, pitch: int) -> int:
     return rounded(pad * pitch + pad)
 
 
-def plane_sizes(h: int, w: int, pad: int, *, halo: bool, split: bool) -> tuple[int, int, int, int]:
-    """(pitch, halo, phase, plane) in floats, for planes of (h, w) after a split; planes do not all map to one cache set."""
+def strip_size(h: int, pitch: int, strips: int) -> int:
+    """The largest number of positions in a strip, in whole vectors."""
+    return VECTOR * -(-rounded(h * pitch) // VECTOR // strips)
+
+
+def plane_sizes(h: int, w: int, pad: int, *, halo: bool, split: bool, strips: int = 1) -> tuple[int, int, int, int]:
+    """(pitch, halo, phase, plane) in floats, for planes of (h, w) after a split; planes do not all map to one cache set.
+
+    With several `strips`, the planes hold only one of them, and each phase has its own zeros before and after it.
+    """
     pitch = w + pad
     around = halo_of(pad, pitch) if halo else 0
-    phase = rounded(h * pitch) + around
-    plane = phase * (4 if split else 1) + around
+    phase = strip_size(h, pitch, strips) + (around if strips == 1 else 2 * around)
+    plane = phase * (4 if split else 1) + (around if strips == 1 else 0)
     return pitch, around, phase, plane + (4 * VECTOR if plane % PAGE < 4 * VECTOR else 0)
 
 
@@ -60,9 +69,30 @@ def take_map(program: Program, channels: int, h: int, w: int, pad: int, *, halo:
     return Map(at + around, at, channels, h, w, pitch, plane, around, 4 if split else 1, phase)
 
 
-def clear_halos(program: Program, m: Map, *, own: bool = False) -> None:
-    """Write zeros before, between and after the phases of each plane; with `own`, of a map in each thread's own memory."""
-    program.op(Op.HALOS, m.at, m.channels, m.plane, m.halo, m.phase, m.phases, m.h * m.pitch, own, wait=not own)
+def take_strips(program: Program, channels: int, h: int, w: int, pad: int, margin: int = 0) -> Map:
+    """A map in each thread's own memory, with the positions of one strip and, in whole vectors, `margin` more on each side."""
+    pitch = w + pad
+    plane = strip_size(h, pitch, program.strips) + 2 * margin
+    plane += 4 * VECTOR if plane % PAGE < 4 * VECTOR else 0
+    at = program.own.take(channels * plane + 4 * VECTOR)
+    return Map(at + margin, at, channels, h, w, pitch, plane, own=True)
+
+
+def split_image(program: Program, h: int, w: int, pad: int) -> Map:
+    """The image of (h, w) in 16 phases with halos, (y, x) -> phase 4 (y % 4) + x % 4 at (y // 4, x // 4)."""
+    h4, w4 = -(-h // 4), -(-w // 4)
+    pitch, halo, phase, _ = plane_sizes(h4, w4, pad, halo=True, split=True)
+    plane = 16 * phase + halo
+    at = program.arena.take(3 * plane + 4 * VECTOR)
+    m = Map(at + halo, at, 3, h4, w4, pitch, plane, halo, 16, phase)
+    clear_halos(program, m)
+    program.op(Op.SPLIT_IMAGE, m.start, plane, 3, h, w, h4, pitch, phase)
+    return m
+
+
+def clear_halos(program: Program, m: Map) -> None:
+    """Write zeros before, between and after the phases of each plane."""
+    program.op(Op.HALOS, m.at, m.channels, m.plane, m.halo, m.phase, m.phases, m.h * m.pitch, m.own)
 
 
 def clear_pads(program: Program, m: Map) -> None:

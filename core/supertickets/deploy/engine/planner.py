@@ -8,10 +8,20 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from supertickets.deploy.engine.blocks import Scratch, array, plan_block, plan_conv, plan_stem_conv, planes_of
+from supertickets.deploy.engine.blocks import (
+    Scratch,
+    array,
+    choose_strips,
+    plan_block,
+    plan_conv,
+    plan_stem_conv,
+    plan_strided_stem,
+    plan_strip,
+    planes_of,
+)
 from supertickets.deploy.engine.graph import OTHER
-from supertickets.deploy.engine.maps import Map, clear_halos, clear_pads, take_map
-from supertickets.deploy.engine.program import Act, Op, Program, Rows
+from supertickets.deploy.engine.maps import Map, clear_halos, clear_pads, halo_of, take_map, take_strips
+from supertickets.deploy.engine.program import Act, Op, Program, Rows, rounded
 from supertickets.deploy.engine.resizing import bilinear, resize, resize_bilinear
 from supertickets.deploy.engine.traced import plan_traced
 from supertickets.errors import UserError
@@ -85,6 +95,8 @@ class _Planner:
         """Plan the two convs of the stem; returns the map that they write."""
         h, w = self.size
         convs = [m for m in self.net.stem if isinstance(m, nn.Conv2d)]
+        if all(conv.stride[0] == 2 for conv in convs):
+            return plan_strided_stem(self.program, self.scratch, convs, h, w, self.pad)
         x: Map | None = None
         if convs[0].stride[0] == 1:
             x = take_map(self.program, 3, h, w, self.pad, halo=True)
@@ -150,20 +162,24 @@ class _Planner:
         resize(self.program, x, out, (rows // 2, up), (columns // 2, across))
 
     def dense_head(self, head: DenseHead, features: list[Map]) -> None:
-        """All branches concatenated at the finest size, a block and a 1x1 conv."""
-        p, first = self.program, features[0]
-        together = self.map(sum(m.channels for m in features), first.h, first.w)
-        rows = Rows(planes_of(together)[: first.channels], np.zeros(first.channels, np.float32))
-        rows.add(np.arange(first.channels), planes_of(first), np.ones(first.channels, np.float32))
-        p.rows(rows, together.positions, Act.NONE)
-        at = first.channels
-        for m in features[1:]:
-            resize_bilinear(p, m, _channels(together, at, m.channels))
-            at += m.channels
-        hidden = self.map(head.block.out_channels, first.h, first.w)
-        self.block(together, head.block, hidden)
-        out = self.map(head.classifier.out_channels, first.h, first.w)
-        plan_conv(p, hidden, head.classifier, out, Act.NONE)
+        """All branches concatenated at the finest size, a block and a 1x1 conv, all of them in strips."""
+        p, first, block = self.program, features[0], head.block
+        assert isinstance(block, MixedBlock)
+        h, w, channels = first.h, first.w, sum(m.channels for m in features)
+        around = halo_of(max(block.units, default=1) // 2, first.pitch)
+        out = self.map(head.classifier.out_channels, h, w)
+        with p.in_strips(choose_strips(channels + block.out_channels, first, self.pad)):
+            together = take_strips(p, channels, h, w, self.pad, rounded(around + first.pitch))  # whole rows are enlarged
+            hidden = take_strips(p, block.out_channels, h, w, self.pad)
+            rows = Rows(planes_of(together)[: first.channels], np.zeros(first.channels, np.float32))
+            rows.add(np.arange(first.channels), planes_of(first), np.ones(first.channels, np.float32))
+            p.rows(rows, together.positions, Act.NONE, around=around, own=True)
+            at = first.channels
+            for m in features[1:]:
+                resize_bilinear(p, m, _channels(together, at, m.channels), around=around)
+                at += m.channels
+            plan_strip(p, self.scratch, together, block, hidden, Act.NONE, size=(h, w), pad=self.pad)
+            plan_conv(p, hidden, head.classifier, out, Act.NONE)
         p.op(Op.OUTPUT, out.start, out.plane, out.channels, out.h, out.w, out.pitch)
         p.output_shape = (out.channels, out.h, out.w)
 

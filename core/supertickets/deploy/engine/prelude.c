@@ -8,7 +8,7 @@
 
 typedef struct { int32_t offset; float weight; } Tap;
 typedef struct { int32_t out, first, shared, taps; float bias; } Row; /* taps: the first `shared` of them in the arena */
-typedef struct { int32_t kind, wait, a[17]; } Op;
+typedef struct { int32_t kind, wait, strips, a[19]; } Op;
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -27,12 +27,24 @@ typedef struct { int32_t kind, wait, a[17]; } Op;
 #define ODD_4 1, 3, 5, 7
 #define LOW_4 0, 4, 1, 5
 #define HIGH_4 2, 6, 3, 7
+#define BEFORE_16 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
+#define AFTER_16 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16
+#define LANES_16 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+#define BEFORE_8 7, 8, 9, 10, 11, 12, 13, 14
+#define AFTER_8 1, 2, 3, 4, 5, 6, 7, 8
+#define LANES_8 0, 1, 2, 3, 4, 5, 6, 7
+#define BEFORE_4 3, 4, 5, 6
+#define AFTER_4 1, 2, 3, 4
+#define LANES_4 0, 1, 2, 3
 #define FOR_WIDTH_(name, width) name##_##width
 #define FOR_WIDTH(name, width) FOR_WIDTH_(name, width)
 #define EVEN FOR_WIDTH(EVEN, VL)
 #define ODD FOR_WIDTH(ODD, VL)
 #define LOW FOR_WIDTH(LOW, VL)
 #define HIGH FOR_WIDTH(HIGH, VL)
+#define BEFORE FOR_WIDTH(BEFORE, VL) /* the value before each one, and after it */
+#define AFTER FOR_WIDTH(AFTER, VL)
+#define LANES FOR_WIDTH(LANES, VL)
 
 /* For x86-64 this file contains code for two kinds of processors, one of which is chosen when it runs. -DTICKET_X86=3 or 4 keeps
  * only one of them, and with 0 the compiler's own options decide. */
@@ -46,6 +58,9 @@ typedef struct { int32_t kind, wait, a[17]; } Op;
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
 #endif
+
+/* Where the share of `part` of `parts` begins in `count` vectors. */
+static int share(int64_t count, int part, int parts) { return (int)(count * part / parts); }
 
 /* A counter in the scratch memory of a call counts the arrivals of its parts; the last part to leave resets it. */
 static void meet_at(const uint32_t *arrived, uint32_t all, void (*wait)(void)) {

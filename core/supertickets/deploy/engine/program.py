@@ -9,8 +9,11 @@ A row computes, at every flat position p of a plane,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +41,7 @@ class Op(IntEnum):
     OUTPUT = 10
     MULTIPLY = 11
     POOL = 12
+    SPLIT_IMAGE = 13
 
 
 class Act(IntFlag):
@@ -58,6 +62,15 @@ def rounded(n: int, multiple: int = VECTOR) -> int:
     return -(-n // multiple) * multiple
 
 
+class Operation(NamedTuple):
+    """One operation; the meaning of `numbers` is documented at its case in run.c."""
+
+    kind: Op
+    wait: bool  # whether the threads of an image wait for each other after it
+    strips: int  # number of strips of each thread's share in which it runs, together with the operations around it
+    numbers: tuple[int, ...]
+
+
 @dataclass
 class Rows:
     """Sparse rows to plan: their outputs (`out`, arena offsets), biases (`bias`), and taps in any order."""
@@ -67,17 +80,15 @@ class Rows:
     taps: list[tuple[Ints, Ints, Floats]] = field(default_factory=list)  # (row, offset, weight) of each tap
     own_taps: list[tuple[Ints, Ints, Floats]] = field(default_factory=list)  # the same, for taps in each thread's own memory
 
-    def add(self, row: Ints, offset: Ints, weight: Floats) -> None:
-        """Add taps to the rows `row`; those with weight zero are left out."""
+    def add(self, row: Ints, offset: Ints, weight: Floats, *, own: bool = False) -> None:
+        """Add taps to the rows `row`, possibly in each thread's own memory; those with weight zero are left out."""
         kept = weight != 0
-        self.taps.append((row[kept], offset[kept], weight[kept]))
+        (self.own_taps if own else self.taps).append((row[kept], offset[kept], weight[kept]))
 
     def add_matrix(self, weight: Floats, offset: Ints, *, own: bool = False) -> None:
         """Row i reads `weight[i, j]` times the value at `offset[j]` or `offset[i, j]`, possibly in each thread's own memory."""
         row, column = np.nonzero(weight)
-        (self.own_taps if own else self.taps).append(
-            (row, np.broadcast_to(offset, weight.shape)[row, column], weight[row, column])
-        )
+        self.add(row, np.broadcast_to(offset, weight.shape)[row, column], weight[row, column], own=own)
 
 
 class Arena:
@@ -119,9 +130,11 @@ class Program:
 
     def __init__(self) -> None:
         self.arena = Arena()
-        self.own = (0, 0)  # begin and end of the memory in the arena of which each thread of an image has its own copy
-        self.ops: list[tuple[int, bool, tuple[int, ...]]] = []  # kind, whether all threads wait for each other, numbers
+        self.own = Arena()  # the memory of which each thread of an image has its own copy
+        self.ops: list[Operation] = []
         self.acts = Act.NONE  # all activations that are used
+        self.strips = 1  # in which the operations planned now run
+        self._together = False  # whether they run together
         self._rows: list[tuple[Ints, Ints, Ints, Floats]] = []  # (out, number of taps in the arena, number of all taps, bias)
         self._taps: list[tuple[Ints, Floats]] = []
         self._rows_so_far = 0
@@ -130,26 +143,23 @@ class Program:
         self._floats: list[Floats] = []
         self.output_shape: tuple[int, ...] = ()
 
-    def take_own(self, length: int) -> int:
-        """Offset of `length` floats, of which each thread of an image has its own copy: one in the arena, others after it."""
-        offset = self.arena.take(length)
-        first, end = self.own if self.own[1] else (offset, offset)
-        self.own = min(first, offset), max(end, offset + rounded(length))
-        return offset
+    def op(self, kind: Op, *numbers: int) -> None:
+        """Add an operation. The threads of an image wait for each other after it, but not within `in_strips`."""
+        self.ops.append(Operation(kind, not self._together, self.strips, tuple(map(int, numbers))))
 
-    def op(self, kind: Op, *numbers: int, wait: bool = True) -> None:
-        """Add an operation; the meaning of `numbers` is documented at its case in run.c.
+    @contextmanager
+    def in_strips(self, strips: int) -> Iterator[None]:
+        """Run the operations planned within together: all of them for one strip of positions, then all for the next strip.
 
-        With `wait`, the threads of an image wait for each other after it. This is necessary if later operations read positions
-        that another thread writes, or write to memory that another thread may still read.
+        What one operation writes is then still in the cache when the next one reads it. Each thread divides its share of the
+        positions into this number of strips; with more than one, its own memory holds only one of them at a time. Threads wait
+        for each other only at the end, so no operation may read what another one writes at other positions of the arena.
         """
-        self.ops.append((int(kind), wait, tuple(map(int, numbers))))
-
-    def meet(self) -> None:
-        """Make the threads of an image wait for each other after the operations planned so far."""
-        if self.ops:
-            kind, _, numbers = self.ops[-1]
-            self.ops[-1] = kind, True, numbers
+        before, self.strips, self._together = len(self.ops), strips, True
+        yield
+        self.strips, self._together = 1, False
+        if len(self.ops) > before:
+            self.ops[-1] = self.ops[-1]._replace(wait=True)
 
     def rows(
         self,
@@ -161,7 +171,6 @@ class Program:
         mask: int = -1,
         around: int = 0,
         own: bool = False,
-        wait: bool = True,
     ) -> None:
         """Run all rows over one tile of flat positions after the other.
 
@@ -171,16 +180,16 @@ class Program:
         in each thread's own memory. Rows that would change nothing are left out.
         """
         taps = 0 if not rows.own_taps else 2 if any(len(part[0]) for part in rows.taps) else 1
-        self._rows_op(Op.ROWS, rows, act, (positions, act, *phases, mask, rounded(around), own, taps), wait)
+        self._rows_op(Op.ROWS, rows, act, (positions, act, *phases, mask, rounded(around), own, taps))
 
-    def planes(self, rows: Rows, positions: int, act: Act, *, own: bool = False, wait: bool = True) -> None:
+    def planes(self, rows: Rows, positions: int, act: Act, *, own: bool = False) -> None:
         """Run one row after the other, each over its whole plane, which is read many times (depthwise).
 
         With `own`, all offsets are in each thread's own memory.
         """
-        self._rows_op(Op.PLANES, rows, act, (positions, act, own), wait)
+        self._rows_op(Op.PLANES, rows, act, (positions, act, own))
 
-    def _rows_op(self, kind: Op, rows: Rows, act: Act, numbers: tuple[int, ...], wait: bool) -> None:
+    def _rows_op(self, kind: Op, rows: Rows, act: Act, numbers: tuple[int, ...]) -> None:
         self.acts |= act
         none = np.zeros(0, np.int64)
         taps = [(none, none, none.astype("f4")), *rows.taps, *rows.own_taps]
@@ -197,7 +206,7 @@ class Program:
         place[turn] = np.arange(len(turn))
         order = np.lexsort((offset, last, place[row]))
         if len(turn):
-            self.op(kind, self._rows_so_far, len(turn), *numbers, wait=wait)
+            self.op(kind, self._rows_so_far, len(turn), *numbers)
             self._rows.append((rows.out[turn], shared[turn], count[turn], rows.bias[turn]))
             self._taps.append((offset[order], weight[order]))
             self._rows_so_far += len(turn)
@@ -206,8 +215,10 @@ class Program:
         """Multiplications of one image: taps times positions."""
         ends = np.cumsum(np.concatenate([np.zeros(1, np.int64), *(count for _, _, count, _ in self._rows)]))
         total = 0
-        for kind, (first, rows, positions, *rest) in ((op[0], op[2]) for op in self.ops if op[0] in (Op.ROWS, Op.PLANES)):
-            total += int(ends[first + rows] - ends[first]) * positions * (rest[1] if kind == Op.ROWS else 1)
+        for op in self.ops:
+            if op.kind in (Op.ROWS, Op.PLANES):
+                first, rows, positions, *rest = op.numbers
+                total += int(ends[first + rows] - ends[first]) * positions * (rest[1] if op.kind == Op.ROWS else 1)
         return total
 
     def mask(self, kept: NDArray[np.bool_]) -> int:

@@ -26,17 +26,20 @@ def nearest(n_in: int, n_out: int) -> Lines:
     return np.stack([low, low], axis=1), np.zeros(n_out, np.float32)
 
 
-def resize_bilinear(program: Program, x: Map, out: Map) -> None:
-    """Resize `x` bilinearly to `out`."""
+def resize_bilinear(program: Program, x: Map, out: Map, *, around: int = 0) -> None:
+    """Resize `x` bilinearly to `out`; see `resize`."""
     times = out.h // x.h
     exact = times in (2, 4) and (out.h, out.w) == (times * x.h, times * x.w)
-    resize(program, x, out, bilinear(x.h, out.h), bilinear(x.w, out.w), times if exact else 0)
+    resize(program, x, out, bilinear(x.h, out.h), bilinear(x.w, out.w), times if exact else 0, around=around)
 
 
-def resize(program: Program, x: Map, out: Map, rows: Lines, columns: Lines, times: int = 0) -> None:
-    """Resize `x` to `out` by these lines; with `times` 2 or 4, the columns are bilinear at that multiple of the width."""
-    space = rounded(x.w + 3 * VECTOR) + 2 * rounded(out.w + 3 * VECTOR)  # a line, then two rows at their new width
-    own = program.take_own(space)
+def resize(program: Program, x: Map, out: Map, rows: Lines, columns: Lines, times: int = 0, *, around: int = 0) -> None:
+    """Resize `x` to `out` by these lines; with `times` 2 or 4, the columns are bilinear at that multiple of the width.
+
+    `around`: number of positions around a strip, for an `out` of strips, that are computed as well, in whole rows.
+    """
+    space = 2 * rounded(out.w + 4 * VECTOR)  # two rows at their new width
+    own = program.own.take(space)
     tables = (
         program.ints(rows[0].ravel()),
         program.floats(rows[1]),
@@ -44,5 +47,5 @@ def resize(program: Program, x: Map, out: Map, rows: Lines, columns: Lines, time
         program.floats(columns[1]),
     )
     numbers = (x.start, x.plane, out.start, out.plane, x.channels, x.h, x.w, x.pitch, out.h, out.w, out.pitch)
-    program.op(Op.RESIZE, *numbers, own, times, *tables)
-    program.arena.give(own)
+    program.op(Op.RESIZE, *numbers, own, times, *tables, out.own, around)
+    program.own.give(own)

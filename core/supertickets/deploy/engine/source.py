@@ -21,9 +21,8 @@ LINE = 120  # characters per line in tables
 def source(program: Program, size: tuple[int, int], facts: Mapping[str, str]) -> str:
     """The text of the C file for images (3, *size); `facts` (one JSON string per key) become its metadata."""
     shape = program.output_shape
-    first, end = program.own
-    shared, own = program.arena.size + 4 * VECTOR, end - first + 4 * VECTOR
-    scratch = 128 + 4 * shared  # 128: the counter of the parts, and alignment
+    shared, own = program.arena.size + 4 * VECTOR, program.own.size + 4 * VECTOR
+    scratch = 128 + 4 * (shared + own)  # 128: the counter of the parts, and alignment
     sizes = [3, *size, *shape, *[1] * (3 - len(shape)), scratch, program.products(), 4 * own]
     about = ", ".join(f"{json.dumps(key)}: {value}" for key, value in {**facts, "output": json.dumps(list(shape))}.items())
     code = "\n".join((HERE / piece).read_text() for piece in PIECES)
@@ -34,7 +33,7 @@ def source(program: Program, size: tuple[int, int], facts: Mapping[str, str]) ->
             _version(),
             f"static const char METADATA[] =\n{_text('{' + about + '}')};",
             f"static const int64_t SIZES[9] = {{{', '.join(map(str, sizes))}}};",
-            f"enum {{ SHARED = {shared}, OWN = {own}, OWN_FROM = {first} }};",
+            f"enum {{ SHARED = {shared}, OWN = {own} }};",
             *_tables(program),
             _for_x86(code),
             (HERE / "dispatch.c").read_text(),
@@ -58,7 +57,7 @@ def _version() -> str:
 def _tables(program: Program) -> list[str]:
     rows, (offsets, weights), ints, floats = program.tables()
     masks = program.masks()
-    ops = [f"{{{kind}, {int(wait)}, {{{', '.join(map(str, numbers))}}}}}" for kind, wait, numbers in program.ops]
+    ops = [f"{{{op.kind:d}, {op.wait:d}, {op.strips}, {{{', '.join(map(str, op.numbers))}}}}}" for op in program.ops]
     taps = (f"{{{o},{_number(w)}}}" for o, w in zip(offsets.tolist(), weights.tolist(), strict=True))
     return [
         f"enum {{ {', '.join(f'{op.name} = {op.value}' for op in Op)} }};",
