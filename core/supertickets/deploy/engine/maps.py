@@ -19,7 +19,7 @@ from supertickets.deploy.engine.program import PAGE, VECTOR, Op, Program, rounde
 class Map:
     """`channels` planes of (h, w), `plane` floats apart; `start` is the offset of the first value.
 
-    The `phases` (1, 4 or, for the image, 16) of each plane are `phase` floats apart; `at` is the offset of the block in the arena.
+    The `phases` (1, 4 or, for the image, 16) of each plane are `phase` floats apart; `at` is where its memory begins.
     """
 
     start: int
