@@ -81,24 +81,24 @@ def plan_conv(program: Program, x: Map, conv: nn.Conv2d, out: Map, act: Act) -> 
 
 
 def plan_stem_conv(program: Program, x: Map | None, conv: nn.Conv2d, h: int, w: int, pad: int, *, halo: bool) -> Map:
-    """A dense conv with ReLU of the image (`x` None) or of a map with a halo; returns a map, with a halo if requested."""
-    source = x
-    if conv.stride[0] == 2:
-        source = split_map(program, x, conv.in_channels, h, w, pad, cleared=True)
-    assert source is not None
+    """A conv with ReLU of the image (stride 2, `x` None) or of a map with a halo (stride 1); its output may have one, too."""
+    source = x or split_map(program, None, conv.in_channels, h, w, pad, cleared=True)
     out = take_map(program, conv.out_channels, source.h, source.w, pad, halo=halo)
-    weight = array(conv.weight)
-    assert conv.bias is not None
-    rows = Rows(planes_of(out), array(conv.bias))
-    o, i, dy, dx = np.nonzero(weight)
-    rows.add(o, planes_of(source)[i] + shifts(source, dy, dx, weight.shape[2]), weight[o, i, dy, dx])
-    program.rows(rows, out.positions, Act.RELU)
+    plan_dense(program, source, conv, out)
     if halo:
         clear_halos(program, out)
         clear_pads(program, out)
     if source is not x:
         program.arena.give(source.at)
     return out
+
+
+def plan_dense(program: Program, x: Map, conv: nn.Conv2d, out: Map) -> None:
+    """A dense conv with ReLU of a map with zeros around it, which is split if the stride is 2."""
+    rows, weight = Rows(planes_of(out), array(conv.bias)), array(conv.weight)
+    o, i, dy, dx = np.nonzero(weight)
+    rows.add(o, planes_of(x)[i] + shifts(x, dy, dx, weight.shape[2]), weight[o, i, dy, dx], own=x.own)
+    program.rows(rows, out.positions, Act.RELU)
 
 
 def plan_strided_stem(program: Program, scratch: Scratch, convs: Sequence[nn.Conv2d], h: int, w: int, pad: int) -> Map:
@@ -122,11 +122,7 @@ def plan_strided_stem(program: Program, scratch: Scratch, convs: Sequence[nn.Con
             rows.add(o, planes_of(image)[i] + shift, weight[o, i, dy, dx])
             around = halo_of(1, out.pitch)  # the second conv, which is 3x3, reads one more row and column
             program.rows(rows, out.positions, Act.RELU, mask=mask + phase * e.positions, around=around, own=True)
-        weight = array(second.weight)
-        rows = Rows(planes_of(out), array(second.bias))
-        o, i, dy, dx = np.nonzero(weight)
-        rows.add(o, planes_of(e)[i] + shifts(e, dy, dx, weight.shape[2]), weight[o, i, dy, dx], own=True)
-        program.rows(rows, out.positions, Act.RELU)
+        plan_dense(program, e, second, out)
     program.arena.give(image.at)
     return out
 

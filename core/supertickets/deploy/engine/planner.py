@@ -103,9 +103,8 @@ class _Planner:
             clear_halos(self.program, x)
             self.program.op(Op.COPY, x.start, x.plane, 3, h, w, x.pitch)
             clear_pads(self.program, x)
-        for conv, following in zip(convs, [*convs[1:], None], strict=True):
-            halo = following is not None and following.stride[0] == 1
-            y = plan_stem_conv(self.program, x, conv, h, w, self.pad, halo=halo)
+        for conv in convs:
+            y = plan_stem_conv(self.program, x, conv, h, w, self.pad, halo=conv is not convs[-1])
             if x is not None:
                 self.free(x)
             x, h, w = y, y.h, y.w

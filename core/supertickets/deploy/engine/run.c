@@ -94,8 +94,9 @@ static void FN(run_op)(const Op *op, const float *image, float *output, float *a
     case RESIZE: { /* in, plane, out, plane, channels, h, w, pitch, h2, w2, pitch2, own space, times, four tables (first numbers),
                     * whether the output is own, then: number of positions around its own whose rows a part also computes */
       float *out = (a[17] ? own : arena) + a[2];
-      first = FN(row_of)(a[8], a[10], part, parts), end = FN(row_of)(a[8], a[10], part + 1, parts);
-      if (a[17]) {
+      if (!a[17]) {
+        first = FN(row_of)(a[8], a[10], part, parts), end = FN(row_of)(a[8], a[10], part + 1, parts);
+      } else {
         int vectors = (a[8] * a[10] + 15) / 16 * (16 / VL);
         first = share(vectors, part, parts) * VL, end = share(vectors, part + 1, parts) * VL;
         if (first == end) break;
