@@ -6,12 +6,15 @@ dense MACs = weights x output positions; sparse MACs = nonzero weights x output 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -32,10 +35,9 @@ class Layer:
 def count_layers(net: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, Layer]:
     """Layers in the order in which they run, by module path, for one input of shape (C, H, W).
 
-    This runs a copy on the meta device, which needs no data and takes little time.
+    This runs the network with tensors on the meta device, which needs no data and takes little time.
     """
     layers: dict[str, Layer] = {}
-    meta = copy_to_meta(net).eval()
 
     def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -51,13 +53,31 @@ def count_layers(net: nn.Module, input_shape: tuple[int, int, int]) -> dict[str,
 
         return hook
 
-    for name, module in meta.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
-            module.register_forward_hook(record(name))
-    # With gradients, as PyTorch's transformer would otherwise take a fused path that calls none of its parts.
-    with torch.enable_grad(), ShapesAlone():
-        meta(torch.empty(1, *input_shape, device="meta"))
+    counted = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
+    hooks = [
+        module.register_forward_hook(record(name)) for name, module in net.named_modules() if isinstance(module, counted)
+    ]
+    tensors = {name: tensor.to("meta") for name, tensor in itertools.chain(net.named_parameters(), net.named_buffers())}
+    try:
+        # With gradients, as PyTorch's transformer would otherwise take a fused path that calls none of its parts.
+        with torch.enable_grad(), evaluating(net), ShapesAlone():
+            functional_call(net, tensors, torch.empty(1, *input_shape, device="meta"))
+    finally:
+        for hook in hooks:
+            hook.remove()
     return layers
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Put all modules into eval mode within the `with` block."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def copy_to_meta(net: nn.Module) -> nn.Module:

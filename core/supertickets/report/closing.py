@@ -119,7 +119,8 @@ def draw_curves(records: Sequence[Mapping[str, Any]], metric: str) -> Figure:
 
     scored = [record for record in records if metric in record]
     epochs = [record["epoch"] for record in scored]
-    figure = Figure(figsize=(7, 8), layout="constrained")
+    figure = Figure(figsize=(7, 8))
+    figure.subplots_adjust(left=0.13, right=0.98, bottom=0.06, top=0.99, hspace=0.07)
     FigureCanvasAgg(figure)
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     top.plot(epochs, [record[metric] for record in scored], marker=".")
