@@ -30,6 +30,21 @@ def test_taylor_is_the_averaged_square_of_the_first_order_change():
     torch.testing.assert_close(noted[GATE], expected)
 
 
+def test_an_overflow_of_fp16_leaves_the_averages_as_they_are():
+    net, noted = micro_net(), {}
+    scale, shift = net.get_parameter(GATE), net.get_parameter(GATE.replace("weight", "bias"))
+    scale.grad, shift.grad = torch.ones_like(scale), torch.zeros_like(shift)
+    note_taylor(noted, net, [GATE], overflows=True)
+    before = noted[GATE].clone()
+    assert before.any()
+    scale.grad[3] = torch.inf
+    note_taylor(noted, net, [GATE], overflows=True)
+    assert torch.equal(noted[GATE], before)
+    fresh: dict[str, torch.Tensor] = {}
+    note_taylor(fresh, net, [GATE], overflows=True)
+    assert torch.equal(fresh[GATE], torch.zeros_like(before))
+
+
 def test_taylor_foretells_what_a_removed_unit_does_to_the_loss():
     """For a small gamma and beta the first-order change is the real one."""
     torch.manual_seed(0)

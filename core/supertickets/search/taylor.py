@@ -17,8 +17,13 @@ DECAY = 0.99  # per update, so the average covers about a hundred updates
 
 
 @torch.no_grad()
-def note_taylor(taylor: MutableMapping[str, Tensor], net: nn.Module, gates: Iterable[str], *, decay: float = DECAY) -> None:
-    """Update the averages of `gates` in place from the gradients of the task's loss, before any penalty is added to them."""
+def note_taylor(
+    taylor: MutableMapping[str, Tensor], net: nn.Module, gates: Iterable[str], *, decay: float = DECAY, overflows: bool = False
+) -> None:
+    """Update the averages of `gates` in place from the gradients of the task's loss, before any penalty is added to them.
+
+    With `overflows`, gradients may be infinite, as with the loss scale of fp16; the averages then stay as they are.
+    """
     params = dict(net.named_parameters())
     pairs = [(gate, params[gate], params[f"{gate.removesuffix('weight')}bias"]) for gate in gates]
     pairs = [(gate, scale, shift) for gate, scale, shift in pairs if scale.grad is not None and shift.grad is not None]
@@ -28,6 +33,10 @@ def note_taylor(taylor: MutableMapping[str, Tensor], net: nn.Module, gates: Iter
     changes = torch._foreach_mul([scale.detach() for _, scale, _ in pairs], [grad for grad, _ in grads])
     torch._foreach_addcmul_(changes, [shift.detach() for _, _, shift in pairs], [grad for _, grad in grads])
     torch._foreach_mul_(changes, list(changes))
+    if overflows:
+        finite = torch.stack(torch._foreach_norm(changes)).isfinite().all()
+        old = [taylor.get(gate, torch.zeros_like(change)) for (gate, _, _), change in zip(pairs, changes, strict=True)]
+        changes = tuple(torch.where(finite, change, kept) for change, kept in zip(changes, old, strict=True))
     for (gate, _, _), change in zip(pairs, changes, strict=True):
         if gate not in taylor:
             taylor[gate] = change.clone()

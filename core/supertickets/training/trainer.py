@@ -171,12 +171,15 @@ class Trainer:
         if not skips:
             self._stop_if_bad(verdict)
         rho = penalty_weight(state, self.config.search, steps_per_epoch=steps, search_end=self.search_end)
-        if verdict.bad and self.accelerator.scaler is None:
-            tally.skip()
-        else:  # fp16's gradient scaler checks the gradients itself
-            steer(state, self.config.search, rho, search_end=self.search_end)
+        if not verdict.bad:
+            overflows = self.accelerator.scaler is not None
+            steer(state, self.config.search, rho, search_end=self.search_end, overflows=overflows)
             self.optimizer.step()
             follow(state, self.config, rho)
+        else:
+            tally.skip()
+            if self.accelerator.scaler is not None:
+                self.optimizer.step()  # fp16's gradient scaler leaves out this update, too, and lowers its scale
         self.optimizer.zero_grad()
         state.step += 1
         if skips:

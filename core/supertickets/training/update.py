@@ -42,10 +42,13 @@ def penalty_weight(state: TrainState, search: SearchConfig, *, steps_per_epoch: 
     return rho_at(state.step / steps_per_epoch, rho=search.rho, warmup=search.warmup) if state.epoch < search_end else 0.0
 
 
-def steer(state: TrainState, search: SearchConfig, rho: float, *, search_end: int) -> None:
-    """Before the update: update the statistics of the search from the gradient, and add the penalty to it."""
+def steer(state: TrainState, search: SearchConfig, rho: float, *, search_end: int, overflows: bool = False) -> None:
+    """Before the update: update the statistics of the search from the gradient, and add the penalty to it.
+
+    With `overflows`, the gradient may be infinite, as happens now and then with the loss scale of fp16.
+    """
     if state.epoch < search_end and search.importance in TAYLOR:
-        note_taylor(state.taylor, state.net, state.penalty.weights)
+        note_taylor(state.taylor, state.net, state.penalty.weights, overflows=overflows)
     if search.penalty == "subgradient":
         state.penalty.add_gradient(state.net, rho, state.prefix)
 
