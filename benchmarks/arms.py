@@ -16,7 +16,7 @@ from supertickets.config.sections import Config
 from supertickets.pruning.prune import choose_mask
 from supertickets.task import Task, task_class
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.run import read_records
+from supertickets.training.records import read_records
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from supertickets.config.reader import load_config
 from supertickets.pruning.criteria import CRITERIA
 from supertickets.task import task_class
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.run import read_records
+from supertickets.training.records import read_records
 
 FIELDS = ("method", "criterion", "sparsity", "score", "metric", "macs", "sparse_macs", "params", "epochs", "minutes", "seed")
 

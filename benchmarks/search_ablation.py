@@ -23,7 +23,7 @@ from supertickets.config.sections import Config
 from supertickets.search.importance import IMPORTANCES
 from supertickets.task import Task, task_class
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.run import read_records
+from supertickets.training.records import read_records
 
 FIELDS = (
     "kind",

@@ -25,7 +25,7 @@ from supertickets.arguments import Parser, friendly, split_overrides
 from supertickets.baselines import draw_or_resume
 from supertickets.config.reader import load_config
 from supertickets.task import task_class
-from supertickets.training.run import read_records
+from supertickets.training.records import read_records
 from supertickets_transfer.transfer import transfer_config, transfer_schema
 
 CONTROLS = {

@@ -33,7 +33,7 @@ from supertickets.arguments import friendly
 from supertickets.config.reader import load_config
 from supertickets.draw import draw_ticket
 from supertickets.task import task_class
-from supertickets.training.run import read_records
+from supertickets.training.records import read_records
 from supertickets.training.state_file import digest_of
 from supertickets.types import Batch, JsonObject
 

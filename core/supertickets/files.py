@@ -1,13 +1,33 @@
-"""Files that are written completely or not at all, and that survive a power failure."""
+"""Files that are written completely or not at all and survive a power failure, and JSON files that are read with care."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from supertickets.errors import UserError
+from supertickets.errors import UserError, first_line
+
+
+def read_json(path: Path) -> object:
+    """The content of a JSON file in UTF-8, with or without a byte order mark.
+
+    Raises `UserError`, naming the file, if there is no such file, if it is a folder, pipe or device, or if it is not JSON.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder, not a JSON file")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a file")  # reading a pipe or a device may never end
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({first_line(error)})") from error
 
 
 def put_in_place(partial: Path, path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from supertickets.errors import UserError
+from supertickets.files import read_json
 from supertickets.types import JsonObject
 
 MOST_NAMES = 100_000
@@ -29,14 +29,9 @@ def read_names(path: Path) -> tuple[list[str], JsonObject]:
 
 def read_table(path: Path) -> JsonObject:
     """The JSON file's table, with the class names under `names`: a list, or a table by folder or number, which is not empty."""
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: not a file")  # reading a pipe or a device may never end
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f'{path}: no such file; it must name the classes, e.g. {{"names": ["sky", ...]}}') from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from error
+    if not path.exists():
+        raise UserError(f'{path}: no such file; it must name the classes, e.g. {{"names": ["sky", ...]}}')
+    content = read_json(path)
     table = dict(content) if isinstance(content, dict) else {"names": content}
     table.setdefault("names", table.get("classes"))
     if not isinstance(table["names"], list | dict) or not table["names"]:

@@ -28,7 +28,7 @@ def test_forms_of_class_files(tmp_path: Path, table: object, start: bytes):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("[" * 100_000, "not readable as JSON"),
+        ("[" * 100_000, "not valid JSON"),
         ('{"names": []}', "expected a list of class names"),
         ('["a", ["b"]]', "class names must be texts"),
         ('["a", "\\ud800"]', "class names must be texts"),

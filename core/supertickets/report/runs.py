@@ -22,6 +22,7 @@ from supertickets.ticket.facts import Facts, describe
 from supertickets.ticket.hub import FILES, ticket_folder
 from supertickets.ticket.limits import check_arch, check_net
 from supertickets.ticket.ticket import Ticket
+from supertickets.training.records import read_records
 from supertickets.units.groups import unit_groups
 
 MEASURING_S = 4.0  # for all networks together; each is measured 3 to 20 times
@@ -119,21 +120,9 @@ def read_run(place: str | Path, *, name: str | None = None) -> RunFacts:
         metric=ticket.load_task().metric,
         file_bytes=sum((folder / file).stat().st_size for file in FILES),
         supernet=full_network(ticket, folder / FILES[0]),
-        records=list(read_log(log)) if is_run and log.is_file() else [],
+        records=read_records(log) if is_run and log.is_file() else [],
         pictures=sorted(path for path in pictures.glob("*.png") if path.stem != "curves") if is_run else [],
     )
-
-
-def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a `metrics.jsonl` file. Raises `UserError` for a line that is not a record."""
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            epoch = record["epoch"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}:{number}: not the record of an epoch") from error
-        if finite(epoch) is not None:
-            yield record
 
 
 def full_network(ticket: Ticket, path: Path) -> Network | None:

@@ -6,7 +6,6 @@ come from the tensors, and the `searched` list of the JSON is checked against th
 
 from __future__ import annotations
 
-import json
 import pickle
 import struct
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from supertickets.errors import UserError
+from supertickets.files import read_json
 from supertickets.networks.build import build_net
 from supertickets.networks.original import (
     SEARCHED,
@@ -106,12 +106,7 @@ def _effective(tensors: Tensors, path: Path) -> Tensors:
 
 
 def _read_network(path: Path) -> tuple[JsonObject, list[object]]:
-    try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
+    data = read_json(path)
     kwargs: Any = {}
     searched: Any = data
     if isinstance(data, dict):

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from supertickets.config.sections import Config
 from supertickets.errors import UserError, first_line
+from supertickets.files import read_json
 from supertickets.names import differences
 from supertickets.networks.arch import Arch
 from supertickets.networks.body import BodyArch
@@ -258,10 +259,7 @@ def _read_json(path: Path) -> JsonObject:
     if not path.is_file():
         raise UserError(f"{path}: no such file; a ticket is a folder with ticket.json and ticket.safetensors")
     check_size(path, JSON_BYTES)
-    try:
-        about = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({first_line(error)})") from error
+    about = read_json(path)
     check_plain(about, path)
     if not isinstance(about, dict) or "format" not in about:
         raise UserError(f"{path}: not a ticket (it has no 'format')")

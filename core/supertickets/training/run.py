@@ -22,7 +22,7 @@ from accelerate.utils import (
 from supertickets.config.reader import config_to_yaml, load_config
 from supertickets.config.sections import Config
 from supertickets.errors import SharedError, Stopped, UserError
-from supertickets.files import append_line, write_text
+from supertickets.files import append_line, read_json, write_text
 from supertickets.names import differences, printable
 from supertickets.pruning.mask import density_by_kind
 from supertickets.task import Task
@@ -32,6 +32,7 @@ from supertickets.training.checkpoints import Checkpoints
 from supertickets.training.cpu import prepare_cpu
 from supertickets.training.faults import faults_named
 from supertickets.training.keeper import Keeper
+from supertickets.training.records import read_records
 from supertickets.training.signals import Signals
 from supertickets.training.state import TrainState, Underway, new_state
 from supertickets.training.trackers import check_trackers, chosen_trackers, start_trackers
@@ -200,21 +201,13 @@ def check_unused(folder: Path, *, but_metrics: bool = False) -> None:
 def check_same_labels(folder: Path, labels: list[str]) -> None:
     """Raise `UserError` if the run in `folder` began with other labels, which runs of earlier versions do not record."""
     path = folder / LABELS
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from error
+    known = read_json(path)
     if not isinstance(known, list) or not all(isinstance(label, str) for label in known):
         raise UserError(f"{path}: must hold a list of labels")
     if difference := differences(known, labels):
         raise UserError(f"run.resume: the run in {folder} {difference}; resume it on the data it began with")
-
-
-def read_records(metrics_file: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl` file, one per epoch."""
-    return [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
 
 
 def _epoch_of(line: str, broken: int) -> int:

@@ -5,11 +5,11 @@ Layout: https://cocodataset.org/#format-data and #format-results
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
 from supertickets.errors import UserError, listed
+from supertickets.files import read_json
 from supertickets.types import JsonObject
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.persons import is_box
@@ -57,20 +57,6 @@ def split_names(data: KeypointData, split: str) -> list[str]:
     """What a split may be called, COCO's own name first."""
     chosen = data.train_split if split == "train" else data.val_split
     return [chosen] if chosen else [f"{split}2017", split]
-
-
-def read_json(path: Path) -> object:
-    """The content of a JSON file. Raises `UserError`, naming the file, if it cannot be read."""
-    if path.is_dir():
-        raise UserError(f"{path}: a folder, not a JSON file")
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: not a file")  # reading a pipe or a device may never end
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from error
 
 
 def read_truth(path: Path, category: str | None = None) -> Truth:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from supertickets.errors import UserError, listed
+from supertickets.files import read_json
 from supertickets.types import JsonObject
-from supertickets_keypoint.annotations import choose_category, json_path, read_json
+from supertickets_keypoint.annotations import choose_category, json_path
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.joints import COCO_JOINTS, COCO_SIGMAS
 

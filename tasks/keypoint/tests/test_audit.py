@@ -145,7 +145,7 @@ def test_files_that_are_missing_or_broken(coco_root: Path):
     with pytest.raises(UserError, match=r"000000000100\.jpg: no such image"):
         open_task(coco_root)
     (coco_root / "annotations/person_keypoints_train2017.json").write_text("{")
-    with pytest.raises(UserError, match=r"train2017\.json: not readable as JSON"):
+    with pytest.raises(UserError, match=r"train2017\.json: not valid JSON"):
         open_task(coco_root)
     with pytest.raises(UserError, match="no such folder"):
         open_task(coco_root / "elsewhere")

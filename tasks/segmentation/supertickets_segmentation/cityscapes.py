@@ -21,6 +21,7 @@ from rich.progress import track
 
 from supertickets.arguments import Parser, friendly, path_argument
 from supertickets.errors import UserError, and_more
+from supertickets.files import read_json
 from supertickets.images import litter, save_whole
 from supertickets.terminal import console, note
 from supertickets.types import JsonObject
@@ -66,10 +67,7 @@ def read_polygons(source: Path) -> JsonObject:
     """Read and check a polygon file: its form, its size, its label names. Raises `UserError` with the file's name."""
     from cityscapesscripts.helpers.labels import name2label
 
-    try:
-        content = json.loads(source.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{source}: not readable as JSON ({error})") from error
+    content = read_json(source)
     if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
         raise UserError(f"{source}: not a Cityscapes polygon file: it has no list 'objects'")
     for key in ("imgWidth", "imgHeight"):

@@ -87,7 +87,7 @@ def test_polygons_are_looked_at(polygon, problems):
 @pytest.mark.parametrize(
     "content, complaint",
     [
-        ("{", "not readable as JSON"),
+        ("{", "not valid JSON"),
         ("[]", "no list 'objects'"),
         (json.dumps({"imgWidth": 0, "imgHeight": 4, "objects": []}), "imgWidth must be"),
         (json.dumps({"imgWidth": 4, "imgHeight": 4, "objects": [thing("unicorn")]}), "unknown label 'unicorn'"),

@@ -100,7 +100,7 @@ def test_class_files(tmp_path: Path, content):
 @pytest.mark.parametrize(
     "text, complaint",
     [
-        ("{", "not readable as JSON"),
+        ("{", "not valid JSON"),
         ("{}", "expected a list of class names"),
         ('["a", "a"]', "'a' occurs twice"),
         ("[1, 2]", "must be texts"),
