@@ -22,29 +22,30 @@ from supertickets.arguments import friendly
 from supertickets.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-HOW = """One table for each data set and machine. Every network has the same data, augmentation, batch size, optimizer,
+HOW = """There is one table for each data set and machine. Every network has the same data, augmentation, batch size, optimizer,
 schedule, averaging and evaluation, and about the same CPU time for training: an entrant whose network shrinks early
-has more epochs in these minutes. The search of FastNAS comes on top, so its rows show more minutes. Networks train on
-the split "train", which also gives the batches that searches and pruners look at. The split "val" gives the one score
-at the end and chooses nothing. Searches and pruners have half of the MACs of the network that they start from.
-`supertickets` is searched and pruned, `supertickets-unpruned` is searched but not pruned, and `supertickets-small` is
-searched down to a sixth of the MACs and not pruned.
-Milliseconds are CPU time for one image in float32 on one thread, with ONNX Runtime or, for our tickets, with the
-sparse engine if that is faster. All networks of a table run in turns, so that each finds the caches filled by others.
-MACs and milliseconds that differ by at most 2 % count as equal. "File" is the file of the weights. A score is the
-mean over the seeds with its standard deviation. Each row of `benchmarks/results/peers.csv` names its seed, commit,
-command, minutes and machine."""
+has more epochs in these minutes. The search of FastNAS takes additional time, so its rows show more minutes. Networks
+train on the split "train", which also provides the batches for searches and pruners. The split "val" is used only for
+the score at the end, not for any choice. Searches and pruners get a budget of half of the MACs of the network that they
+start from. `supertickets` is searched and pruned, `supertickets-unpruned` is searched but not pruned, and
+`supertickets-small` is searched down to a sixth of the MACs and not pruned.
 
-CLAIMS_HOW = """Each claim compares two arms with the same seeds. It holds where the whole 95 % interval of the paired
-differences (Student's t) is above zero, or, for claims that something is no worse, above minus a margin. It does not hold
-where the whole interval is below, and is not decided otherwise. Scores are from the split "val", which chooses nothing:
-every arm uses the recipe's settings and is scored once, at its end. Each row of `benchmarks/results/claims_runs.csv`
-names its command."""
+Milliseconds are CPU time for one image in float32 on one thread, with ONNX Runtime or, for our tickets, with the
+sparse engine if that is faster. The networks of a table are timed alternately, so that each starts with the caches
+filled by the others. MACs and milliseconds that differ by at most 2 % count as equal. "File" is the size of the file
+with the weights. A score is the mean over the seeds with its standard deviation. Each row of
+`benchmarks/results/peers.csv` names its seed, commit, command, minutes and machine."""
+
+CLAIMS_HOW = """Each claim compares two arms with the same seeds. It holds if the whole 95 % interval of the paired
+differences (Student's t) is above zero, or, for claims that something is no worse, above minus a margin. It does not
+hold if the whole interval is below this limit; otherwise it is not decided. Scores are from the split "val", which is
+not used for any choice: every arm uses the recipe's settings and is scored once, at its end. Each row of
+`benchmarks/results/claims_runs.csv` names its command."""
 
 
 def peers_section(rows: Sequence[Row], pictures: Path) -> tuple[list[str], list[str]]:
     """The lines for the top of the page, and the section about peers; its pictures are written to `pictures`."""
-    top, text = [], ["## Beside other tools and networks", "", *HOW.splitlines(), ""]
+    top, text = [], ["## Comparison with other tools and networks", "", *HOW.splitlines(), ""]
     for data_set, machine in dict.fromkeys((row["data_set"], row["machine"]) for row in rows):
         lines = lines_of([row for row in rows if (row["data_set"], row["machine"]) == (data_set, machine)])
         compared = comparisons_of(lines)

@@ -50,7 +50,7 @@ def friendly(command: Callable[P, None]) -> Callable[P, None]:
             print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("interrupted; a run continues with --run.dir FOLDER --run.resume", file=sys.stderr)
+            print("interrupted; to continue a run, add --run.dir FOLDER --run.resume", file=sys.stderr)
             sys.exit(130)
 
     return run
@@ -95,7 +95,7 @@ def path_argument(text: str) -> Path:
     from supertickets.config.section import expand_path
 
     if not text:
-        raise argparse.ArgumentTypeError("the path is an empty text; name a file or folder (. is the current one)")
+        raise argparse.ArgumentTypeError("the path is empty; name a file or folder (. is the current folder)")
     try:
         return expand_path(text)
     except ValueError as error:
@@ -106,12 +106,12 @@ def add_recipe(parser: argparse.ArgumentParser, use: str, package: str | None = 
     """Let a command accept a recipe, as a positional argument or as `--config`; the help lists the recipes of `package`."""
     names = f" ({', '.join(recipes_of(package))})" if package else ""
     parser.add_argument("config", nargs="?", metavar="RECIPE", help=f"YAML file, or name of a recipe of the task{names}; {use}")
-    parser.add_argument("--config", dest="named_config", metavar="RECIPE", help="the same as an option")
+    parser.add_argument("--config", dest="named_config", metavar="RECIPE", help="the recipe as an option instead")
 
 
 def add_dry_run(parser: argparse.ArgumentParser) -> None:
     """Let a training command accept `--dry-run`."""
-    help = "build everything, audit the data and show the plan with memory and time; nothing is written"
+    help = "build everything, audit the data and show the plan with the expected memory and time, without writing anything"
     parser.add_argument("--dry-run", action="store_true", help=help)
 
 

@@ -104,7 +104,7 @@ def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
     parser = SettingsParser(_prog(cls, "predict"), lambda _: cls.Config, f"Predict with a {task_name} ticket.")
     parser.add_argument("ticket", type=path_argument, help="ticket folder")
     parser.add_argument("images", nargs="+", type=path_argument, help="image files")
-    parser.add_argument("--out", type=path_argument, help="folder for the pictures and data")
+    parser.add_argument("--out", type=path_argument, help="folder for the pictures and data files")
     _add_engine(parser)
     for name, text in cls.predict_options.items():
         parser.add_argument(f"--{name}", metavar="VALUE", help=f"{text}; short for --predict.{name}")

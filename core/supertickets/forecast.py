@@ -76,7 +76,7 @@ class Forecast:
             "memory": f"{self.memory_bytes / 2**30:.2f} GiB on {self.device} so far",
             "time per step": f"{self.step_s:.3f} s",
             "time per epoch": f"{duration(self.epoch_s)}, and {duration(self.evaluation_s)} for an evaluation",
-            "time in all": f"{duration(self.total_s)} at the full network's speed; less as units are removed",
+            "total time": f"{duration(self.total_s)} at the full network's speed; less as units are removed",
             "folder": f"{self.folder} (nothing was written)",
         }
         return summary_table("dry run: what this run would do", rows)
@@ -88,7 +88,7 @@ def forecast_run(task: Task, config: Config) -> Forecast:
     Raises `UserError` whenever the run itself would, and for a run that consists of several drawings.
     """
     if config.imp.rounds or config.pipeline.enabled:
-        raise UserError("--dry-run needs one drawing: it goes neither with imp.rounds nor with pipeline.enabled")
+        raise UserError("--dry-run cannot be combined with imp.rounds or pipeline.enabled")
     config = config.resolved()
     epochs = config.train.epochs
     prunes = plan_prunes(epochs, config.prune)

@@ -69,7 +69,7 @@ def to_rgb(image: Image.Image, *, where: object) -> Image.Image:
     rgb = upright.convert("RGB")
     if many_bits and 0 < (brightest := int(np.asarray(rgb).max())) < 16:
         raise UserError(
-            f"{where}: a 16 bit picture whose values stay below {brightest + 1} of 256 brightness levels, as 12 bit data do; "
+            f"{where}: a 16-bit image whose values stay below {brightest + 1} of 256 brightness levels, as in 12-bit data; "
             "rescale it to the full range or save it with 8 bits"
         )
     return rgb
@@ -202,7 +202,7 @@ def expand_images(paths: Iterable[str | Path]) -> list[Path]:
     found: list[Path] = []
     for given in paths:
         if not str(given):
-            raise UserError("the path of an image is an empty text; name a file, a folder or a pattern")
+            raise UserError("the path of an image is empty; name a file, a folder or a pattern")
         path = Path(given)
         if path.is_dir():
             matches = find_images(path)

@@ -35,7 +35,7 @@ def read_table(path: Path) -> JsonObject:
     table = dict(content) if isinstance(content, dict) else {"names": content}
     table.setdefault("names", table.get("classes"))
     if not isinstance(table["names"], list | dict) or not table["names"]:
-        raise UserError(f"{path}: expected a list of class names, or a table with 'names' or 'classes'")
+        raise UserError(f"{path}: expected a list of class names, or an object with 'names' or 'classes'")
     return table
 
 
@@ -43,9 +43,9 @@ def checked_names(names: list[object], *, where: object) -> list[str]:
     """The names, if all are texts and different. Raises `UserError`, naming `where`, otherwise."""
     texts = [name for name in names if isinstance(name, str) and name == printable(name)]
     if len(texts) < len(names):
-        raise UserError(f"{where}: class names must be texts")
+        raise UserError(f"{where}: class names must be text")
     if len(names) > MOST_NAMES:
-        raise UserError(f"{where}: names {len(names)} classes; {MOST_NAMES} are the most")
+        raise UserError(f"{where}: names {len(names)} classes; at most {MOST_NAMES} are allowed")
     if len(set(texts)) < len(texts):
         twice = next(name for i, name in enumerate(texts) if name in texts[:i])
         raise UserError(f"{where}: class names must differ; '{twice}' occurs twice")

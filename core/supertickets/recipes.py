@@ -33,5 +33,5 @@ def find_recipe(given: str, package: str) -> Path:
         return path
     known = recipes_of(package)
     if not known:
-        raise UserError(f"{given}: no such file, and {package} brings no recipes")
+        raise UserError(f"{given}: no such file, and {package} has no recipes")
     return one_of(known, given, key="recipe")

@@ -26,9 +26,9 @@ def write_starter(folder: Path, task: str) -> list[Path]:
     source = Path(str(files(package_of(cls)))) / "starter"
     written = [folder / RECIPE, folder / "README.md"]
     if missing := [path.name for path in written if not (source / path.name).is_file()]:
-        raise UserError(f"--task: the package of {task} brings no starter ({source / missing[0]})")
+        raise UserError(f"--task: the package of {task} has no starter files ({source / missing[0]})")
     if there := [path for path in written if path.exists()]:
-        raise UserError(f"{there[0]}: exists already; choose another folder")
+        raise UserError(f"{there[0]}: already exists; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     other_keys = "\n".join(explain_keys(cls.Config, written=set(read_file(source / RECIPE))))
     for path in written:

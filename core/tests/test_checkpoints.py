@@ -127,7 +127,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path
     assert same(again, whole) and records(tmp_path / "cut") == records(tmp_path / "whole")
     for path in (tmp_path / "cut" / "checkpoints").glob("epoch_*.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"run\.resume: no checkpoint is whole: .*epoch_0002.*damaged"):
+    with pytest.raises(UserError, match=r"run\.resume: there is no undamaged checkpoint: .*epoch_0002.*damaged"):
         draw(tmp_path / "cut", **sections | {"run": {"resume": "auto"}})
 
 

@@ -45,7 +45,7 @@ def fails(capsys, command, *args) -> str:
         (["--search.target_macs", "0.5", "--search.target_params", "0.5"], ["not both"]),
         (["--train.epochs", "2", "--prune.schedule", "progressive"], ["prune.target", "train longer"]),
         (["--train.batch_size", "999"], ["train.batch_size", "999"]),
-        (["--search.target_macs", "0.0001"], ["search.target_macs", "every unit gone"]),
+        (["--search.target_macs", "0.0001"], ["search.target_macs", "every unit removed"]),
     ],
 )
 def test_wrong_arguments_of_train(capsys, monkeypatch, tmp_path, argv, words):
@@ -91,7 +91,7 @@ def test_evaluate_overwrites_nothing_but_its_own_figures(capsys, toy_folder, tmp
     assert "would be overwritten" in said and "batch_size" in (tmp_path / "mine.yaml").read_text()
     os.mkfifo(tmp_path / "pipe")
     assert "not a regular file" in fails(capsys, cli.evaluate, "toy", [str(toy_folder), "--out", str(tmp_path / "pipe")])
-    assert "empty text" in fails(capsys, cli.evaluate, "toy", [str(toy_folder), "--out", ""])
+    assert "path is empty" in fails(capsys, cli.evaluate, "toy", [str(toy_folder), "--out", ""])
     (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
     cli.evaluate("toy", [str(toy_folder), "--out", str(tmp_path / "link.json")])
     assert (tmp_path / "link.json").is_symlink() and "accuracy" in (tmp_path / "real.json").read_text()

@@ -253,7 +253,7 @@ def test_unknown_keys_in_files_name_the_line(write) -> None:
         ("--imp 3", "imp: '3' given, expected a mapping with the keys rounds, rewind_epoch (the"),
         ("--train.lr.x 3", "train.lr: {x: 3} given, expected a number (the"),
         ("--train.lr x --train.epochs y", "train.epochs: 'y' given, expected a whole number (the command line); train.lr: 'x'"),
-        ("--imp.rounds 1 --pipeline.enabled", "imp.rounds and pipeline.enabled are two ways to draw: choose one (the"),
+        ("--imp.rounds 1 --pipeline.enabled", "imp.rounds and pipeline.enabled exclude each other: choose one (the"),
         ("--train.lr inf", "train.lr: 'inf' given, should be a finite number (the"),
         ("--train.milestones 1,nan", "train.milestones[1]: 'nan' given, should be a finite number (the"),
         ("--train.accumulate 1e12", "train.accumulate: 1000000000000 given, expected at most 2147483648 (the"),
@@ -291,8 +291,8 @@ def test_wrong_stored_values_name_the_stored_settings(value: object) -> None:
     [
         (b"train: [1, 2\ndata: x", r"a\.yaml:2: not valid YAML"),
         (b"a: b: c", r"a\.yaml:1: not valid YAML"),
-        (b"- 1\n- 2", r"a\.yaml: the file must hold"),
-        (b"3", r"a\.yaml: the file must hold"),
+        (b"- 1\n- 2", r"a\.yaml: the file must contain"),
+        (b"3", r"a\.yaml: the file must contain"),
         (b"data.name: \xff\xfe", r"a\.yaml: cannot be read: not UTF-8 text"),
         (b"data.name: \x00", r"a\.yaml: not valid YAML"),
         (b"data.name: !!python/object/apply:os.getcwd []", r"data\.name: \[\] given, expected text \(\S*a\.yaml:1\)"),
@@ -406,5 +406,5 @@ def test_paths_are_written_out_as_a_shell_would(write, monkeypatch) -> None:
     for given in ("$NOWHERE/x", "runs/$NOWHERE", "runs/${NOWHERE}_1/x"):
         with pytest.raises(UserError, match=r"run\.dir: .*the environment variable NOWHERE is not set"):
             load_config(Config, None, ["--run.dir", given])
-    with pytest.raises(UserError, match="the home folder that ~ means is not known"):
+    with pytest.raises(UserError, match="the home folder for ~ is not known"):
         load_config(Config, None, ["--run.dir", "~nobody_of_this_name/x"])

@@ -148,7 +148,7 @@ def test_unfit_tickets_are_refused_in_one_line_before_anything_is_written(tmp_pa
     path = plain / "ticket"
     assert f"distill.teacher: {path} is a toy ticket, not a other one" in refusal(path, Other)
     assert "knows other labels: 'blue' where the data have 'violet'" in refusal(path, OtherLabels)
-    assert "outputs of shape [3, 8, 8] for an image, this run's network [3, 16, 16]" in refusal(path, stem_stride=1)
+    assert "outputs of shape [3, 8, 8] for an image, but this run's network has [3, 16, 16]" in refusal(path, stem_stride=1)
     assert "no such file" in refusal(tmp_path / "nowhere")
 
 
@@ -158,7 +158,7 @@ def test_a_supernet_that_never_teaches_is_refused(tmp_path):
     with pytest.raises(UserError, match="comes after the last epoch, 6"):
         prune = {"schedule": "one_shot", "end": 1.0}
         draw(tmp_path / "run", search={"enabled": False}, prune=prune, distill={"teacher": "supernet"})
-    with pytest.raises(UserError, match="before any training"):
+    with pytest.raises(UserError, match="training before the first prune"):
         prune = {"schedule": "one_shot", "end": 0.0}
         draw(tmp_path / "run", search={"enabled": False}, prune=prune, distill={"teacher": "supernet"})
     with pytest.raises(UserError, match="only the first round has a supernet"):

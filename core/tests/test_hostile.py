@@ -125,7 +125,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path, changes, complaint: s
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda a: a["arch"].update(stem=[4, 10**9]), "its arch asks for channels 1000000000; 16384 is the most"),
+        (lambda a: a["arch"].update(stem=[4, 10**9]), "its arch asks for channels 1000000000; at most 16384 is allowed"),
         (lambda a: a["arch"].update(kernels=[3, 10**9 + 1]), "its arch asks for kernel size 1000000001"),
         (lambda a: a["arch"]["stages"][0].update(blocks=[10**6]), "its arch asks for blocks 10000"),
         (lambda a: a["arch"].update(units={"head.block": {"3": 10**12}}), "its arch asks for units 1000000000000"),
@@ -133,7 +133,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path, changes, complaint: s
         (lambda a: a["arch"].update(units={f"block {i}": {} for i in range(60_000)}), "its arch asks for named blocks"),
         (lambda a: a["settings"]["head"].update(channels=10**7), "its arch asks for [0-9]+ weights"),
         (lambda a: a["settings"]["head"].update(channels=2**62), "head.channels: 4611686018427387904 given, expected at most"),
-        (lambda a: a["settings"]["data"].update(size_px=[10**6, 10**6]), "16384 pixels a side is the most"),
+        (lambda a: a["settings"]["data"].update(size_px=[10**6, 10**6]), "at most 16384 pixels per side are allowed"),
         (lambda a: a["metrics"].update(x="\ud800"), "not Unicode"),
         (lambda a: a["metrics"].update(x=10**30), "a number beyond 64 bits"),
         (lambda a: a["metrics"].update(x=["x"] * 10**6), "holds more than"),
@@ -200,8 +200,8 @@ def test_tensors_of_a_checkpoint_that_do_not_fit_are_named(checkpoint):
     assert load().underway.batches == 1
     weight, ones = "stem.0.weight", torch.ones(4, 3, 3, 3)
     for name, tensor, complaint in (
-        (f"ema/{weight}", ones[:1], "has another shape than the network's"),
-        (f"mask/{weight}", ones, "its mask is not one of true and false"),
+        (f"ema/{weight}", ones[:1], "has a different shape in the network"),
+        (f"mask/{weight}", ones, "its mask has values other than true and false"),
         (f"dormant/{weight}x", ones, "the network has no tensor"),
         (f"optimizer/{weight}/exp_avg", ones[:2], "does not fit the network"),
         ("process_0/now", torch.zeros(7, dtype=torch.uint8), "not a checkpoint of a toy run"),
@@ -227,5 +227,5 @@ def test_a_config_cannot_ask_for_a_network_that_fills_the_memory(tmp_path: Path)
     config = toy_config(tmp_path)
     for changes, complaint in (({"stem": (4, 10**9)}, "channels 1000000000"), ({"expand": 10**6}, "expand 1000000")):
         arch = config.arch.model_copy(update=changes)
-        with pytest.raises(UserError, match=f"arch: its arch asks for {complaint}; 16384 is the most"):
+        with pytest.raises(UserError, match=f"arch: its arch asks for {complaint}; at most 16384 is allowed"):
             new_state(ToyTask(config), config.model_copy(update={"arch": arch}), torch.device("cpu"))

@@ -82,7 +82,7 @@ def test_a_run_ends_at_the_budget_of_the_searched_network_and_a_resumed_one_too(
 
 
 def test_the_budget_stands_alone_and_a_dry_run_names_it(tmp_path):
-    with pytest.raises(ValidationError, match=r"target_sparse_macs 0\.3 takes the place of target: set target to null"):
+    with pytest.raises(ValidationError, match=r"target_sparse_macs 0\.3 replaces target: set target to null"):
         PruneConfig(target_sparse_macs=0.3)
     for other in ({"scope": "layer"}, {"regrow": "random"}, {"pattern": "2:4"}):
         with pytest.raises(ValidationError, match="target_sparse_macs needs pattern none, scope global and regrow none"):
@@ -102,6 +102,6 @@ def test_the_budget_stands_alone_and_a_dry_run_names_it(tmp_path):
         with pytest.raises(UserError, match=said):
             draw_ticket(ToyTask(config), config)
     config = toy_config(tmp_path / "run", prune=BUDGET, run={"tickets_at": [0.5]})
-    with pytest.raises(UserError, match=r"run\.tickets_at names sparsities"):
+    with pytest.raises(UserError, match=r"run\.tickets_at needs prune\.target"):
         draw_ticket(ToyTask(config), config)
     assert not (tmp_path / "run").exists()

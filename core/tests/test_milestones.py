@@ -67,7 +67,7 @@ def test_sparsities_that_are_never_reached_are_refused_with_those_that_are(tmp_p
         draw(tmp_path / "run", prune=STEPS, train={"epochs": 8}, run={"tickets_at": [0.3, 0.45]})
     with pytest.raises(UserError, match="as it does not prune"):
         draw(tmp_path / "run", prune={"enabled": False}, run={"tickets_at": [0.3]})
-    with pytest.raises(UserError, match="tickets_at needs one drawing"):
+    with pytest.raises(UserError, match="tickets_at cannot be combined"):
         draw(tmp_path / "run", run={"tickets_at": [0.3]}, pipeline={"enabled": True})
     assert not (tmp_path / "run").exists()
 

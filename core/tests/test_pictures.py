@@ -46,7 +46,7 @@ def test_what_is_no_picture_is_told(tmp_path: Path):
     closed.close()
     with pytest.raises(UserError, match="picture 0: not a readable image"):
         open_pictures(closed)
-    with pytest.raises(UserError, match="empty text"):
+    with pytest.raises(UserError, match="is empty"):
         open_pictures("")
 
 

@@ -24,7 +24,7 @@ def test_a_recipe_by_name_by_path_and_not_at_all(tmp_path: Path, monkeypatch: py
     assert find_recipe("camvid", PACKAGE) == Path("camvid")
     with pytest.raises(UserError, match="'cityscape' is not known: did you mean cityscapes.* valid: ade20k, camvid"):
         find_recipe("cityscape", PACKAGE)
-    with pytest.raises(UserError, match="supertickets brings no recipes"):
+    with pytest.raises(UserError, match="supertickets has no recipes"):
         find_recipe("scenes", "supertickets")
 
 

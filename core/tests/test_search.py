@@ -282,7 +282,7 @@ def test_a_bundle_goes_when_all_of_it_is_dead():
 
 
 def test_unreachable_budget_says_what_is_possible():
-    with pytest.raises(UserError, match="target_macs.*every unit gone"):
+    with pytest.raises(UserError, match="target_macs.*every unit removed"):
         resolve_target(micro_net(), 0.001, "macs", SHAPE)
 
 

@@ -137,7 +137,7 @@ def test_a_picture_on_the_card_and_a_revision(fake_hub, tmp_path):
     assert b"](picture.png)" in files["README.md"] and files["picture.png"].startswith(b"\x89PNG")
     assert Ticket.load("lab/toy", revision="main").metrics["accuracy"] == 0.75
     assert any("/revision/main" in path for path in fake_hub.paths)
-    with pytest.raises(UserError, match="revision: main is for tickets on the hub"):
+    with pytest.raises(UserError, match="only tickets on the hub have revisions"):
         Ticket.load(sparse_ticket().save(tmp_path / "here"), revision="main")
 
 

@@ -38,7 +38,7 @@ def test_every_key_is_in_the_recipe_and_means_what_it_says(task: str, tmp_path: 
 def test_what_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     cli.main(["new", str(tmp_path), "--task", TASKS[0]])
     assert "README.md" in capsys.readouterr().out
-    with pytest.raises(UserError, match="recipe.yaml: exists already"):
+    with pytest.raises(UserError, match="recipe.yaml: already exists"):
         write_starter(tmp_path, TASKS[0])
     with pytest.raises(UserError, match="no task named 'detection'"):
         write_starter(tmp_path / "other", "detection")

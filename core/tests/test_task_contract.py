@@ -128,5 +128,5 @@ def test_tasks_made_in_python_take_the_body_s_own_colours(name):
     settings = {"arch": {"body": "timm:tf_efficientnet_lite0"}}
     assert load_task(name, settings).config.data.mean == (0.5, 0.5, 0.5)
     assert load_task(name, settings | data).config.data.mean == (0.1, 0.2, 0.3)
-    with pytest.raises(UserError, match="colours go from 0 to 1 here; divide"):
+    with pytest.raises(UserError, match="colours range from 0 to 1 here; divide"):
         load_task(name, {"data": {"mean": [123.675, 116.28, 103.53]}})

@@ -87,7 +87,7 @@ def test_missing_and_foreign_folders_are_named(tmp_path):
 
 def test_a_mask_that_the_weights_do_not_obey_is_refused():
     net = micro_net()
-    with pytest.raises(ValueError, match="nonzero weights where its mask"):
+    with pytest.raises(ValueError, match="nonzero weights that its mask"):
         Ticket.from_net(net, ToyTask(Config()), metrics={}, mask=prune(net, 0.5))
 
 

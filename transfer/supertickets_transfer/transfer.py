@@ -61,7 +61,7 @@ def transfer_config(ticket: Path, config: C) -> C:
     """
     for name in ("init", "imp", "pipeline"):
         if (given := getattr(config, name)) != type(given)():
-            raise UserError(f"{name}: cannot be set in a transfer; TICKET and --transfer.* choose what is taken of it")
+            raise UserError(f"{name}: cannot be set in a transfer; TICKET and --transfer.* choose what is taken from it")
     # By name, as type checkers cannot know a schema that is made at run time.
     chosen: TransferConfig = getattr(config, "transfer")  # noqa: B009
     start = {"ticket": ticket, "part": "body", "weights": chosen.weights, "mask": chosen.mask, "freeze": chosen.freeze}

@@ -14,7 +14,7 @@ def read_pattern(text: str) -> tuple[int, int] | None:
         return None
     found = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text, re.ASCII)
     if found is None or int(found[1]) >= int(found[2]):
-        raise ValueError(f"'{text}' is no pattern: write none, or n:m with n below m, such as 2:4")
+        raise ValueError(f"'{text}' is not a pattern: write none, or n:m with n below m, such as 2:4")
     return int(found[1]), int(found[2])
 
 

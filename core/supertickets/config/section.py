@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 def _of_unit_range(value: float) -> float:
     if abs(value) > 10:
-        raise ValueError(f"{value} given, but colours go from 0 to 1 here; divide means and deviations of 0 to 255 by 255")
+        raise ValueError(f"{value} given, but colours range from 0 to 1 here; divide means and deviations for 0 to 255 by 255")
     return value
 
 
@@ -65,4 +65,4 @@ def expand_path(given: str | Path) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise ValueError(f"{given}: the home folder that ~ means is not known; write the path in full") from None
+        raise ValueError(f"{given}: the home folder for ~ is not known; write the full path") from None

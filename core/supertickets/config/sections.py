@@ -27,7 +27,7 @@ class SearchConfig(Section):
     rho: float = Field(1.8e-4, ge=0)
     """Weight of the L1 penalty on BN scales after the warm-up."""
     warmup: float = Field(25, ge=0)
-    """Epochs over which rho rises linearly from 0; before their end nothing is removed, except at the last shrink event."""
+    """Epochs over which rho rises linearly from 0; nothing is removed before they end, except at the last shrink event."""
     every: PositiveInt = 1
     """Epochs between two shrink events."""
     start: float = Field(0.0, ge=0, lt=1)
@@ -41,7 +41,7 @@ class SearchConfig(Section):
     penalty: Literal["subgradient", "proximal"] = "subgradient"
     """Apply the L1 penalty as a subgradient, which Adam normalises, or as a proximal step after each update."""
     divisor: PositiveInt = 1
-    """Keep a multiple of this many units for each kernel, because odd numbers of channels are slow."""
+    """Keep a multiple of this many units for each kernel, because other numbers of channels are slower."""
     min_macs: float = Field(1e6, ge=0)
     """A shrink event waits until it would remove at least this many MACs."""
     target_macs: PositiveFloat | None = None
@@ -112,7 +112,7 @@ class PruneConfig(Section):
         if self.target_sparse_macs is None:
             return self
         if self.target is not None:
-            raise ValueError(f"target_sparse_macs {self.target_sparse_macs} takes the place of target: set target to null")
+            raise ValueError(f"target_sparse_macs {self.target_sparse_macs} replaces target: set target to null")
         if self.pattern != "none" or self.scope != "global" or self.regrow != "none":
             raise ValueError("target_sparse_macs needs pattern none, scope global and regrow none")
         return self
@@ -187,7 +187,7 @@ class TrainConfig(Section):
     channels_last: bool = True
     """Use the channels-last memory layout."""
     checkpointing: bool = False
-    """Compute the activations of blocks again in the backward pass instead of keeping them: less memory, more time."""
+    """Recompute the activations of blocks in the backward pass instead of keeping them: less memory, more time."""
     ema_decay: float = Field(0.9999, ge=0, lt=1)
     """Decay of the moving average of the weights, for a batch of 4096; see `supertickets.training.ema`."""
     recalibrate_batches: int = Field(10, ge=0)
@@ -197,7 +197,7 @@ class TrainConfig(Section):
     on_nan: Literal["stop", "skip"] = "stop"
     """What to do when the loss or the gradient is not finite: stop, or skip the update and count it."""
     sync_bn: bool = False
-    """Take the BN statistics of a batch over all processes, as if one process had the whole batch."""
+    """Compute the BN statistics of a batch over all processes, as if one process had the whole batch."""
 
 
 class RunConfig(Section):
@@ -216,7 +216,7 @@ class RunConfig(Section):
     keep_checkpoints: PositiveInt = 2
     """Number of newest checkpoints to keep; if the last one is damaged, a run continues from the one before."""
     rewind_epoch: int | None = Field(None, ge=0)
-    """Keep the weights after this epoch beside the ticket; 0: the initial weights."""
+    """Also keep the weights after this epoch, together with the ticket; 0: the initial weights."""
     tickets_at: list[Annotated[float, Field(gt=0, lt=1)]] = []
     """Also keep the tickets at these sparsities, in tickets/SPARSITY; a prune must reach each of them."""
     keep_best: bool = False
@@ -226,7 +226,7 @@ class RunConfig(Section):
     report: bool = True
     """Write report.html at the end: figures, charts and pictures of the run on one page."""
     native_ms: bool = True
-    """Compile tickets of up to a million weights at the end, if there is a C compiler, and report the sparse engine's time."""
+    """Compile tickets of up to a million nonzero weights at the end, if there is a C compiler, and report their latency."""
     tensorboard: bool = True
     """Write TensorBoard logs."""
     trackers: list[Tracker] = []
@@ -255,9 +255,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _one_way_to_draw(self) -> Self:
         if self.imp.rounds and self.pipeline.enabled:
-            raise ValueError("imp.rounds and pipeline.enabled are two ways to draw: choose one")
+            raise ValueError("imp.rounds and pipeline.enabled exclude each other: choose one")
         if self.imp.rounds and self.prune.target is None:
-            raise ValueError("imp.rounds raises the sparsity from round to round: it needs prune.target")
+            raise ValueError("imp.rounds increases the sparsity from round to round: it needs prune.target")
         return self
 
     def resolved(self) -> Self:

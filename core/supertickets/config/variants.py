@@ -29,14 +29,14 @@ class InitConfig(Section):
         if self.part == "body" and self.ticket is None:
             raise ValueError("part body needs init.ticket: the ticket whose body is taken")
         if self.ticket is None and (self.weights != "keep" or self.mask != "keep"):
-            raise ValueError("weights and mask say what of a ticket is taken: they need init.ticket")
+            raise ValueError("weights and mask choose what to take from a ticket: they need init.ticket")
         if self.freeze == "body" and self.part != "body":
             raise ValueError("freeze body needs part body: only a new head is left to train")
         return self
 
 
 class DistillConfig(Section):
-    """Distillation: also train towards the outputs of a teacher (Hinton et al., arXiv 1503.02531)."""
+    """Distillation: also train to match the outputs of a teacher (Hinton et al., arXiv 1503.02531)."""
 
     teacher: Literal["none", "ema", "supernet"] | Path = "none"
     # ema teaches from the second epoch on, supernet from the first shrink or prune on.
@@ -53,7 +53,7 @@ class ImpConfig(Section):
     rounds: int = Field(0, ge=0)
     """Rounds of training, pruning and rewinding before the last training; 0 turns this off."""
     rewind_epoch: int = Field(0, ge=0)
-    """Epoch of the first round whose weights each later round starts from."""
+    """Each later round starts from the weights that the first round had after this epoch."""
 
 
 class PipelineConfig(Section):
@@ -62,4 +62,4 @@ class PipelineConfig(Section):
     enabled: bool = False
     """Search, prune and retrain one after the other."""
     retrain: float = Field(0.5, ge=0, lt=1)
-    """Share of the epochs that follow the search; 0 prunes at the very end and does not retrain."""
+    """Share of the epochs used for retraining, after search and pruning; 0 prunes at the very end and does not retrain."""

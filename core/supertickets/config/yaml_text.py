@@ -41,7 +41,7 @@ def read_file(*files: Path, where: str = "") -> dict[str, Node]:
         reason = getattr(error, "strerror", f"not UTF-8 text ({error})")
         raise UserError(f"{where}{files[-1]}: cannot be read: {reason}") from error
     if not isinstance(root.value, dict):
-        raise UserError(f"{files[-1]}: the file must hold `key: value` settings")
+        raise UserError(f"{files[-1]}: the file must contain `key: value` settings")
     return root.value
 
 

@@ -80,7 +80,7 @@ def export(
     task = ticket.load_task()
     size = size or (task.input_shape[1], task.input_shape[2])
     if layout not in (None, chosen.layout) and format in ENGINE_FORMATS:
-        raise UserError(f"--layout: {format} has one form of the blocks, {chosen.layout}")
+        raise UserError(f"--layout: {format} supports only {chosen.layout}")
     layout = layout or chosen.layout
     net = ticket.build()
     if format in ENGINE_FORMATS:
@@ -98,7 +98,7 @@ def export(
         worst = max(difference.values())
         if not worst <= TOLERANCE:
             raise UserError(
-                f"{path}: not written: its outputs differ from the ticket's by {worst:.1e}; {TOLERANCE:.0e} is allowed"
+                f"{path}: not written: its outputs differ from the ticket's by {worst:.1e}; at most {TOLERANCE:.0e} is allowed"
             )
         for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # `path` itself last
             os.replace(file, path.parent / file.name)

@@ -73,7 +73,7 @@ class BodyNet(Network):
         self._arch = arch
         if arch.own_head:
             if not isinstance(head, OwnHead):
-                raise UserError(f"arch.own_head: the classifier of {arch.body} is for classification alone")
+                raise UserError(f"arch.own_head: the classifier of {arch.body} can only be used for classification")
             self.body = build_classifier(arch.body, head.classes)
         else:
             self.body = build_maps(arch.body, arch.outputs)
@@ -101,7 +101,7 @@ class BodyNet(Network):
         for name, shape in arch.shapes.items():
             full = own[name].shape
             if len(shape) != len(full) or any(new > old or new < 1 for new, old in zip(shape, full, strict=True)):
-                raise UserError(f"arch.shapes: {name} is {list(full)} in {where}, of which {list(shape)} is no part")
+                raise UserError(f"arch.shapes: {name} is {list(full)} in {where}; {list(shape)} is not a part of it")
 
     @property
     def arch(self) -> BodyArch:

@@ -71,7 +71,7 @@ def split_name(body: str) -> tuple[str, str]:
     library, _, name = body.partition(":")
     if library == OWN:
         if body not in _factories:
-            raise UserError(f"arch.body: {body!r} is a network of someone's own; make it known with supertickets.use_body")
+            raise UserError(f"arch.body: {body!r} is a custom network; register it with supertickets.use_body first")
         return library, name
     if library not in LIBRARIES or not name:
         raise UserError(f"arch.body: {body!r} is not of the form {' or '.join(f'{known}:NAME' for known in LIBRARIES)}")
@@ -198,7 +198,7 @@ def map_shapes(net: nn.Module, shape: tuple[int, int, int]) -> list[tuple[int, i
     with ShapesAlone():
         maps = meta(torch.empty(1, *shape, device="meta"))
     if any(m.ndim != 4 for m in maps):
-        raise UserError("arch.body: its outputs are no feature maps (B, C, H, W)")
+        raise UserError("arch.body: its outputs are not feature maps (B, C, H, W)")
     return [tuple(m.shape[1:]) for m in maps]
 
 

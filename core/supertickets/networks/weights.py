@@ -35,10 +35,10 @@ def load_body(net: nn.Module, config: ArchConfig) -> None:
     given = {name: tensor for name, tensor in source.items() if not _counts(name)}
     by_order = config.weights_by == "order"
     if by_order and config.weights is not None and config.weights.suffix == ".safetensors":
-        raise UserError(f"arch.weights_by: {config.weights} keeps no order of its tensors; only a .pth does")
+        raise UserError(f"arch.weights_by: {config.weights} does not keep the order of its tensors; only a .pth file does")
     pairs = zip(own, given, strict=False) if by_order else zip(own, _named(own, given, key), strict=True)
     if by_order and len(given) < len(own):
-        raise UserError(f"{key} holds {len(given)} tensors, the body has {len(own)}")
+        raise UserError(f"{key} holds {len(given)} tensors, but the body has {len(own)}")
     chosen = {}
     for name, theirs in pairs:
         if name in of_classes and own[name].shape != given[theirs].shape:

@@ -25,7 +25,7 @@ def epoch_line(record: Mapping[str, Any], metric: str, epochs: int) -> str:
     score = headline(record, metric) if metric in record else "not evaluated"
     texts = [f"epoch {record['epoch']:>3}/{epochs}", f"loss {record['loss']:.4f}", score, f"{record['seconds']:.0f} s"]
     if "teacher_seconds" in record:
-        texts[-1] += f" ({record['teacher_seconds']:.1f} s of them the teacher's)"
+        texts[-1] += f" ({record['teacher_seconds']:.1f} s of it for the teacher)"
     if emptied := record.get("emptied"):
         texts.append(f"(layers emptied: {', '.join(emptied)}; prune.min_layer_density prevents it)")
     if "target_sparsity" in record:

@@ -18,7 +18,7 @@ LABELS_SHOWN = 30
 CURVES = {  # key of a log's record -> its title, and the format of its values
     "loss": ("training loss", ".2f"),
     "macs": ("dense MACs", "~s"),
-    "sparse_macs": ("MACs that meet a nonzero weight", "~s"),
+    "sparse_macs": ("MACs with a nonzero weight", "~s"),
     "sparsity": ("share of zero weights", ".1f"),
 }
 
@@ -59,7 +59,7 @@ def summary(runs: Runs) -> str:
     figures = {
         run.metric: ("-" if run.score is None else f"{run.score:.4f}", ""),
         "MACs": (human(facts["macs"]), shares.get("macs", "")),
-        "sparse MACs": (human(facts["sparse_macs"]), "those that meet a nonzero weight"),
+        "sparse MACs": (human(facts["sparse_macs"]), "those with a nonzero weight"),
         "parameters": (human(facts["params"]), shares.get("params", "")),
         "nonzero parameters": (human(facts["nonzero_params"]), f"sparsity {facts['sparsity']:.3f}"),
         "file": (f"{run.file_bytes / 1024:.0f} KiB", ""),

@@ -45,7 +45,7 @@ def resolve_target(
     if not floor <= count <= full:
         raise UserError(
             f"search.target_{resource}: {count:.4g} cannot be reached: "
-            f"the supernet has {full:.4g} and {floor:.4g} with every unit gone"
+            f"the supernet has {full:.4g}, and {floor:.4g} with every unit removed"
         )
     return count
 

@@ -23,7 +23,7 @@ def model_card(ticket: Ticket, repo_id: str, *, picture: str | None = None) -> s
     rows = {
         "parameters": _beside(facts["params"], full.get("params")) + f", {human(facts['nonzero_params'])} of them not zero",
         f"MACs, dense, at {height}x{width}": _beside(facts["macs"], full.get("macs")),
-        "MACs that meet a nonzero weight": human(facts["sparse_macs"]),
+        "MACs, sparse (with a nonzero weight)": human(facts["sparse_macs"]),
         "sparsity of the prunable weights": f"{facts['sparsity']:.4f}",
         "search units": str(facts["units"]),
     }
@@ -38,7 +38,8 @@ tags:
 # {repo_id.split("/")[-1]}
 
 A {ticket.task} ticket: a network whose architecture was searched and whose weights were pruned in one training run
-(SuperTickets, arXiv 2207.03677). Unstructured zeros make the file small; the speed comes from the dense MACs.
+(SuperTickets, arXiv 2207.03677). Unstructured zeros make the file small. In dense runtimes, the speed depends on the dense
+MACs; the project's own sparse engine computes only the sparse MACs.
 {shown}
 ## Scores
 {_table(("score", "value"), {key: _number(value) for key, value in scores.items()}) if scores else "None were recorded."}
@@ -58,7 +59,7 @@ A {ticket.task} ticket: a network whose architecture was searched and whose weig
 ```python
 from supertickets import Ticket
 
-ticket = Ticket.load("{repo_id}")  # revision="..." for another than the newest
+ticket = Ticket.load("{repo_id}")  # revision="..." for another version
 found = ticket.predict("picture.jpg")  # arrays, with the names of the labels
 net = ticket.build()  # a plain nn.Module in eval mode
 ```

@@ -72,7 +72,7 @@ def ticket_folder(name: str | Path, *, revision: str | None = None, token: str |
     folder = Path(name)
     if not _HUB_NAME.fullmatch(folder.as_posix()) or folder.exists() or folder.parent.exists():
         if revision is not None:
-            raise UserError(f"revision: {revision} is for tickets on the hub, and {name} is a folder here")
+            raise UserError(f"revision: {revision} given, but {name} is a local folder; only tickets on the hub have revisions")
         return folder
     hub = _hub(f"{name}: no such folder; to look on the hub")
     api = hub.HfApi(token=token, library_name="supertickets")
@@ -82,7 +82,7 @@ def ticket_folder(name: str | Path, *, revision: str | None = None, token: str |
         at = "" if revision is None else f" at revision {revision}"
         raise UserError(f"{name}: no such folder, and no such ticket on the hub{at}: {_first_line(error)}") from error
     if missing := [file for file in FILES if not (found / file).is_file()]:
-        raise UserError(f"{name}: no such folder, and on the hub not a ticket: it has no {missing[0]}")
+        raise UserError(f"{name}: no such folder, and the repository on the hub is not a ticket: it has no {missing[0]}")
     return found
 
 

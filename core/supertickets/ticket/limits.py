@@ -84,7 +84,7 @@ def check_arch(arch: Arch, path: Path) -> None:
         found |= {"weights": (_weights_of(arch), WEIGHTS), "channels": (max([0, *arch.channels]), WIDTH)}
     for what, (number, most) in found.items():
         if number > most:
-            raise UserError(f"{path}: its arch asks for {what} {number}; {most} is the most")
+            raise UserError(f"{path}: its arch asks for {what} {number}; at most {most} is allowed")
 
 
 def _weights_of(arch: BodyArch) -> int:
@@ -98,6 +98,6 @@ def check_net(net: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:
     """Raise `UserError` if a network, which is still on the meta device, would have too many weights or too large an input."""
     count = sum(tensor.numel() for tensor in net.state_dict().values())
     if count > WEIGHTS:
-        raise UserError(f"{path}: its arch asks for {count} weights; {WEIGHTS} is the most")
+        raise UserError(f"{path}: its arch asks for {count} weights; at most {WEIGHTS} are allowed")
     if max(input_shape) > SIDE_PX:
-        raise UserError(f"{path}: its input has the shape {list(input_shape)}; {SIDE_PX} pixels a side is the most")
+        raise UserError(f"{path}: its input has the shape {list(input_shape)}; at most {SIDE_PX} pixels per side are allowed")

@@ -100,7 +100,7 @@ def _effective(tensors: Tensors, path: Path) -> Tensors:
         if name.endswith("_mask"):
             weight = used.get(name.removesuffix("_mask"))
             if weight is None or weight.shape != mask.shape:
-                raise UserError(f"{path}: {name} has no weight of its shape beside it")
+                raise UserError(f"{path}: there is no weight of the same shape for {name}")
             used[name.removesuffix("_mask")] = weight * mask
     return used
 
@@ -112,5 +112,5 @@ def _read_network(path: Path) -> tuple[JsonObject, list[object]]:
     if isinstance(data, dict):
         kwargs, searched = data.get("kwargs", data.get("model_kwparams", {})), data.get("searched")
     if not isinstance(searched, list) or not isinstance(kwargs, dict):
-        raise UserError(f"{path}: no 'searched' list of {SEARCHED}, or 'kwargs' that are no mapping")
+        raise UserError(f"{path}: no 'searched' list of {SEARCHED}, or 'kwargs' is not a mapping")
     return kwargs, searched

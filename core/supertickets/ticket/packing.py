@@ -38,7 +38,7 @@ def unpack(packed: Mapping[str, Tensor], net: nn.Module, names: list[str], path:
     if len(masked) < len(names):
         raise UserError(f"{path}: masks a weight twice")
     if unknown := masked - set(prunable(net)):
-        raise UserError(f"{path}: masks {sorted(unknown)[0]}, which the network of its arch does not have as a prunable weight")
+        raise UserError(f"{path}: masks {sorted(unknown)[0]}, which is not a prunable weight of the network of its arch")
     bits = sum(shapes[name].numel() for name in masked)
     dense = sum(shape.numel() for name, shape in shapes.items() if name not in masked)
     kinds = {"dense": torch.float32, "kept": torch.float32, "mask": torch.uint8}

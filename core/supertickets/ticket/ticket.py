@@ -84,7 +84,7 @@ class Ticket:
         on_cpu = {name: kept.cpu() for name, kept in (mask or {}).items()}
         for name, kept in on_cpu.items():
             if torch.count_nonzero(tensors[name][~kept]):
-                raise ValueError(f"{name} has nonzero weights where its mask takes them out")
+                raise ValueError(f"{name} has nonzero weights that its mask removes")
         provenance = {
             "version": version("supertickets"),
             "torch": torch.__version__,
@@ -233,7 +233,7 @@ def _outline(ticket: Ticket, path: Path) -> nn.Module:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that PyTorch cannot handle
-        raise UserError(f"{path}: no network can be built of its arch and settings ({first_line(error)})") from error
+        raise UserError(f"{path}: no network can be built from its arch and settings ({first_line(error)})") from error
     check_net(net, task.input_shape, path)
     return net
 
@@ -243,11 +243,11 @@ def _check_outputs(ticket: Ticket, arch: BodyArch, known: object, path: Path) ->
     try:
         found = fingerprint(ticket.build())
     except (UserError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: its arch is no network that runs ({first_line(error)})") from error
+        raise UserError(f"{path}: the network of its arch does not run ({first_line(error)})") from error
     if not isinstance(known, list) or not agrees(known, found):
         raise UserError(
-            f"{path}: its outputs are not those that it was written with: {arch.body} of {arch.library:.40} "
-            f"computes something else than that of {library_version(arch.body)} here"
+            f"{path}: its outputs are not those that it was saved with: {arch.body} of {arch.library:.40} "
+            f"differs from that of {library_version(arch.body)} here"
         )
 
 

@@ -96,8 +96,8 @@ def check_same_network(state: TrainState, accelerator: Accelerator, after: str) 
     other = [f"the {what} of process {i}" for i, theirs in enumerate(found) for what in mine if theirs[what] != found[0][what]]
     if other:
         raise SharedError(
-            f"{listed(other)} differ from the first process's after {after}: the run cannot go on, as its processes no longer "
-            f"train one network; continue it from a checkpoint with --run.resume, and report this"
+            f"{listed(other)} differ from the first process's after {after}: the run cannot continue, because its "
+            f"processes no longer train the same network; resume it from a checkpoint with --run.resume, and report this"
         )
 
 

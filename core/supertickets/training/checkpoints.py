@@ -44,9 +44,9 @@ class Checkpoints:
                 continue
             self.loaded = path
             if damaged and is_first_process():
-                note(f"{'; '.join(damaged)}: continuing from {path.name}, the one before")
+                note(f"{'; '.join(damaged)}: continuing from the previous checkpoint, {path.name}")
             return state
-        raise UserError(f"run.resume: no checkpoint is whole: {'; '.join(damaged) or f'{self.folder} holds none'}")
+        raise UserError(f"run.resume: there is no undamaged checkpoint: {'; '.join(damaged) or f'{self.folder} holds none'}")
 
     def set_aside(self) -> None:
         """Rename the damaged checkpoints that `load` skipped, so that none of them is taken for the newest one again."""

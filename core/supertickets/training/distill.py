@@ -119,13 +119,13 @@ def freeze_epoch(config: Config, *, prunes: Mapping[int, float], shrinks: Sequen
     if config.distill.teacher != "supernet":
         return None
     if config.imp.rounds:
-        raise UserError("distill.teacher: supernet does not go with imp.rounds, as only the first round has a supernet")
+        raise UserError("distill.teacher: supernet cannot be used with imp.rounds: only the first round has a supernet")
     first = min([*prunes, *shrinks], default=None)
     if first is None or first >= config.train.epochs:
-        when = "this run plans none" if first is None else f"this run's comes after the last epoch, {first}"
+        when = "this run plans none" if first is None else f"this run's first one comes after the last epoch, {first}"
         raise UserError(f"distill.teacher: supernet teaches from the first prune or shrink on, and {when}")
     if first == 0 and not starts_trained(config.init):
-        raise UserError("distill.teacher: supernet is kept before the first prune, which this run has before any training")
+        raise UserError("distill.teacher: supernet needs training before the first prune, which this run does not have")
     return first
 
 
@@ -148,8 +148,8 @@ def load_teacher(config: DistillConfig, task: Task, net: Network) -> Network | N
     ours, theirs = (_output_shape(one, task.input_shape) for one in (net, teacher))
     if ours != theirs:
         raise UserError(
-            f"distill.teacher: {path} has outputs of shape {list(theirs)} for an image, this run's network {list(ours)}; "
-            f"choose the same arch.stem_stride"
+            f"distill.teacher: {path} has outputs of shape {list(theirs)} for an image, but this run's network has "
+            f"{list(ours)}; use the same arch.stem_stride"
         )
     return teacher
 

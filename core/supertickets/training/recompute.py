@@ -27,7 +27,7 @@ def recompute_blocks(net: nn.Module) -> None:
     blocks = outer_blocks(net)
     if not blocks:
         raise UserError(
-            "train.checkpointing: this body has no blocks to recompute; choose one of timm whose blocks are modules, "
+            "train.checkpointing: this body has no blocks to recompute; choose a network of timm whose blocks are modules, "
             "or the HR-NAS supernet"
         )
     for block in blocks:

@@ -207,7 +207,7 @@ def check_same_labels(folder: Path, labels: list[str]) -> None:
     if not isinstance(known, list) or not all(isinstance(label, str) for label in known):
         raise UserError(f"{path}: must hold a list of labels")
     if difference := differences(known, labels):
-        raise UserError(f"run.resume: the run in {folder} {difference}; resume it on the data it began with")
+        raise UserError(f"run.resume: the run in {folder} {difference}; resume it with the data that it started with")
 
 
 def _epoch_of(line: str, broken: int) -> int:
@@ -303,5 +303,5 @@ def check_same_experiment(folder: Path, config: Config, *, but_spread: bool = Fa
     if changed:
         raise UserError(
             f"run.dir: the run in {folder} had other settings: {', '.join(changed)}; "
-            f"continue it with the same, or choose another folder"
+            f"continue it with the same settings, or choose another folder"
         )

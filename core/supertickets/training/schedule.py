@@ -97,7 +97,7 @@ def plan_shrinks(epochs: int, search: SearchConfig, prunes: Mapping[int, float])
     importance_named(search.importance)
     if epochs < 2:
         raise UserError(
-            f"train.epochs: {epochs} leaves no epoch for what a search has left; train longer or set search.enabled false"
+            f"train.epochs: {epochs} leaves no epoch for training after the search; train longer or set search.enabled false"
         )
     last = min([round(search.end * epochs), *([max(prunes)] if prunes else [])])
     last = max(min(last, epochs - 1), 1)

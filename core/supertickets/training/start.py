@@ -40,7 +40,7 @@ def check_batch(net: nn.Module, input_shape: tuple[int, int, int], batch_size: i
     if min(values, default=2) < 2:
         raise UserError(
             "train.batch_size: 1 image gives the coarsest map (1x1) one value per channel, which BN cannot train on; "
-            "take at least 2 images, or a larger data.size_px"
+            "use at least 2 images, or a larger data.size_px"
         )
 
 
@@ -78,7 +78,7 @@ def check_arch_keys(init: InitConfig, overrides: Sequence[str]) -> None:
         if word.startswith("--arch.") and key not in used:  # other words may be values, such as the folder arch.runs
             others = f" (of arch, it takes {', '.join(used)})" if used else ""
             source = f"the ticket {init.ticket}{others}"
-            raise UserError(f"arch.{key}: has no effect, because the network comes from {source}; drop it")
+            raise UserError(f"arch.{key}: has no effect, because the network comes from {source}; remove it")
 
 
 def check_task(ticket: Ticket, task: Task, *, named: str, hint: str) -> None:
@@ -97,7 +97,7 @@ def _body_of(source: Arch, target: Arch) -> Arch:
 
     if isinstance(source, BodyArch):
         if source.own_head:
-            raise UserError(f"init.part: a ticket with the own head of {source.body} (arch.own_head) gives no body to others")
+            raise UserError(f"init.part: a ticket with {source.body}'s own head (arch.own_head) gives no body to other runs")
         return source.body_alone()
 
     def body(numbers: dict[str, Value]) -> dict[str, Value]:

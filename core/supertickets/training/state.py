@@ -150,10 +150,10 @@ def images_per_update(state: TrainState, train: TrainConfig, *, processes: int) 
     """
     images, before = train.batch_size * processes * train.accumulate, len(state.underway.processes)
     if before not in (0, processes):
-        raise UserError(f"run.resume: the run was saved within an epoch of {before} processes; resume it with as many")
+        raise UserError(f"run.resume: the run was saved within an epoch of {before} processes; resume it with {before}, too")
     if state.global_batch not in (0, images):
         raise UserError(
-            f"run.resume: the run had {state.global_batch} images per update, now it would have {images}; "
-            f"choose train.batch_size and train.accumulate for as many"
+            f"run.resume: the run had {state.global_batch} images per update, but now it would have {images}; "
+            f"change train.batch_size or train.accumulate to get the same number"
         )
     return images

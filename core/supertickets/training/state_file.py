@@ -143,7 +143,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             # Cloned, because the file's memory map must not outlive it.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         if len(text) > JSON_BYTES:
-            raise ValueError(f"its description has {len(text)} characters; {JSON_BYTES} is the most")
+            raise ValueError(f"its description has {len(text)} characters; at most {JSON_BYTES} are allowed")
         about = json.loads(text)
         check_plain(about, path)
         if not isinstance(about, dict):
@@ -184,9 +184,9 @@ def _restore(
     ema, mask, dormant, early = ({name: one[name] for name in shapes if name in one} for one in held)
     for one in (ema, mask, dormant, early):
         if wrong := [name for name, tensor in one.items() if tensor.shape != shapes[name]]:
-            raise ValueError(f"a tensor of {wrong[0]} has another shape than the network's")
+            raise ValueError(f"a tensor of {wrong[0]} has a different shape in the network")
     if any(kept.dtype != torch.bool for kept in mask.values()):
-        raise ValueError("its mask is not one of true and false")
+        raise ValueError("its mask has values other than true and false")
     load_named_state(net, optimizer, _checked_optimizer(group("optimizer"), shapes))
     if ema.keys() != averaged(net).keys() or (about["step"] and not optimizer.state):
         raise ValueError("it lacks averaged weights or optimizer state")

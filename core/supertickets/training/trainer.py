@@ -208,7 +208,7 @@ class Trainer:
         raise SharedError(
             f"the loss or its gradient is not finite at step {verdict.step} (epoch {state.epoch + 1}, learning rate "
             f"{state.optimizer.param_groups[0]['lr']:.3g}): training has diverged; last good checkpoint: {newest}; "
-            f"lower train.lr (now {train.lr:g}), or leave such steps out with train.on_nan: skip"
+            f"lower train.lr (now {train.lr:g}), or skip such steps with train.on_nan: skip"
         )
 
     def _train_mode(self) -> None:

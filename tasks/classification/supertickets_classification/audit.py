@@ -27,7 +27,7 @@ def audit(sets: dict[str, ImageSet], *, show: bool) -> None:
     looked = {split: _look(found) for split, found in sets.items()}
     for split, found in sets.items():
         if int(found.unreadable.sum()) >= looked[split]:
-            raise UserError(f"{split}: none of the {looked[split]} images read can be read")
+            raise UserError(f"{split}: none of the {looked[split]} checked images can be read")
     if show:
         console.print(_table(sets, looked))
         for line in doubts(sets):
@@ -49,7 +49,7 @@ def doubts(sets: dict[str, ImageSet]) -> list[str]:
     lines = []
     for split, found in sets.items():
         if passed := getattr(found.source, "passed", None):
-            lines.append(f"{split}: passed over: {told_passed(passed)}")
+            lines.append(f"{split}: skipped: {told_passed(passed)}")
         if broken := found.unreadable.nonzero().flatten().tolist():
             named = listed([found.source.name(index) for index in broken])
             lines.append(f"{split}: {len(broken)} images cannot be read and are left out: {named}")

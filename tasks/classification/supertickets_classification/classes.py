@@ -97,7 +97,7 @@ def joined(names: list[str], folders: list[str], *, where: object, remedy: str) 
     if all(folder.isdecimal() for folder in folders) and sorted(map(int, folders)) == list(range(len(folders))):
         return [names[int(folder)] for folder in folders]  # sorted as text, 10 comes before 2
     if set(names) == set(folders) and names != folders:
-        raise UserError(f"{where}: classes must stand in the order of the sorted folders: {listed(folders)}")
+        raise UserError(f"{where}: classes must be in the order of the sorted folders: {listed(folders)}")
     made_up = all(re.fullmatch(r"class_\d+", name) for name in names)  # original checkpoints have no names
     if names == folders or made_up or (_is_imagenet(folders) and names == imagenet_names()):
         return names
@@ -111,13 +111,14 @@ def check_folders(sources: dict[str, Source], data: ClassificationData) -> None:
         lacks, more = sorted(set(known) - set(source.folders)), sorted(set(source.folders) - set(known))
         if lacks or more:
             parts = [f"lacks the class folders {listed(lacks)}"] if lacks else []
-            parts += [f"has {listed(more)} besides"] if more else []
+            parts += [f"also has {listed(more)}"] if more else []
             raise UserError(f"{where}: {split} {' and '.join(parts)}; all splits need the same class folders")
         if source.folders != known:
-            raise UserError(f"{where}: data.folders must stand in the order of the data set: {listed(source.folders)}")
+            raise UserError(f"{where}: data.folders must be in the order of the data set: {listed(source.folders)}")
     if len(known) < 2:
         raise UserError(
-            f"{where}: one class ('{known[0]}') leaves nothing to tell apart; is there a folder level too many in the data set?"
+            f"{where}: there is only one class ('{known[0]}'), so there is nothing to learn; "
+            "does the data set have a folder level too many?"
         )
     if data.classes is None:
         return
@@ -126,7 +127,7 @@ def check_folders(sources: dict[str, Source], data: ClassificationData) -> None:
     if data.folders is None:
         remedy = "set data.folders to the folder of each"
         if joined(data.classes, known, where="data.classes", remedy=remedy) != data.classes:
-            raise UserError(f"data.classes: must stand in the order of the sorted folders: {listed(known)}; or {remedy}")
+            raise UserError(f"data.classes: must be in the order of the sorted folders: {listed(known)}; or {remedy}")
     path = names_file(data)
     if path is not None and (difference := differences(data.classes, read_folder_names(path, known))):
         raise UserError(f"{path}: data.classes {difference}")

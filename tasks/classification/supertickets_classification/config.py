@@ -45,7 +45,7 @@ class ClassificationData(Section):
     pad_px: int = Field(4, ge=0, le=1024)
     """crop padded: border on each side, in pixels."""
     crop_padding: int = Field(0, ge=0, le=1024)
-    """Evaluation: the short side is resized to this many pixels more than the center crop."""
+    """Evaluation: the short side is resized to this many pixels more than the centre crop."""
     flip: float = Field(0.5, ge=0, le=1)
     """Probability of a left-right flip."""
     colour_jitter: float = Field(0.0, ge=0, le=1)
@@ -53,7 +53,7 @@ class ClassificationData(Section):
     rand_augment: tuple[NonNegativeInt, NonNegativeInt] = (0, 9)
     """RandAugment: operations per image (0 turns it off) and their magnitude, up to 30."""
     mixup: float = Field(0.0, ge=0)
-    """Alpha of mixup; 0 turns it off. With cutmix too, each batch uses one of the two."""
+    """Alpha of mixup; 0 turns it off. If cutmix is on, too, each batch uses one of the two."""
     cutmix: float = Field(0.0, ge=0)
     """Alpha of cutmix; 0 turns it off."""
     mean: tuple[Mean, Mean, Mean] = (0.485, 0.456, 0.406)
@@ -71,26 +71,26 @@ class ClassificationData(Section):
     """Number of evenly spaced images of each split to read before training, unless all are cached."""
 
     train_images: int = Field(3000, ge=1, le=1_000_000)
-    """scenes: images drawn for training."""
+    """scenes: number of training images to generate."""
     val_images: int = Field(1000, ge=1, le=1_000_000)
-    """scenes: images drawn for validation."""
+    """scenes: number of validation images to generate."""
     seed: int = Field(0, ge=0)
-    """scenes: seed of the drawn world."""
+    """scenes: seed of the generated world."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> ClassificationData:
         for key, (low, high) in {"scale": self.scale, "ratio": self.ratio}.items():
             if low > high:
-                raise ValueError(f"{key} must rise: {[low, high]}")
+                raise ValueError(f"{key} must be in ascending order: {[low, high]}")
         if self.scale[1] > 1:
-            raise ValueError(f"scale is a share of the picture's area, at most 1, not {self.scale[1]:g}")
+            raise ValueError(f"scale is a share of the image's area, at most 1, not {self.scale[1]:g}")
         if self.rand_augment[1] > 30:
-            raise ValueError(f"rand_augment's magnitude is 0 to 30, not {self.rand_augment[1]}")
+            raise ValueError(f"the magnitude of rand_augment must be from 0 to 30, not {self.rand_augment[1]}")
         names = self.classes
         if names is not None and (not names or len(set(names)) < len(names)):
             twice = sorted(name for name, count in Counter(names).items() if count > 1)
             raise ValueError(
-                f"class names must differ: {', '.join(twice)} more than once" if twice else "classes must not be empty"
+                f"class names must differ: {', '.join(twice)} occur more than once" if twice else "classes must not be empty"
             )
         if names is not None and self.num_classes not in (None, len(names)):
             raise ValueError(f"num_classes is {self.num_classes}, but {len(names)} classes are named")

@@ -110,12 +110,12 @@ def _start(env: Environment, source: Files, names: list[str], out: Path) -> Json
         return fresh
     about = read_about(stored, out)
     if about.get("files") != files:
-        raise UserError(f"{out}: was packed from other files than {source.where} holds now; delete it or choose another folder")
+        raise UserError(f"{out}: was packed from other files than those in {source.where}; delete it or choose another folder")
     if about.get("stamp") == fresh["stamp"]:
         return about
     if (changed := _changed(env, source, about, out)) is None:  # the files were copied or touched, but are the same
         return about | {"stamp": fresh["stamp"]}
-    note(f"{out}: {changed} has changed since it was packed: all is packed anew")
+    note(f"{out}: {changed} has changed since it was packed: everything is packed again")
     with env.begin(write=True) as txn:
         txn.drop(env.open_db(txn=txn), delete=False)
     return fresh
@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{options.folder}: the splits {', '.join(sources)} have different class folders")
     for split, source in sources.items():
         about = pack(source, options.out / split, workers=options.workers, skip=options.on_error == "skip")
-        told = f"{options.out / split}: {about['images']} of {about['total']} images, all read back"
+        told = f"{options.out / split}: {about['images']} of {about['total']} images, all of them checked"
         if skipped := about["skipped"]:
             told += f"; left out, unreadable: {', '.join(skipped[:5])}{', ...' if len(skipped) > 5 else ''}"
         console.print(told, highlight=False)

@@ -71,7 +71,7 @@ class LmdbSource:
             close(folder)
             raise UserError(
                 f"{folder}: its packing was stopped after {about['done']} of {about['total']} images; "
-                f"the same command goes on with it: {COMMAND}"
+                f"continue it with the same command: {COMMAND}"
             )
         self.folders: list[str] = about["folders"]
         labels = self._get(LABELS) or b""
@@ -79,7 +79,7 @@ class LmdbSource:
             raise UserError(f"{folder}: has {len(labels) / 4:g} classes for {about['images']} images; delete it and pack again")
         self.labels = np.frombuffer(labels, "<i4").astype(np.int64)
         if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.folders):
-            raise UserError(f"{folder}: an image is of no class that it lists; delete it and pack again")
+            raise UserError(f"{folder}: an image has a class that is not listed; delete it and pack again")
 
     def name(self, index: int) -> str:
         return parts_of(self._get(key_of(index)), self.folder, index)[2]

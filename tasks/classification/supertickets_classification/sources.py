@@ -217,7 +217,7 @@ class SceneSource:
         start, count = (0, data.train_images) if split == "train" else (VAL_START, data.val_images)
         size_px = max(data.size_px)
         if not 32 <= size_px <= 512:
-            raise UserError(f"scenes are drawn from 32 to 512 pixels wide, not {size_px} (data.size_px)")
+            raise UserError(f"scenes must be 32 to 512 pixels wide, not {size_px} (data.size_px)")
         self.folders, self.start = list(ACTIVITIES), start
         drawn = draw_scenes(count, seed=data.seed, size_px=size_px, start=start)
         self.images, self.labels = drawn["image"], drawn["activity"]

@@ -82,7 +82,7 @@ def test_files_that_the_system_does_not_give_are_unreadable_too(folder_root: Pat
 def test_nothing_readable(folder_root: Path):
     for path in (folder_root / "val").rglob("*.png"):
         path.write_bytes(b"no picture")
-    with pytest.raises(UserError, match="val: none of the 6 images read can be read"):
+    with pytest.raises(UserError, match="val: none of the 6 checked images can be read"):
         task_on(folder_root, on_error="skip").check_data()
 
 
@@ -113,5 +113,5 @@ def test_uneven_classes_are_told(folder_root: Path, capsys):
 
 def test_folders_that_are_named_are_the_ones_that_count(folder_root: Path):
     task_on(folder_root, folders=["ant", "bee", "cat"]).check_data()
-    with pytest.raises(UserError, match="has cat besides; all splits need the same class folders"):
+    with pytest.raises(UserError, match="also has cat; all splits need the same class folders"):
         task_on(folder_root, folders=["ant", "bee"]).check_data()

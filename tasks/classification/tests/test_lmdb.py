@@ -71,7 +71,9 @@ def test_a_killed_packing_says_so_and_goes_on(folder_root: Path, tmp_path: Path,
     process.start()
     process.join()
     assert process.exitcode == 9
-    with pytest.raises(UserError, match=r"out.train: its packing was stopped after 8 of 12 images; the same command goes on"):
+    with pytest.raises(
+        UserError, match=r"out.train: its packing was stopped after 8 of 12 images; continue it with the same command"
+    ):
         task_on("lmdb", out)
     read, was_read = packing._record, []
     monkeypatch.setattr(packing, "_record", lambda source, i, **more: was_read.append(i) or read(source, i, **more))
@@ -95,7 +97,10 @@ def test_changed_files_are_packed_anew_and_touched_ones_are_not(folder_root: Pat
     os.utime(touched, ns=(1, 1))
     pack_both(folder_root, out)
     said = " ".join(capsys.readouterr().out.split())
-    assert "ant/ant_1.png has changed since it was packed: all is packed anew" in said and "bee_0.png has changed" not in said
+    assert (
+        "ant/ant_1.png has changed since it was packed: everything is packed again" in said
+        and "bee_0.png has changed" not in said
+    )
     for split in ("train", "val"):
         source, packed = open_files(folder_root, split), LmdbSource(out / split)
         for i in range(len(source.labels)):

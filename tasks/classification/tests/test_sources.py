@@ -75,7 +75,7 @@ def test_compressed_tar_is_refused(folder_root: Path):
     ("change", "complaint"),
     [
         (lambda root: shutil.rmtree(root / "val/bee"), "val lacks the class folders bee"),
-        (lambda root: (root / "val/bee").rename(root / "val/dog"), "val lacks the class folders bee and has dog besides"),
+        (lambda root: (root / "val/bee").rename(root / "val/dog"), "val lacks the class folders bee and also has dog"),
         (lambda root: [p.unlink() for p in (root / "train/bee").iterdir()], r"train: class 'bee' holds no image"),
         (lambda root: shutil.rmtree(root / "val"), "neither a folder 'val' of class folders nor 'val.tar'"),
         (lambda root: shutil.rmtree(root / "train"), "neither a folder 'train'"),
@@ -132,7 +132,7 @@ def test_numbered_folders_have_the_names_of_their_numbers(tmp_path: Path):
     for table in (words, {"names": {str(i): word for i, word in enumerate(words)}}):
         assert shown(tmp_path, table) == {str(i): word for i, word in enumerate(words)}
     (tmp_path / "classes.json").unlink()
-    with pytest.raises(UserError, match=r"data\.classes: must stand in the order of the sorted folders: 0, 1, 10, 2"):
+    with pytest.raises(UserError, match=r"data\.classes: must be in the order of the sorted folders: 0, 1, 10, 2"):
         check(tmp_path, classes=words)
 
 
@@ -149,7 +149,7 @@ def test_numbered_folders_have_the_names_of_their_numbers(tmp_path: Path):
             {"classes": ["A", "B", "C"], "folders": ["ant", "bee", "cat"]},
             "'A' where the data have 'ant'",
         ),
-        (["ant", "bee", "cat"], {"classes": ["C", "B", "A"], "folders": ["cat", "bee", "ant"]}, r"data\.folders must stand in"),
+        (["ant", "bee", "cat"], {"classes": ["C", "B", "A"], "folders": ["cat", "bee", "ant"]}, r"data\.folders must be in"),
     ],
 )
 def test_names_never_go_by_position(folder_root: Path, table: object, data, complaint: str):
@@ -163,7 +163,7 @@ def test_one_class_is_refused(folder_root: Path):
         (folder_root / split / "images").mkdir(parents=True)
         (folder_root / "x").rename(folder_root / split / "images" / "x")
     with pytest.raises(
-        UserError, match=r"one class \('images'\) leaves nothing to tell apart; is there a folder level too many"
+        UserError, match=r"one class \('images'\), so there is nothing to learn; does the data set have a folder level too many"
     ):
         check(folder_root)
 
@@ -180,7 +180,7 @@ def test_hidden_and_system_files_count_nowhere_and_are_told(folder_root: Path, c
         assert source.passed["no pictures (*.mp4)"] == source.passed["images in no class folder"] == 1
         assert source.passed["hidden"] >= 1 and source.passed["system files"] >= 1
     check(folder_root)
-    assert "passed over: 1 hidden, 1 images in no class folder, 1 no pictures (*.mp4), 1 system files" in " ".join(
+    assert "skipped: 1 hidden, 1 images in no class folder, 1 no pictures (*.mp4), 1 system files" in " ".join(
         capsys.readouterr().out.split()
     )
 
@@ -264,7 +264,7 @@ def test_unseen_scenes_do_not_depend_on_the_training_count():
 
 @pytest.mark.parametrize("size", [(8, 8), (600, 600)])
 def test_scene_size_has_limits(size):
-    with pytest.raises(UserError, match="from 32 to 512"):
+    with pytest.raises(UserError, match="must be 32 to 512"):
         open_source(ClassificationData(size_px=size), "train")
 
 

@@ -26,7 +26,7 @@ def json_path(data: KeypointData, split: str) -> Path:
     if given is not None:
         return given
     if data.root is None:
-        raise UserError("data.root is not set: it names the folder with annotations/ and images/ (data.name coco)")
+        raise UserError("data.root is unset: data set 'coco' needs a folder with annotations/ and images/ (--data.root)")
     if not data.root.is_dir():
         raise UserError(f"{data.root}: no such folder (data.root)")
     names = [f"person_keypoints_{name}.json" for name in split_names(data, split)]
@@ -200,7 +200,7 @@ def _checked_image(image: object, index: int, path: Path) -> JsonObject:
 def _checked_annotation(annotation: object, index: int, images: set[int | str], joints: int, path: Path) -> JsonObject:
     where = f"{path}: annotation {annotation.get('id', index) if isinstance(annotation, dict) else index}"
     if not isinstance(annotation, dict):
-        raise UserError(f"{where} is not a table of keypoints, bbox and image_id")
+        raise UserError(f"{where} is not an object with keypoints, bbox and image_id")
     crowd, points = to_flag(annotation.get("iscrowd")), annotation.get("keypoints")
     if crowd is None:
         raise UserError(f"{where} has the iscrowd {annotation['iscrowd']!r}, not 0 or 1")
@@ -209,7 +209,7 @@ def _checked_annotation(annotation: object, index: int, images: set[int | str], 
     points = points or [0] * 3 * joints  # the form in which tools write that no joint is known
     if not isinstance(points, list) or len(points) != 3 * joints:
         found = len(points) / 3 if isinstance(points, list) else 0
-        raise UserError(f"{where} has {found:g} joints, its category lists {joints}")
+        raise UserError(f"{where} has {found:g} joints, but its category lists {joints}")
     points = _coordinates(points, where)
     if set(points[2::3]) - {0, 1, 2}:
         raise UserError(f"{where} has a joint flag other than 0 (unknown), 1 (hidden), 2 (visible)")

@@ -93,15 +93,13 @@ def _check_files(source: CocoSource, result: SplitAudit) -> None:
     used = np.unique([person.image for person in source.persons])
     missing = [path for path in (source.file(int(i)) for i in used) if not path.is_file()]
     if missing:
-        raise UserError(f"{missing[0]}: no such image{and_more(missing)}, {source.path} lists it")
+        raise UserError(f"{missing[0]}: no such image{and_more(missing)}, but {source.path} lists it")
     for i in used[np.unique(np.linspace(0, len(used) - 1, min(len(used), FILES)).round().astype(int))]:
         file, size = source.file(int(i)), source.size(int(i))
         if turn_of(file, size) is not None:
-            result.turned[
-                "turned after their EXIF tag, and their annotations, which are of the pixels as stored, with them"
-            ] += 1
+            result.turned["rotated by their EXIF tag, together with their annotations, which are for the pixels as stored"] += 1
         elif (tag := orientation_of(file)) != 1 and (tag < 5 or size[0] == size[1]):
-            result.turned["turned after their EXIF tag; their annotations must be of the upright images"] += 1
+            result.turned["rotated by their EXIF tag; their annotations must be for the upright images"] += 1
 
 
 def doubts(audits: list[SplitAudit], data: KeypointData, joints: Joints, assumed: list[str]) -> list[str]:
@@ -115,23 +113,23 @@ def doubts(audits: list[SplitAudit], data: KeypointData, joints: Joints, assumed
                 f"{audit.split}: {len(outside)} detections lie outside their image (left out), first detection {outside[0]}"
             )
         for kind, count in audit.turned.items():
-            lines.append(f"{audit.split}: {count} of the images looked at are {kind}")
+            lines.append(f"{audit.split}: {count} of the checked images are {kind}")
         absent = [name for name, count in zip(joints.names, audit.known, strict=True) if not count]
         if absent:
-            lines.append(f"{audit.split}: never known: {', '.join(absent)}")
+            lines.append(f"{audit.split}: joints never known: {', '.join(absent)}")
     if assumed:
         lines.append(f"{assumption(assumed, data)}; set data.sigmas")
     without_sides = all(i == other for i, other in enumerate(joints.swapped))
     single = [n for i, n in enumerate(joints.names) if joints.swapped[i] == i and mirror_name(n) != n]
     if single and data.flip:
-        lines.append(f"no partner in a mirror for {', '.join(single)}; set data.flip_pairs")
+        lines.append(f"no flip pair for {', '.join(single)}; set data.flip_pairs")
     elif without_sides and data.flip:
         lines.append(
             f"no flip pair found among {listed(joints.names)}: a mirrored left joint is trained on as a left one; "
             "set data.flip_pairs, or data.flip to 0"
         )
     if data.half_body and not 0 < len(joints.lower) < len(joints):
-        lines.append("half-body crops are off: no joint is known as the lower body's; set data.lower_body")
+        lines.append("half-body crops are off: no joint is known to be in the lower body; set data.lower_body")
     return lines
 
 

@@ -54,7 +54,7 @@ class KeypointData(Section):
     """OKS constant of joints that are neither COCO's nor in `sigmas`."""
 
     boxes: Literal["gt"] | Path = "gt"
-    """Boxes for validation: those of the annotations (gt), or a file of detections in COCO's result layout."""
+    """Boxes for validation: those of the annotations (gt), or a file of detections in COCO's result format."""
     min_box_score: float = 0.0
     """Ignore detections with a lower score."""
 
@@ -73,7 +73,7 @@ class KeypointData(Section):
     rotate_sd_deg: PositiveFloat | None = None
     """Standard deviation of a normally distributed angle, in degrees, clipped at `rotate_deg`; unset: uniform."""
     rotate: Share = 0.6
-    """Probability of turning."""
+    """Probability that the crop is rotated."""
     half_body: Share = 0.0
     """Probability of a crop of the upper or lower body only, for persons with more than 8 known joints."""
     half_body_upper: Share = 0.5
@@ -91,13 +91,13 @@ class KeypointData(Section):
     """Processes that load persons."""
 
     train_images: int = Field(2000, ge=1, le=1_000_000)
-    """scenes: images drawn for training."""
+    """scenes: number of training images to generate."""
     val_images: int = Field(200, ge=1, le=1_000_000)
-    """scenes: images drawn for validation."""
+    """scenes: number of validation images to generate."""
     scene_px: int = Field(128, ge=32, le=512)
     """scenes: side of an image, in pixels."""
     seed: int = Field(0, ge=0)
-    """scenes: seed of the drawn world."""
+    """scenes: seed of the generated world."""
 
     @field_validator("joints", "lower_body")
     @classmethod
@@ -136,7 +136,7 @@ class KeypointHeatmap(Section):
     sigma: float = Field(1.0, ge=0.1, le=100)
     """Standard deviation of the Gaussian, in heatmap pixels."""
     target: Literal["exact", "rounded"] = "exact"
-    """Center of the Gaussian: the exact position of the joint (DARK), or the nearest heatmap pixel (HRNet)."""
+    """Centre of the Gaussian: the exact position of the joint (DARK), or the nearest heatmap pixel (HRNet)."""
 
 
 class KeypointLoss(Section):
@@ -144,7 +144,7 @@ class KeypointLoss(Section):
 
     # Heatmaps are nearly empty, so the plain error is about 1e-3, and `search.rho` and `train.eps` would have to be as small.
     scale: PositiveFloat = 500.0
-    """Factor of the loss; suitable values of search.rho and train.eps depend on the size of the loss."""
+    """Factor on the loss; suitable values of search.rho and train.eps depend on the size of the loss."""
     hard_joints: PositiveInt | None = None
     """Use only this many joints of each person, those with the largest errors; unset: all."""
 
@@ -169,14 +169,14 @@ class KeypointEvaluation(Section):
     pck_by: Literal["torso", "box"] | None = None
     """PCK: reference size; unset: the torso if shoulders and hips are among the joints, else the box."""
     results: Path | None = None
-    """JSON file for the poses of each evaluation, in COCO's result layout."""
+    """JSON file to which each evaluation writes its poses, in COCO's result format."""
 
 
 class KeypointPredict(Section):
-    """Settings that only predict.py uses."""
+    """Settings that only predict uses."""
 
     boxes: Path | None = None
-    """JSON file of boxes in COCO's result layout; unset: the whole image is the box."""
+    """JSON file of boxes in COCO's result format; unset: the whole image is the box."""
     min_joint_score: Share = 0.2
     """Do not draw joints with a lower score."""
 

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=path_argument, required=True, help="folder of the images")
     parser.add_argument("--out", type=path_argument, required=True, help="folder for the pictures")
     parser.add_argument("--annotations", type=path_argument, help="COCO JSON with file names and skeleton")
-    parser.add_argument("--min-score", type=float, default=0.2, help="poses and joints with a lower score are not drawn")
+    parser.add_argument("--min-score", type=float, default=0.2, help="do not draw poses and joints with lower scores")
     options = parser.parse_args(argv)
     for path in plot(options.results, options.images, options.out, options.annotations, min_score=options.min_score):
         console.print(str(path), highlight=False)

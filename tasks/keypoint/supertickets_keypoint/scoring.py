@@ -32,7 +32,7 @@ def check_areas(truth: Truth) -> None:
         if annotation["num_keypoints"] and not annotation["iscrowd"] and not annotation["area"] > 0:
             named = annotation.get("source_id", annotation["id"])
             raise UserError(
-                f"validation annotation {named} has the area {annotation['area']:g}, with which OKS AP finds no pose right: "
+                f"validation annotation {named} has the area {annotation['area']:g}, for which OKS AP accepts no pose: "
                 "give its area in pixels, or set evaluation.metric to pck"
             )
 

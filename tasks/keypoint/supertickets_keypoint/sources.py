@@ -33,7 +33,7 @@ def check_joint_names(names: Sequence[str], data: KeypointData, *, where: object
     """Raise `UserError` if the joints of the annotations are not those that the network is made for."""
     if list(names) != list(data.joints or ()):
         raise UserError(
-            f"{where}: the joints of the annotations ({', '.join(names)}) are not those that the network is made for "
+            f"{where}: the joints of the annotations ({', '.join(names)}) are not those of the network "
             f"({', '.join(data.joints or ())})"
         )
 
@@ -87,7 +87,7 @@ class SceneSource:
         from supertickets.scenes import CLASSES, VAL_START, draw_scene
 
         if data.boxes != "gt":
-            raise UserError(f"data.boxes: {data.boxes} cannot be used, drawn scenes have their own boxes; use gt")
+            raise UserError(f"data.boxes: {data.boxes} cannot be used, because the scenes have their own boxes; use gt")
         check_joint_names(COCO_JOINTS, data, where="drawn scenes")
         start, count = (0, data.train_images) if split == "train" else (VAL_START, data.val_images)
         self.pictures: list[Image.Image] = []
@@ -161,7 +161,7 @@ def turn_of(path: Path, size: tuple[int, int]) -> Affine | None:
         return None
     if tag >= 5 and upright[::-1] == tuple(size):
         return upright_map(tag, size)
-    raise UserError(f"{path}: has {upright[0]}x{upright[1]} pixels, its annotation says {size[0]}x{size[1]}")
+    raise UserError(f"{path}: has {upright[0]}x{upright[1]} pixels, but its annotation says {size[0]}x{size[1]}")
 
 
 def megabytes(source: CocoSource) -> float:

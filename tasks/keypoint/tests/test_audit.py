@@ -58,8 +58,8 @@ def test_doubts_are_told(coco_root: Path, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "train: 1 joints outside their image" in shown and "first in annotation 0" in shown
     assert "train: 1 joints outside their box" in shown and "train: 1 boxes without area (left out)" in shown
-    assert "train: never known: right_hand" in shown and "assumed" not in shown
-    assert "no partner in a mirror for left_hand, right_hand; set data.flip_pairs" in shown
+    assert "train: joints never known: right_hand" in shown and "assumed" not in shown
+    assert "no flip pair for left_hand, right_hand; set data.flip_pairs" in shown
     assert len(task._sets["train"]) == 8
 
 
@@ -67,7 +67,7 @@ def test_doubts_are_told(coco_root: Path, capsys):
     ("edit", "complaint"),
     [
         (lambda c: c["annotations"][2].pop("keypoints"), r"train2017\.json: annotation 2 has no keypoints"),
-        (lambda c: c["annotations"][2]["keypoints"].pop(), r"annotation 2 has 4\.66667 joints, its category lists 5"),
+        (lambda c: c["annotations"][2]["keypoints"].pop(), r"annotation 2 has 4\.66667 joints, but its category lists 5"),
         (lambda c: c["annotations"][2]["keypoints"].__setitem__(2, 7), r"annotation 2 has a joint flag other than 0"),
         (
             lambda c: c["annotations"][2]["keypoints"].__setitem__(0, float("nan")),
@@ -93,7 +93,7 @@ def test_doubts_are_told(coco_root: Path, capsys):
         (lambda c: c["categories"][0].update(flip_pairs=[[2, 3], [3, 4]]), r"flip_pairs are not mutual: 'right_hand'"),
         (lambda c: c["categories"][0].update(flip_pairs=[[2, 99]]), r"flip_pairs: 99 is not a joint number of 1\.\.5"),
         (lambda c: c["categories"][0].update(keypoints=["a", "a", "b", "c", "d"]), r"joint names must differ: a"),
-        (lambda c: c["images"][0].update(width=81), r"000000000100\.jpg: has 80x60 pixels, its annotation says 81x60"),
+        (lambda c: c["images"][0].update(width=81), r"000000000100\.jpg: has 80x60 pixels, but its annotation says 81x60"),
         (lambda c: c["images"][0].update(file_name="no.jpg"), r"no\.jpg: no such image, .*train2017\.json lists it"),
         (lambda c: c["images"].append(c["images"][0]), r"image id 100 occurs more than once"),
         (
@@ -113,7 +113,7 @@ def test_given_joints_keep_the_skeleton_of_the_category(coco_root: Path):
     read, given = open_task(coco_root).joints, open_task(coco_root, joints=NAMES).joints
     assert (given.skeleton, given.swapped) == (read.skeleton, read.swapped) and given.swapped == (0, 4, 3, 2, 1)
     assert open_task(coco_root, joints=NAMES, skeleton=[("head", "left_foot")]).joints.skeleton == ((0, 3),)
-    with pytest.raises(UserError, match="are not those that the network is made for"):
+    with pytest.raises(UserError, match="are not those of the network"):
         open_task(coco_root, joints=NAMES[::-1])
 
 
@@ -130,9 +130,7 @@ def test_joints_without_a_flip_pair_are_told(coco_root: Path, capsys):
 
 def test_splits_that_disagree(coco_root: Path):
     change(coco_root, lambda c: c["categories"][0].update(keypoints=[*NAMES[:4], "tail"]), "val2017")
-    with pytest.raises(
-        UserError, match=r"val2017\.json: the joints of the annotations .*tail.* are not those that the network is made for"
-    ):
+    with pytest.raises(UserError, match=r"val2017\.json: the joints of the annotations .*tail.* are not those of the network"):
         open_task(coco_root)
 
 
@@ -149,7 +147,7 @@ def test_files_that_are_missing_or_broken(coco_root: Path):
         open_task(coco_root)
     with pytest.raises(UserError, match="no such folder"):
         open_task(coco_root / "elsewhere")
-    with pytest.raises(UserError, match=r"data\.root is not set"):
+    with pytest.raises(UserError, match=r"data\.root is unset"):
         KeypointTask({"data": {"name": "coco"}})
 
 
@@ -166,7 +164,7 @@ def test_pictures_are_upright_whatever_their_annotations_are_of(coco_root: Path,
     points = np.array(val.source.truth["annotations"][0]["keypoints"]).reshape(-1, 3)[:, :2]
     assert np.allclose(move(to_image.double().numpy(), joints[:, :2].numpy()), points, atol=1e-2)
     shown = " ".join(capsys.readouterr().out.split())
-    assert ("of the pixels as stored, with them" if tag >= 5 else "must be of the upright images") in shown
+    assert ("which are for the pixels as stored" if tag >= 5 else "must be for the upright images") in shown
 
 
 def test_a_picture_stored_on_its_side_and_annotated_upright(coco_root: Path):

@@ -80,22 +80,22 @@ def doubts(audits: list[SplitAudit], data: SegmentationData) -> list[str]:
         seen = "" if audit.read == audit.images else f" in the {audit.read} of {audit.images} label maps read"
         absent = [name for name, pixels in zip(names, audit.pixels, strict=True) if not pixels]
         if absent and audit.split == "train":
-            lines.append(f"{audit.split}: never seen{seen}: {listed(absent)}")
+            lines.append(f"{audit.split}: classes never found{seen}: {listed(absent)}")
         if audit.void_share > MUCH_VOID:
             lines.append(f"{audit.split}: {audit.void_share:.0%} of the pixels are void{seen}")
         if audit.orphans:
             lines.append(f"{audit.split}: {audit.orphans} label maps belong to no image")
         if audit.turned:
             lines.append(
-                f"{audit.split}: {audit.turned} images are turned after their EXIF tag{seen}, and their label maps have none: "
-                "they must be those of the upright images"
+                f"{audit.split}: {audit.turned} images are rotated by their EXIF tag{seen}, but their label maps have none: "
+                "these must match the upright images"
             )
         if audit.passed:
-            lines.append(f"{audit.split}: passed over: {told_passed(audit.passed)}")
+            lines.append(f"{audit.split}: skipped: {told_passed(audit.passed)}")
     if len(audits) == 2:
         only_val = [n for n, t, v in zip(names, audits[0].pixels, audits[1].pixels, strict=True) if v and not t]
         if only_val:
-            lines.append(f"val: holds classes that train was not seen to hold: {listed(only_val)}")
+            lines.append(f"val: has classes that were not found in train: {listed(only_val)}")
     if data.ignore_index is not None and data.ignore_index < len(names):
         lines.append(f"ignore_index {data.ignore_index} is also the class '{names[data.ignore_index]}': it is not scored")
     return lines
@@ -106,12 +106,13 @@ def audit(sources: dict[str, FileSource], *, show: bool, images: bool = True) ->
     for source in sources.values():
         if len(source.data.classes or ()) < 2:
             raise UserError(
-                f"{source.data.root}: one class leaves nothing to tell apart; name the background as a class too (data.classes)"
+                f"{source.data.root}: there is only one class, so there is nothing to learn; "
+                "add the background as a class (data.classes)"
             )
     audits = [audit_split(source, split, images=images) for split, source in sources.items()]
     for found in audits:
         if not found.pixels.sum():
-            raise UserError(f"{found.split}: no pixel of the {found.read} label maps read has a label other than void")
+            raise UserError(f"{found.split}: no pixel of the {found.read} checked label maps has a label other than void")
     if show:
         data = next(iter(sources.values())).data
         console.print(_table(audits, data))

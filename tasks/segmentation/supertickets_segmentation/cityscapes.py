@@ -101,9 +101,9 @@ def polygon_problems(points: Sequence[Sequence[float]], size: tuple[int, int]) -
     if not shape.is_valid:
         found.append("crosses itself")  # drawn nevertheless, as in the published label maps
     if not shape.intersects(picture):
-        found.append("wholly outside the picture")
+        found.append("completely outside the image")
     elif not shape.envelope.within(picture):
-        found.append("partly outside the picture")
+        found.append("partly outside the image")
     return found
 
 
@@ -153,11 +153,9 @@ def convert_all(root: Path, *, workers: int, overwrite: bool) -> list[Conversion
             results = list(track(done, "label maps", total=len(sources), console=console))
     made = [result for result in results if result is not None]
     failed = [result for result in made if result.error]
-    console.print(
-        f"{len(made) - len(failed)} label maps written, {len(sources) - len(made)} were there already", highlight=False
-    )
+    console.print(f"{len(made) - len(failed)} label maps written, {len(sources) - len(made)} already existed", highlight=False)
     if stale:
-        note(f"{label_map_of(stale[0])}: older than its polygons{and_more(stale)}; --overwrite makes it anew")
+        note(f"{label_map_of(stale[0])}: older than its polygons{and_more(stale)}; --overwrite writes it again")
     _report(made)
     if failed:
         more = f" ({len(failed)} of {len(sources)} files could not be converted)" if len(failed) > 1 else ""
@@ -178,10 +176,10 @@ def _report(made: list[Conversion]) -> None:
 @friendly
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m supertickets_segmentation.cityscapes DIR`"""
-    parser = Parser("python -m supertickets_segmentation.cityscapes", description="Make Cityscapes label maps.")
-    parser.add_argument("dir", type=path_argument, help="Cityscapes folder, which holds gtFine")
+    parser = Parser("python -m supertickets_segmentation.cityscapes", description="Write label maps for Cityscapes.")
+    parser.add_argument("dir", type=path_argument, help="Cityscapes folder, which contains gtFine")
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
-    parser.add_argument("--overwrite", action="store_true", help="also make label maps that exist")
+    parser.add_argument("--overwrite", action="store_true", help="also write label maps that already exist")
     options = parser.parse_args(argv)
     if options.workers < 1:
         raise UserError(f"--workers must be at least 1, not {options.workers}")

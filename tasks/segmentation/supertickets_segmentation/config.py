@@ -52,7 +52,7 @@ class SegmentationData(Section):
     photometric: bool = False
     """Change brightness, contrast, saturation and hue at random."""
     photometric_style: Literal["blend", "mmseg"] = "blend"
-    """Blend with black and gray; or as in mmseg: add up to 32 of 255, multiply values and saturations by 0.5 to 1.5."""
+    """Blend with black and grey; or as in mmseg: add up to 32 of 255, multiply values and saturations by 0.5 to 1.5."""
     mean: tuple[Mean, Mean, Mean] = (0.485, 0.456, 0.406)
     """Mean of R, G and B, in 0..1."""
     std: tuple[Deviation, Deviation, Deviation] = (0.229, 0.224, 0.225)
@@ -66,16 +66,16 @@ class SegmentationData(Section):
     """Number of evenly spaced label maps of each split to read before training."""
 
     train_images: int = Field(1000, ge=1, le=1_000_000)
-    """scenes: images drawn for training."""
+    """scenes: number of training images to generate."""
     val_images: int = Field(200, ge=1, le=1_000_000)
-    """scenes: images drawn for validation."""
+    """scenes: number of validation images to generate."""
     seed: int = Field(0, ge=0)
-    """scenes: seed of the drawn world."""
+    """scenes: seed of the generated world."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> SegmentationData:
         if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale must rise: {list(self.scale)}")
+            raise ValueError(f"scale must be in ascending order: {list(self.scale)}")
         if self.classes is not None:
             if not self.classes:
                 raise ValueError("classes must not be empty")

@@ -82,7 +82,7 @@ class SceneSource:
         self.start, self.count = (0, data.train_images) if split == "train" else (VAL_START, data.val_images)
         self.size_px = max(data.resize or data.size_px)
         if not 32 <= self.size_px <= 512:
-            raise UserError(f"scenes are drawn from 32 to 512 pixels wide, not {self.size_px} (data.size_px, data.resize)")
+            raise UserError(f"scenes must be 32 to 512 pixels wide, not {self.size_px} (data.size_px, data.resize)")
 
     def __len__(self) -> int:
         return self.count

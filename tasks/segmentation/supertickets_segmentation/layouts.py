@@ -48,14 +48,14 @@ def _match(images: Path, labels: Path) -> Pairs:
     for path in files:
         name = path.relative_to(images).with_suffix("").as_posix()
         if name in by_name:
-            raise UserError(f"{path}: a second image named '{name}' beside {by_name[name].name}; keep one of them")
+            raise UserError(f"{path}: there is another image named '{name}', {by_name[name].name}; keep one of them")
         by_name[name] = path
     found, others = _all_in(labels, "label maps", ".png")
     maps = {p.relative_to(labels).with_suffix("").as_posix(): p for p in found}
     without = [path for name, path in by_name.items() if name not in maps]
     if without:
         first = (labels / without[0].relative_to(images)).with_suffix(".png")
-        raise UserError(f"{without[0]}: image without a label map, {first} is missing{and_more(without)}")
+        raise UserError(f"{without[0]}: has no label map ({first} is missing){and_more(without)}")
     orphans = [path for name, path in maps.items() if name not in by_name]
     return Pairs([Pair(name, path, maps[name]) for name, path in by_name.items()], orphans, passed + others)
 

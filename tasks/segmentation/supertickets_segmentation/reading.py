@@ -43,11 +43,11 @@ def read_label_map(path: Path) -> NDArray[np.integer]:
 def _check_form(image: Image.Image, path: Path) -> None:
     """Raise `UserError` for an opened file that is not a label map, or whose pixels are not the values that were saved."""
     if image.format not in LOSSLESS or image.info.get("compression") in LOSSY_TIFF:
-        raise UserError(f"{path}: a label map must be stored without loss, this file is a {image.format}; save it as a PNG")
+        raise UserError(f"{path}: a label map needs lossless compression, but this file is a {image.format}; save it as a PNG")
     if image.mode not in {"L", "P", "1", "I", "I;16", "I;16B", "I;16L"}:
         raise UserError(
-            f"{path}: a label map must hold one number a pixel, but this is a {image.mode} picture; "
-            "turn its colours into class numbers and save a single-channel PNG"
+            f"{path}: a label map must have one number per pixel, but this is a {image.mode} image; "
+            "convert its colours to class numbers and save a single-channel PNG"
         )
     raw = _raw_mode(image)
     if raw not in SCALED and raw.startswith(("L;", "1;I")):  # the remaining ones are inverted or reversed

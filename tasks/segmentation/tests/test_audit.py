@@ -54,7 +54,7 @@ def test_training_reads_find_what_a_sample_missed(pairs_root: Path):
 @pytest.mark.parametrize(
     "lost, complaint",
     [
-        ("labels/train/train1.png", r"train1\.jpg: image without a label map, .*train1\.png is missing"),
+        ("labels/train/train1.png", r"train1\.jpg: has no label map \(.*train1\.png is missing"),
         ("labels/val", r"labels.val: no such folder"),
         ("images", r"images.train: no such folder"),
         ("", "no such folder"),
@@ -89,7 +89,7 @@ def test_sizes_differ(pairs_root: Path):
 
 def test_two_images_of_one_name(pairs_root: Path):
     shutil.copy(pairs_root / "images/val/val1.jpg", pairs_root / "images/val/val1.jpeg")
-    with pytest.raises(UserError, match="a second image named 'val1'"):
+    with pytest.raises(UserError, match="another image named 'val1'"):
         check(pairs_root)
 
 
@@ -120,9 +120,9 @@ def test_doubts_are_told(pairs_root: Path, capsys):
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(pairs_root / "labels/val/stray.png")
     config = SegmentationTask({"data": {"name": "pairs", "root": pairs_root}}).config.data
     told = "\n".join(doubts(audit({s: FileSource(config, s) for s in ("train", "val")}, show=True), config))
-    assert "train: never seen: sky, tree" in told and "of the pixels are void" in told
-    assert "val: 1 label maps belong to no image" in told and "val: holds classes that train" in told
-    assert "never seen" in capsys.readouterr().out
+    assert "train: classes never found: sky, tree" in told and "of the pixels are void" in told
+    assert "val: 1 label maps belong to no image" in told and "val: has classes that were not found in train: " in told
+    assert "never found" in capsys.readouterr().out
 
 
 def test_other_names_in_the_data_are_refused(pairs_root: Path):
@@ -137,7 +137,7 @@ def test_other_names_in_the_data_are_refused(pairs_root: Path):
 
 
 def test_one_class_is_refused(pairs_root: Path):
-    with pytest.raises(UserError, match="one class leaves nothing to tell apart; name the background as a class too"):
+    with pytest.raises(UserError, match="only one class, so there is nothing to learn; add the background as a class"):
         (pairs_root / "classes.json").write_text('["all"]')
         check(pairs_root)
 
@@ -153,8 +153,8 @@ def test_what_is_passed_over_and_turned_is_told(pairs_root: Path, capsys):
     Image.open(image).copy().save(image, exif=exif)
     check(pairs_root)
     shown = " ".join(capsys.readouterr().out.split())
-    assert "train: passed over: 1 hidden, 1 no pictures (*.mp4)" in shown
-    assert "train: 1 images are turned after their EXIF tag, and their label maps have none" in shown
+    assert "train: skipped: 1 hidden, 1 no pictures (*.mp4)" in shown
+    assert "train: 1 images are rotated by their EXIF tag, but their label maps have none" in shown
 
 
 def test_memory_is_reckoned_by_all_pictures(pairs_root: Path, monkeypatch):

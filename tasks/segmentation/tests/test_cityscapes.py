@@ -50,7 +50,7 @@ def test_unlabelled_is_void_and_existing_maps_stay_and_old_ones_are_told(tmp_pat
     write(tmp_path, [thing("road")])
     main([str(tmp_path)])
     assert (labels_of(tmp_path) == 255).all()
-    assert "older than its polygons; --overwrite makes it anew" in " ".join(capsys.readouterr().out.split())
+    assert "older than its polygons; --overwrite writes it again" in " ".join(capsys.readouterr().out.split())
     main([str(tmp_path), "--overwrite"])
     assert (labels_of(tmp_path) == 0).any()
 
@@ -76,8 +76,8 @@ def test_undrawable_polygons_are_left_out_and_counted(tmp_path: Path, capsys):
         (SQUARE, []),
         ([[0, 0], [20, 0], [20, 12], [0, 12]], []),  # the border itself is in
         ([[0, 0], [5, 5], [5, 0], [0, 5]], ["crosses itself"]),
-        ([[30, 30], [40, 30], [40, 40]], ["wholly outside the picture"]),
-        ([[-5, 3], [9, 3], [9, 8]], ["partly outside the picture"]),
+        ([[30, 30], [40, 30], [40, 40]], ["completely outside the image"]),
+        ([[-5, 3], [9, 3], [9, 8]], ["partly outside the image"]),
     ],
 )
 def test_polygons_are_looked_at(polygon, problems):

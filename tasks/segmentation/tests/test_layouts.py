@@ -103,7 +103,7 @@ def test_class_files(tmp_path: Path, content):
         ("{", "not valid JSON"),
         ("{}", "expected a list of class names"),
         ('["a", "a"]', "'a' occurs twice"),
-        ("[1, 2]", "must be texts"),
+        ("[1, 2]", "must be text"),
         ('{"classes": [{"index": 5, "name": "a"}]}', r"must be 0\.\.0"),
         ('{"names": ["a"], "ignore_index": "255"}', "ignore_index must be a whole number"),
         ('{"names": ["a"], "palette": [[1, 2]]}', "palette must be"),

@@ -32,7 +32,7 @@ def test_label_values_are_kept(tmp_path: Path, kind: str):
 
 def test_colour_label_map_is_refused_with_a_hint(tmp_path: Path):
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a\.png.*one number a pixel.*single-channel PNG"):
+    with pytest.raises(UserError, match=r"a\.png.*one number per pixel.*single-channel PNG"):
         read_label_map(tmp_path / "a.png")
 
 
@@ -75,7 +75,7 @@ def test_stored_values_of_any_depth(tmp_path: Path, bits: int):
 @pytest.mark.parametrize(("form", "options"), [("JPEG", {}), ("WEBP", {"quality": 50}), ("TIFF", {"compression": "jpeg"})])
 def test_lossy_label_maps_are_refused(tmp_path: Path, form: str, options):
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "m.png", format=form, **options)
-    with pytest.raises(UserError, match=rf"m\.png: a label map must be stored without loss, this file is a {form}"):
+    with pytest.raises(UserError, match=rf"m\.png: a label map needs lossless compression, but this file is a {form}"):
         read_label_map(tmp_path / "m.png")
 
 

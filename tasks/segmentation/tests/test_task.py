@@ -235,7 +235,7 @@ def test_too_few_images_for_a_batch():
 
 @pytest.mark.parametrize("size", [(8, 8), (600, 600)])
 def test_scene_size_has_limits(size):
-    with pytest.raises(UserError, match="from 32 to 512"):
+    with pytest.raises(UserError, match="must be 32 to 512"):
         scenes_task(data={"size_px": size}).build_loaders(1)
 
 

@@ -55,7 +55,7 @@ def assert_supported(net: nn.Module) -> None:
             raise UserError(f"{name}: the engine has no token mixers (arch.tokens); {OTHER}")
     weights = sum(int(parameter.count_nonzero()) for parameter in net.parameters())
     if weights > LARGEST:
-        raise UserError(f"the network has {weights:,} weights that are not zero, and the engine takes {LARGEST:,}; {OTHER}")
+        raise UserError(f"the network has {weights:,} nonzero weights, but the engine takes at most {LARGEST:,}; {OTHER}")
 
 
 class _Planner:

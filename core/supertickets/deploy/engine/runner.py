@@ -117,7 +117,7 @@ class Engine:
     def _call(self, images: Array) -> Array:
         if images.ndim != 4 or images.shape[1:] != self.input_shape:
             wanted = ", ".join(map(str, self.input_shape))
-            raise UserError(f"{self.path}: images of shape {images.shape} given; it runs (B, {wanted})")
+            raise UserError(f"{self.path}: images of shape {images.shape} given; it expects (B, {wanted})")
         images = np.ascontiguousarray(images, dtype=np.float32)
         out = np.empty((len(images), *self.output_shape), np.float32)
         if self._pool is not None and self._parts > 1 and len(images) == 1:
@@ -201,8 +201,8 @@ def check_file(path: Path) -> str:
     here = {"amd64": "x86_64", "aarch64": "arm64"}.get(platform.machine().lower(), platform.machine().lower())
     if not data.startswith(MAGIC.get(system, (b"",))):
         made = next((name for magic, name in MADE_FOR.items() if data.startswith(magic)), "another system")
-        raise UserError(f"{path}: compiled for {made}, this is {system}")
+        raise UserError(f"{path}: compiled for {made}, but this is {system}")
     machines = {MACHINES.get(target, here) for target in targets.split()}
     if here not in machines:
-        raise UserError(f"{path}: compiled for {targets}, this machine is {here}")
+        raise UserError(f"{path}: compiled for {targets}, but this machine is {here}")
     return targets
