@@ -13,7 +13,7 @@ from supertickets.draw import draw_ticket
 from supertickets.errors import Stopped, UserError
 from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.run import check_same_experiment, check_same_labels, run_folder
+from supertickets.training.run import by_main, check_same_experiment, check_same_labels, run_folder
 from supertickets.training.schedule import plan_prunes
 
 
@@ -82,7 +82,7 @@ def draw_or_resume(task: Task, config: Config, folder: Path, **sections: dict[st
     """
     sections["run"] = {**sections.get("run", {}), "dir": folder, "resume": "auto"}
     config = config.changed(**sections)
-    if (folder / "ticket" / "ticket.json").exists():
+    if by_main((folder / "ticket" / "ticket.json").exists):
         check_same_experiment(folder, config.resolved())
         check_same_labels(folder, list(task.labels))
         return Ticket.load(folder / "ticket")

@@ -7,7 +7,6 @@ due. These steps are defined in `training.trainer`, `training.pruning` and `trai
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from functools import partial
 
 from supertickets.config.sections import Config
@@ -15,11 +14,9 @@ from supertickets.pruning.criteria import Evidence
 from supertickets.report.closing import epoch_line, finish
 from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.distill import freeze_epoch
-from supertickets.training.milestones import plan_milestones
+from supertickets.training.plan import Plan, plan_run
 from supertickets.training.pruning import check_prunes, let_weights_return, prune_copy, prune_weights
-from supertickets.training.run import Record, open_run
-from supertickets.training.schedule import plan_prunes, plan_shrinks
+from supertickets.training.run import Record, Run, open_run
 from supertickets.training.shrinking import shrink_net
 from supertickets.training.trainer import Trainer
 
@@ -30,26 +27,27 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
     Raises `UserError` for settings or data that cannot work, before anything is written, and if training diverges.
     """
     config = config.resolved()
-    epochs = config.train.epochs
-    prunes = plan_prunes(epochs, config.prune)
-    shrinks = plan_shrinks(epochs, config.search, prunes)
-    kept_as_teacher = freeze_epoch(config, prunes=prunes, shrinks=shrinks)
-    milestones = plan_milestones(config, prunes=prunes, shrinks=shrinks)
+    plan = plan_run(config)
     task.check_data()
-    run = open_run(task.name, config)
+    with open_run(task.name, config) as run:
+        return _draw(task, config, plan, run)
+
+
+def _draw(task: Task, config: Config, plan: Plan, run: Run) -> Ticket:
+    """Draw the ticket in `run`, or continue with what its last checkpoint left to do."""
+    epochs, prunes, milestones = config.train.epochs, plan.prunes, plan.milestones
     state = run.state(task)
     check_prunes(state, config.prune, epochs=epochs, input_shape=task.input_shape)
-    trainer = Trainer(task, config, state, run.accelerator, search_end=max(shrinks, default=0), keeper=run.keeper)
+    trainer = Trainer(task, config, state, run.accelerator, search_end=plan.search_end, keeper=run.keeper)
     evidence = Evidence(trainer.losses, mean=trainer.mean, input_shape=task.input_shape, seed=config.run.seed)
     prune = partial(prune_weights, state, config.prune, plan=prunes, evidence=evidence)
     ticket_of = partial(Ticket.from_net, task=task, config=config, supernet_costs=state.supernet_costs)
     run.begin(state)
-    plan = _describe_plan(config, prunes=prunes, shrinks=shrinks)
-    run.say("\n".join([*state.net.notes(), f"{task.name}: {plan}; writing to {run.folder}"]))
+    run.say("\n".join([*state.net.notes(), f"{task.name}: {_describe(plan, config)}; writing to {run.folder}"]))
 
     net = None
     if state.step == 0:
-        _keep_start(trainer, as_teacher=kept_as_teacher == 0)
+        _keep_start(trainer, as_teacher=plan.kept_as_teacher == 0)
     state.underway.began = time.monotonic()
     with run.guarded():
         while state.logged < epochs:
@@ -69,10 +67,10 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
                 scores |= trainer.evaluate(net)
                 if run.main and mask is not None and milestones.keeps(state.epoch):
                     milestones.keep(ticket_of(net, mask=mask, metrics=scores), run, epoch=state.epoch, metric=task.metric)
-            if state.epoch == kept_as_teacher:
+            if state.epoch == plan.kept_as_teacher:
                 trainer.keep_teacher()
-            if state.epoch in shrinks:
-                now.events["units_removed"] = _shrink(trainer, shrinks=shrinks, prunes=prunes)
+            if state.epoch in plan.shrinks:
+                now.events["units_removed"] = _shrink(trainer, plan)
             trainer.compare_processes(f"epoch {state.epoch}")  # and its shrink
             record = {"epoch": state.epoch, **now.losses, **scores, **now.events, "seconds": round(now.elapsed(), 2)}
             run.finish_epoch(state, record)
@@ -86,11 +84,11 @@ def draw_ticket(task: Task, config: Config) -> Ticket:
     return ticket
 
 
-def _describe_plan(config: Config, *, prunes: Mapping[int, float], shrinks: Sequence[int]) -> str:
+def _describe(plan: Plan, config: Config) -> str:
     """One line about the epochs, prunes and shrinks to come."""
     budget = config.prune.target_sparse_macs
     goal = "" if budget is None else f" to {budget:g} of the MACs"
-    return f"{config.train.epochs} epochs, prunes before {list(prunes)}{goal}, shrinks after {list(shrinks)}"
+    return f"{config.train.epochs} epochs, prunes before {list(plan.prunes)}{goal}, shrinks after {plan.shrinks}"
 
 
 def _keep_start(trainer: Trainer, *, as_teacher: bool) -> None:
@@ -101,11 +99,11 @@ def _keep_start(trainer: Trainer, *, as_teacher: bool) -> None:
         trainer.keep_teacher()
 
 
-def _shrink(trainer: Trainer, *, shrinks: Sequence[int], prunes: Mapping[int, float]) -> int:
+def _shrink(trainer: Trainer, plan: Plan) -> int:
     """Remove the units that the search no longer needs, and make the network ready for training again; return how many."""
     state, config = trainer.state, trainer.config
-    removed = shrink_net(state, config.search, plan=shrinks, input_shape=trainer.task.input_shape, seed=config.run.seed)
+    removed = shrink_net(state, config.search, plan=plan.shrinks, input_shape=trainer.task.input_shape, seed=config.run.seed)
     if removed:
         trainer.rewrap()
-        let_weights_return(state, config.prune, plan=prunes)
+        let_weights_return(state, config.prune, plan=plan.prunes)
     return removed

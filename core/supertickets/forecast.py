@@ -18,11 +18,9 @@ from supertickets.config.sections import Config
 from supertickets.errors import UserError
 from supertickets.task import Task
 from supertickets.terminal import duration, human, summary_table
-from supertickets.training.distill import freeze_epoch
-from supertickets.training.milestones import plan_milestones
+from supertickets.training.plan import plan_run
 from supertickets.training.pruning import check_prunes
 from supertickets.training.run import open_run
-from supertickets.training.schedule import plan_prunes, plan_shrinks
 from supertickets.training.state import Underway
 from supertickets.training.trainer import Trainer
 
@@ -90,29 +88,22 @@ def forecast_run(task: Task, config: Config) -> Forecast:
     if config.imp.rounds or config.pipeline.enabled:
         raise UserError("--dry-run cannot be combined with imp.rounds or pipeline.enabled")
     config = config.resolved()
-    epochs = config.train.epochs
-    prunes = plan_prunes(epochs, config.prune)
-    shrinks = plan_shrinks(epochs, config.search, prunes)
-    freeze_epoch(config, prunes=prunes, shrinks=shrinks)
-    milestones = plan_milestones(config, prunes=prunes, shrinks=shrinks)
+    plan = plan_run(config)
     task.check_data()
-    run = open_run(task.name, config)
-    try:
+    with open_run(task.name, config) as run:
         state = run.state(task)
-        check_prunes(state, config.prune, epochs=epochs, input_shape=task.input_shape)
-        trainer = Trainer(task, config, state, run.accelerator, search_end=max(shrinks, default=0))
+        check_prunes(state, config.prune, epochs=config.train.epochs, input_shape=task.input_shape)
+        trainer = Trainer(task, config, state, run.accelerator, search_end=plan.search_end)
         state.underway = Underway()  # steps are timed at the beginning of an epoch, wherever the run was saved
         steps = trainer.steps_per_epoch
         step_s, evaluation_s = _time_steps(trainer), _time_evaluation(trainer)
-    finally:
-        run.end()  # a resumed run has claimed its folder
     device = run.accelerator.device
     return Forecast(
-        prunes=prunes,
+        prunes=plan.prunes,
         prunes_macs=config.prune.target_sparse_macs is not None,
-        shrinks=shrinks,
-        evaluations=len(milestones.evaluated),
-        epochs=epochs,
+        shrinks=plan.shrinks,
+        evaluations=len(plan.milestones.evaluated),
+        epochs=config.train.epochs,
         steps_per_epoch=steps,
         images_per_step=state.global_batch,
         macs=state.supernet_costs.get("macs", 0),

@@ -54,9 +54,7 @@ def count_layers(net: nn.Module, input_shape: tuple[int, int, int]) -> dict[str,
         return hook
 
     counted = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
-    hooks = [
-        module.register_forward_hook(record(name)) for name, module in net.named_modules() if isinstance(module, counted)
-    ]
+    hooks = [module.register_forward_hook(record(name)) for name, module in net.named_modules() if isinstance(module, counted)]
     tensors = {name: tensor.to("meta") for name, tensor in itertools.chain(net.named_parameters(), net.named_buffers())}
     try:
         # With gradients, as PyTorch's transformer would otherwise take a fused path that calls none of its parts.

@@ -38,7 +38,7 @@ def epoch_line(record: Mapping[str, Any], metric: str, epochs: int) -> str:
 
 
 def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early_tensors: Mapping[str, Tensor] | None = None) -> None:
-    """Write the ticket, the curves, the example pictures and the report; print the closing table; release the run folder.
+    """Write the ticket, the curves, the example pictures and the report; print the closing table.
 
     `early_tensors`, to which later runs can rewind, are written as a ticket inside the ticket's folder.
     """
@@ -61,7 +61,6 @@ def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early_tensor
     run.accelerator.wait_for_everyone()
     for tracker in run.accelerator.trackers:  # not `end_training`: another drawing may follow and need the process group
         tracker.finish()
-    run.end()
 
 
 def write_run_report(folder: Path, *, native_ms: float | None = None) -> None:

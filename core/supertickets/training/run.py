@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
@@ -37,11 +37,12 @@ from supertickets.training.signals import Signals
 from supertickets.training.state import TrainState, Underway, new_state
 from supertickets.training.trackers import check_trackers, chosen_trackers, start_trackers
 
+T = TypeVar("T")
 Record: TypeAlias = dict[str, object]  # the log entry of an epoch: JSON-serialisable values by name
 
 
 class Run:
-    """A training run on disk. Only the main process writes.
+    """A training run on disk, as a context: at its end, the folder is free for other processes. Only the main process writes.
 
     `main` is True in that process, and `resumes` is True if the run continues from a checkpoint.
     """
@@ -93,10 +94,12 @@ class Run:
 
     def _claimed(self) -> Path:
         """The folder, locked by the main process; the same on all processes."""
-        return Path(_by_main(lambda: _claim(self.folder, self.config)))
+        return by_main(lambda: _claim(self.folder, self.config))
 
-    def end(self) -> None:
-        """Release the folder for other processes."""
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         if self.main:
             lock.release(self.folder)
 
@@ -109,8 +112,6 @@ class Run:
         except Stopped as stop:
             stop.folder = str(self.folder)
             raise
-        finally:
-            self.end()
 
     def _forget_after(self, epoch: int) -> None:
         """Drop the metrics of epochs that will be trained again, as a run can end between its metrics and its checkpoint."""
@@ -122,22 +123,19 @@ class Run:
         write_text(self.metrics_file, "".join(f"{line}\n" for line in kept))
 
     def finish_epoch(self, state: TrainState, record: Record) -> None:
-        """Log the record of an epoch, with the mask's density by kind of layer, and write its checkpoint.
-
-        Afterwards raises `Stopped` if the run was asked to stop, unless this was its last epoch.
-        """
+        """Log the record of an epoch, with the mask's density by kind of layer, and write its checkpoint."""
         if state.mask:
             record = record | {"density": density_by_kind(state.mask)}
         if self.accelerator.trackers:
             numbers = {k: v for k, v in _flat(record).items() if isinstance(v, int | float)}
             self.accelerator.log(numbers, step=state.epoch)
         state.underway = Underway()
-        _by_main(lambda: append_line(self.metrics_file, json.dumps(record)))
+        by_main(lambda: append_line(self.metrics_file, json.dumps(record)))
         self.keeper.save(state)
 
     def save(self, state: TrainState) -> None:
         """Write a checkpoint on the main process. If that fails, raises `UserError` with the reason on all processes."""
-        _by_main(lambda: self.checkpoints.save(state))
+        by_main(lambda: self.checkpoints.save(state))
 
     def records(self) -> list[dict[str, Any]]:
         """The records of all epochs so far."""
@@ -149,20 +147,26 @@ class Run:
             console.print(message, highlight=False)
 
 
-def _by_main(work: Callable[[], object]) -> str:
-    """Run `work` on the main process and return its result, a text, on all. Errors are raised on all as `SharedError`."""
-    shared: list[str | None] = [None, None]  # the result, and the error message
-    if PartialState().is_main_process:
+def by_main(work: Callable[[], T]) -> T:
+    """Run `work` on the main process and return its result on all. Its errors are raised on all, as `SharedError`."""
+    shared: list[Any] = [None, None]  # the result, and the error message
+    if start_processes().is_main_process:
         try:
-            shared[0] = str(work())
+            shared[0] = work()
         except UserError as error:
             shared[1] = str(error)
         except OSError as error:
             shared[1] = f"{error.filename}: {error.strerror}"
     broadcast_object_list(shared)
-    if shared[0] is None:
+    if shared[1] is not None:
         raise SharedError(shared[1])
-    return shared[0]
+    result: T = shared[0]
+    return result
+
+
+def start_processes() -> PartialState:
+    """Accelerate's state of the processes, with the device that `Accelerator` will use; from here on, they can communicate."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 CONFIG = "config.yaml"  # the settings of a run, with every default
@@ -257,29 +261,26 @@ def open_run(task: str, config: Config) -> Run:
     check_trackers(trackers := chosen_trackers(config))
     if "tensorboard" in trackers and printable(str(folder)) != str(folder):
         raise UserError(f"run.dir: TensorBoard cannot write to {folder}, whose name is not UTF-8; set run.tensorboard to false")
-    begun = _by_main(lambda: bool(Checkpoints(folder, keep=1).files())) == str(True)
+    begun = by_main(lambda: bool(Checkpoints(folder, keep=1).files()))
     if config.run.resume is True and not begun:
         raise UserError(f"run.resume: {folder} holds no checkpoint to continue from")
     resumes = bool(config.run.resume) and begun
     if resumes:
         check_same_experiment(folder, config, but_spread=True)
-        _by_main(lambda: lock.claim(folder))  # before its last checkpoint is read
     elif config.run.dir is not None:
         check_unused(folder, but_metrics=config.run.resume == "auto")
-    return Run(task, folder, config, start_accelerator(config, folder), resumes=resumes)
+    accelerator = start_accelerator(config, folder)
+    if resumes:
+        by_main(lambda: lock.claim(folder))  # before its last checkpoint is read
+    return Run(task, folder, config, accelerator, resumes=resumes)
 
 
 def run_folder(task: str, config: Config) -> Path:
     """`run.dir`, or a folder named after the current time of the first process, because clocks may differ."""
-    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as in Accelerator: from here on, processes can communicate
-    shared = [str(config.run.dir or Path("runs") / task / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")]
-    broadcast_object_list(shared)
-    return Path(shared[0])
+    return by_main(lambda: config.run.dir or Path("runs") / task / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
 
 
 _RUN_KEYS = ("seed", "rewind_epoch", "tickets_at", "keep_best")  # the only keys of the `run` section that change what is drawn
-
-
 _SPREAD_KEYS = ("batch_size", "accumulate")  # of the `train` section: how the images of an update are spread
 
 
