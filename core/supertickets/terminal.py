@@ -100,9 +100,12 @@ def summary_table(title: str, rows: Mapping[str, str]) -> Table:
 
 def headline(scores: Mapping[str, Any], metric: str) -> str:
     """A short description of an evaluation: metric, MACs and sparsity."""
-    score = scores[metric]
-    shown = "not defined" if score is None else f"{score:.4f}"
-    return f"{metric} {shown}  MACs {human(scores['macs'])}  sparsity {scores['sparsity']:.3f}"
+    return f"{metric} {score_text(scores[metric])}  MACs {human(scores['macs'])}  sparsity {scores['sparsity']:.3f}"
+
+
+def score_text(score: float | None) -> str:
+    """A score with four digits, or `not defined`, as for a data set without anything to score."""
+    return "not defined" if score is None else f"{score:.4f}"
 
 
 def human(count: float) -> str:

@@ -7,10 +7,12 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -211,6 +213,19 @@ def test_the_threads_that_split_an_image_sleep_after_it_and_end_with_their_engin
     for thread in team._threads:
         thread.join(20)
     assert not any(thread.is_alive() for thread in team._threads)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_an_engine_that_has_run_a_batch_is_freed_and_runs_batches_after_a_fork(compiled):
+    x, engine = images_of((23, 30), 4), load(compiled, threads=3)
+    want, alive = engine(x), weakref.ref(engine)
+    if (child := os.fork()) == 0:
+        signal.alarm(60)  # ends it if it waits for threads that are not there
+        os._exit(0 if np.array_equal(engine(x), want) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    del engine
+    gc.collect()
+    assert alive() is None
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux lets a process choose")

@@ -35,7 +35,7 @@ class SearchConfig(Section):
     end: float = Field(1.0, gt=0, le=1)
     """Last shrink event, as a share of the epochs; never after the last prune."""
     threshold: float = Field(1e-3, ge=0)
-    """A unit is dead if its BN scale and the moving average of the scale are both at most this large."""
+    """Without a budget: a unit is dead if its BN scale and the moving average of the scale are both at most this large."""
     importance: str = "gamma_per_mac"
     """Order in which units are removed to meet a budget: gamma_per_mac, gamma, taylor, taylor_per_mac, random or uniform."""
     penalty: Literal["subgradient", "proximal"] = "subgradient"
@@ -43,7 +43,7 @@ class SearchConfig(Section):
     divisor: PositiveInt = 1
     """Keep a multiple of this many units for each kernel, because other numbers of channels are slower."""
     min_macs: float = Field(1e6, ge=0)
-    """A shrink event waits until it would remove at least this many MACs."""
+    """Without a budget: a shrink event waits until it would remove at least this many MACs."""
     target_macs: PositiveFloat | None = None
     """Budget of MACs at the end of the search; values up to 1 are a share of those at the start."""
     target_params: PositiveFloat | None = None

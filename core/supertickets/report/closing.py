@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from supertickets.deploy.engine.timing import native_ms
 from supertickets.networks.macs import paper_macs
 from supertickets.task import Task
-from supertickets.terminal import console, headline, human, note, summary_table
+from supertickets.terminal import console, headline, human, note, score_text, summary_table
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import Run
 from supertickets.training.start import REWIND
@@ -98,7 +98,7 @@ def summary(ticket: Ticket, metric: str, folder: Path, *, native_ms: float | Non
         size = "x".join(map(str, ticket.load_task().input_shape[1:]))
         in_engine = {"sparse engine": f"{native_ms:.2f} ms for one image of {size} on one thread"}
     return {
-        metric: f"{figures[metric]:.4f}",
+        metric: score_text(figures[metric]),
         "protocol": figures.get("protocol", ""),
         "sparsity": f"{ticket.sparsity:.4f} of the prunable weights",
         "MACs, dense": beside_supernet("macs"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from html import escape
 
@@ -137,11 +138,11 @@ def scores_by_label(runs: Runs) -> str:
     found = []
     for key in dict.fromkeys(key for run in runs for key in run.scores_by_label):
         ours = {i: run.scores_by_label[key] for i, run in enumerate(runs, 1) if key in run.scores_by_label}
-        means = {
-            label: [scores[label] for scores in ours.values() if scores.get(label) is not None]
+        known = {
+            label: [score for scores in ours.values() if (score := scores.get(label)) is not None]
             for label in dict.fromkeys(label for scores in ours.values() for label in scores)
         }
-        order = sorted((label for label in means if means[label]), key=lambda label: sum(filter(None, means[label])))
+        order = sorted((label for label in known if known[label]), key=lambda label: statistics.mean(known[label]))
         shown = order[:LABELS_SHOWN]
         title = key if len(shown) == len(order) else f"{key}, the {len(shown)} lowest of {len(order)}"
         rows = [
@@ -151,7 +152,7 @@ def scores_by_label(runs: Runs) -> str:
             if ours[i].get(label) is not None
         ]
         head = ["label", *(runs[i - 1].name for i in ours)]
-        cells = [[label, *(_number(ours[i].get(label)) for i in ours)] for label in means]
+        cells = [[label, *(_number(ours[i].get(label)) for i in ours)] for label in known]
         chart = figure(title, charts.draw_scores(rows)) if rows else ""
         found.append(f"<div>{chart}{details(f'{key} as a table', table(head, cells, caption=key))}</div>")
     return _grid(found) if found else ""

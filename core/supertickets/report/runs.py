@@ -33,7 +33,7 @@ class Units:
     """A group of search units, in the ticket and in the full network."""
 
     block: str
-    kind: str  # kernel size, or "token"
+    kind: str  # kernel size, "channel" or "token"
     kept: int
     full: int | None  # None if the full network is not known
 

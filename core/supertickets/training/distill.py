@@ -107,7 +107,8 @@ class Stopwatch:
         """The seconds so far."""
         if self.on_gpu:
             torch.cuda.synchronize()
-            return sum(begin.elapsed_time(end) for begin, end in self.events) / 1000
+            self.elapsed += sum(begin.elapsed_time(end) for begin, end in self.events) / 1000
+            self.events.clear()
         return self.elapsed
 
 

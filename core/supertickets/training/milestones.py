@@ -34,8 +34,9 @@ class Milestones:
         if self.best_from is None or epoch < self.best_from:
             return
         past = run.records() if run.metrics_file.exists() else []
-        scores = [record[metric] for record in past if self.best_from <= record["epoch"] < epoch and metric in record]
-        if not scores or ticket.metrics[metric] > max(scores):
+        scores = [record.get(metric) for record in past if self.best_from <= record["epoch"] < epoch]
+        known, score = [score for score in scores if score is not None], ticket.metrics[metric]
+        if not known or (score is not None and score > max(known)):
             ticket.save(run.folder / "best")
 
 

@@ -130,7 +130,7 @@ def load_state(path: Path, task: Task, config: Config, device: torch.device) -> 
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
     except (LookupError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
-        raise UserError(f"{path}: not a checkpoint of a {task.name} run with this config ({_first_line(error)})") from error
+        raise UserError(f"{path}: not a checkpoint of a {task.name} run with this config ({_reason(error)})") from error
 
 
 def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -153,7 +153,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except UserError as error:
         raise Damaged(str(error)) from error
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError, RecursionError) as error:
-        raise Damaged(f"{path}: not a checkpoint, or damaged ({_first_line(error)})") from error
+        raise Damaged(f"{path}: not a checkpoint, or damaged ({_reason(error)})") from error
     return about, tensors
 
 
@@ -265,6 +265,6 @@ def _checked_process(own: dict[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[min(1, len(lines) - 1)].strip()

@@ -73,7 +73,7 @@ def score_results(results: Path, config: KeypointConfig) -> Metrics:
     if scores["ap"] is None:
         raise UserError(f"{json_path(data, 'val')}: OKS AP needs an area for each annotation, and at least one known joint")
     protocol = (
-        f"OKS AP of {data.name}/{data.val_split or 'val'}; poses, boxes, flip test and input size are those of {results.name}"
+        f"OKS AP on {data.name}/{data.val_split or 'val'}; poses, boxes, flip test and input size are those of {results.name}"
     )
     if assumed:
         protocol += f"; {assumption(assumed, data)}"

@@ -165,7 +165,7 @@ def turn_of(path: Path, size: tuple[int, int]) -> Affine | None:
 
 
 def megabytes(source: CocoSource) -> float:
-    """The memory in bytes that all decoded pictures with persons need."""
+    """The memory in megabytes that all decoded pictures with persons need."""
     used = np.unique([person.image for person in source.persons])
     images = source.truth["images"]
     return sum(3 * images[i]["width"] * images[i]["height"] for i in used) / 1e6

@@ -31,6 +31,7 @@ from supertickets_keypoint.results import Floats, results_of, write_results
 from supertickets_keypoint.scoring import ap_scores, check_areas, has_known_joints, pck_scores
 from supertickets_keypoint.skeletons import assumption, complete
 from supertickets_keypoint.sources import CocoSource, SceneSource, open_source
+from supertickets_keypoint.transforms import fill_of
 
 
 class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
@@ -115,7 +116,7 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
     def input_from_picture(self, size: tuple[int, int]) -> JsonObject:
         """How `predict` makes an input from a whole picture as one person's box, see `ticket.facts.preprocessing`."""
         data = self.config.data
-        return {"resize": "box", "padding": data.padding, "fill": [round(255 * m) for m in data.mean]}
+        return {"resize": "box", "padding": data.padding, "fill": list(fill_of(data))}
 
     def protocol(self) -> str:
         """A sentence that describes how `evaluate` measures."""
@@ -125,10 +126,12 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
         )
         nms = f"{'soft ' if evaluation.soft_nms else ''}OKS-NMS {evaluation.nms:g}" if evaluation.nms < 1 else "no OKS-NMS"
         assumed = f"; {assumption(self.assumed, data)}" if self.assumed else ""
-        pck = f"; PCK@{evaluation.pck:g} of the {self._pck_by()}" if data.boxes == "gt" else ""
+        scores = [f"PCK@{evaluation.pck:g} of the {self._pck_by()}"] if data.boxes == "gt" else []
+        scores.insert(len(scores) if evaluation.metric == "pck" else 0, "OKS AP")
         return (
-            f"OKS AP of {data.name}/{data.val_split or 'val'}; {boxes}, {'flip test' if evaluation.flip else 'no flip test'}, "
-            f"input {data.size_px[0]}x{data.size_px[1]}, {evaluation.decode} decoding, {nms}{assumed}{pck}"
+            f"{' and '.join(scores)}, on {data.name}/{data.val_split or 'val'}; {boxes}, "
+            f"{'flip test' if evaluation.flip else 'no flip test'}, "
+            f"input {data.size_px[0]}x{data.size_px[1]}, {evaluation.decode} decoding, {nms}{assumed}"
         )
 
     # Pictures and predictions ---------------------------------------------------------------------------------------

@@ -24,6 +24,14 @@ HALF_BODY_PADDING = 1.5  # more than for a box, because joints span less than a 
 Picture = Callable[[int], tuple[Image.Image, int]]
 
 
+def fill_of(data: KeypointData) -> tuple[int, int, int]:
+    """The colour (red, green, blue) of 0 to 255 around a picture, see `data.border`."""
+    if data.border != "mean":
+        return 0, 0, 0
+    red, green, blue = (round(255 * m) for m in data.mean)
+    return red, green, blue
+
+
 class PersonTransform:
     """A person and its picture -> [image (3, H, W) float32, joints (J, 3) float32, map from input to image (2, 3) float64].
 
@@ -33,8 +41,7 @@ class PersonTransform:
     def __init__(self, data: KeypointData, joints: Joints, *, train: bool) -> None:
         self.data, self.joints, self.train = data, joints, train
         self.normalise = Normalise(data.mean, data.std)
-        red, green, blue = (round(255 * m) for m in data.mean) if data.border == "mean" else (0, 0, 0)
-        self.fill = (red, green, blue)
+        self.fill = fill_of(data)
 
     def __call__(self, person: Person, picture: Picture) -> tuple[Tensor, Tensor, Tensor]:
         data, box, padding, mirrored, angle, zoom = self.data, person.box, self.data.padding, False, 0.0, 1.0

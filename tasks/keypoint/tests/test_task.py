@@ -68,8 +68,9 @@ def test_a_perfect_network_scores_one(coco_root: Path, tmp_path: Path):
     loader = task.build_val_loader(3)
     scores = task.evaluate(Oracle(task), loader)
     assert scores["ap"] == pytest.approx(1) and scores["pck"] == 1 and scores["val_loss"] < 1e-9 and scores["persons"] == 4
-    assert scores["protocol"].startswith("OKS AP of coco/val; ground-truth boxes, no flip test, input 32x32, dark")
-    assert "of the box" in scores["protocol"]
+    assert scores["protocol"].startswith(
+        "OKS AP and PCK@0.2 of the box, on coco/val; ground-truth boxes, no flip test, input 32x32, dark"
+    )
     written = json.loads(file.read_text())
     assert len(written) == 4 and set(written[0]) == {"image_id", "category_id", "keypoints", "score"}
     again = evaluate.score_results(file, task.config)

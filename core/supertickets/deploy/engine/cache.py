@@ -6,13 +6,17 @@ import hashlib
 import json
 import os
 import platform
+from importlib.metadata import version
 from pathlib import Path
+
+import torch
 
 from supertickets.deploy.engine.compiler import describe_compiler, find_compiler, native_suffix
 from supertickets.deploy.engine.runner import Engine, load
 from supertickets.deploy.engine.source import HERE
 from supertickets.deploy.export import export
 from supertickets.errors import UserError
+from supertickets.ticket import facts
 from supertickets.ticket.ticket import Ticket
 
 
@@ -44,11 +48,11 @@ def _key(ticket: Ticket, size: tuple[int, int]) -> str:
     """A digest of everything that the compiled file depends on."""
     digest = hashlib.sha256()
     about = (ticket.task, ticket.settings, ticket.arch.to_dict(), ticket.metrics, size)
-    for text in (json.dumps(about, sort_keys=True), describe_compiler(find_compiler()), platform.machine()):
+    versions = f"{version('supertickets')} {torch.__version__}"
+    for text in (json.dumps(about, sort_keys=True), describe_compiler(find_compiler()), platform.machine(), versions):
         digest.update(text.encode())
     for name, tensor in ticket.tensors.items():
         digest.update(name.encode() + tensor.numpy().tobytes())
-    for file in sorted(HERE.iterdir()):
-        if file.suffix in (".py", ".c", ".h"):
-            digest.update(file.read_bytes())
+    for file in sorted([*HERE.parent.rglob("*.py"), *HERE.glob("*.[ch]"), Path(facts.__file__)]):
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:32]

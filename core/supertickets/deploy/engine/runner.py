@@ -105,8 +105,9 @@ class Engine:
         self._faster = Faster()  # False: a single image is run by one thread, True: it is split
         self._spare: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None  # started for the first batch that is split
+        self._pool_process = 0
         self._helpers: list[int] = []  # native ids of the pool's threads
-        self._pool = ThreadPoolExecutor(threads - 1, initializer=self._enlist) if threads > 1 else None
 
     def __call__(self, images: Images) -> Images:
         """Outputs for images (B, *input_shape), as NumPy or torch like the input. Raises `UserError` for another shape."""
@@ -120,14 +121,13 @@ class Engine:
             raise UserError(f"{self.path}: images of shape {images.shape} given; it expects (B, {wanted})")
         images = np.ascontiguousarray(images, dtype=np.float32)
         out = np.empty((len(images), *self.output_shape), np.float32)
-        if self._pool is not None and self._parts > 1 and len(images) == 1:
+        parts = min(self.threads, len(images))
+        if parts > 1:
+            self._run_together(list(zip(np.array_split(images, parts), np.array_split(out, parts), strict=True)))
+        elif self._parts > 1 and len(images) == 1:
             self._run_one(images, out)
-        elif self._pool is None or len(images) < 2:
-            self._run_all(images, out)
         else:
-            parts = min(self.threads, len(images))
-            slices = zip(np.array_split(images, parts), np.array_split(out, parts), strict=True)
-            self._run_together(self._pool, list(slices))
+            self._run_all(images, out)
         return out
 
     def _run_all(self, images: Array, out: Array) -> None:
@@ -159,11 +159,17 @@ class Engine:
         with self._scratch() as scratch:
             self._team.run(image.ctypes.data, out.ctypes.data, scratch)
 
-    def _enlist(self) -> None:
-        self._helpers.append(threading.get_native_id())
+    def _started_pool(self) -> ThreadPoolExecutor:
+        """The threads that run batches together with the calling thread; new ones in a forked process, which has none."""
+        with self._lock:
+            if self._pool is None or self._pool_process != os.getpid():
+                self._helpers, self._pool_process = [], os.getpid()
+                self._pool = ThreadPoolExecutor(self.threads - 1, initializer=_enlist, initargs=(self._helpers,))
+            return self._pool
 
-    def _run_together(self, pool: ThreadPoolExecutor, parts: Sequence[tuple[Array, Array]]) -> None:
+    def _run_together(self, parts: Sequence[tuple[Array, Array]]) -> None:
         """Run the images of all parts at the same time, those of the first part in this thread."""
+        pool = self._started_pool()
         keep_off_this_processor(self._helpers)
         others = [pool.submit(self._run_all, *part) for part in parts[1:]]
         self._run_all(*parts[0])
@@ -180,6 +186,11 @@ class Engine:
         yield memory.ctypes.data
         with self._lock:
             self._spare.append(memory)
+
+
+def _enlist(helpers: list[int]) -> None:
+    """Add the calling thread to `helpers`. Not a method, because threads that refer to an engine would keep it forever."""
+    helpers.append(threading.get_native_id())
 
 
 def check_file(path: Path) -> str:
