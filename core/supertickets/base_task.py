@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -117,4 +118,5 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 def evenly_spread(count: int, most: int) -> list[int]:
     """Up to `most` evenly spaced numbers below `count`, in ascending order."""
-    return torch.linspace(0, count - 1, min(count, most)).round().int().unique().tolist()
+    numbers: list[int] = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    return numbers

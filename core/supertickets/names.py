@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from supertickets.errors import UserError
@@ -37,6 +38,11 @@ def read_table(path: Path) -> JsonObject:
     if not isinstance(table["names"], list | dict) or not table["names"]:
         raise UserError(f"{path}: expected a list of class names, or an object with 'names' or 'classes'")
     return table
+
+
+def are_made_up(names: Iterable[str]) -> bool:
+    """Whether the names are `class_0`, `class_1`, ..., as for the checkpoints of the original code, which have no names."""
+    return all(re.fullmatch(r"class_\d+", name) for name in names)
 
 
 def checked_names(names: list[object], *, where: object) -> list[str]:

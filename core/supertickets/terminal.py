@@ -116,6 +116,11 @@ def human(count: float) -> str:
     return f"{count:.0f}"
 
 
+def beside_supernet(count: float, full: float | None) -> str:
+    """151.4e6, 256.6e6 -> '151.400 M (59.0% of the supernet's 256.600 M)'; without the latter if it is not known."""
+    return f"{human(count)} ({count / full:.1%} of the supernet's {human(full)})" if full else human(count)
+
+
 def duration(seconds: float) -> str:
     """75 -> '1 min 15 s', 7500 -> '2 h 5 min'"""
     if seconds < 60:

@@ -70,7 +70,7 @@ class MixedBlock(nn.Module):
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, groups=groups, bias=False)
         self.mixer: TokenMixer | None = None
         if arch.tokens_of(name):
-            self.mixer = TokenMixer(in_channels, out_channels, tokens=arch.tokens_of(name), stride=stride, arch=arch)
+            self.mixer = TokenMixer(in_channels, out_channels, tokens=arch.tokens_of(name), arch=arch)
 
     def build(self, arch: Arch, units: Units) -> None:
         """(Re)create the convs and BNs for `units`, newly initialised by PyTorch; the shortcut does not change."""

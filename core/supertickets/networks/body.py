@@ -66,9 +66,9 @@ class OwnHead(nn.Module):
 
 
 class BodyNet(Network):
-    """(B, 3, H, W) -> the output of the head, or without a head the body's feature maps, finest first."""
+    """(B, 3, H, W) -> the output of the head, which gets the body's feature maps, finest first."""
 
-    def __init__(self, arch: BodyArch, head: nn.Module | None = None) -> None:
+    def __init__(self, arch: BodyArch, head: nn.Module) -> None:
         super().__init__()
         self._arch = arch
         if arch.own_head:
@@ -119,7 +119,7 @@ class BodyNet(Network):
     def traced(self) -> Traced:
         """The result of tracing the present network. Heads that describe their own units are not traced."""
         if self._traced is None:
-            described = self.head is None or any(isinstance(module, HasUnits) for module in self.head.modules())
+            described = any(isinstance(module, HasUnits) for module in self.head.modules())
             found = trace(_Alone(self.body) if described else self)
             self._traced = found
         return self._traced
@@ -151,9 +151,9 @@ class BodyNet(Network):
         if not self._arch.own_head:
             self._arch = self._arch.model_copy(update={"channels": [shape[0] for shape in map_shapes(self.body, SHAPE)]})
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        maps = [self.body(x)] if self._arch.own_head else self.body(x)
-        return maps if self.head is None else self.head(maps)
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head([self.body(x)] if self._arch.own_head else self.body(x))
+        return out
 
 
 class _Alone(nn.Module):

@@ -25,9 +25,9 @@ class TokenMixer(nn.Module):
 
     coordinates: Tensor
 
-    def __init__(self, in_channels: int, out_channels: int, *, tokens: int, stride: int, arch: Arch) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, tokens: int, arch: Arch) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.build(arch, tokens)
         common: dict[str, Any] = {"nhead": 1, "dim_feedforward": DIM, "dropout": 0.1, "batch_first": True}
         self.encoder = nn.TransformerEncoderLayer(DIM, **common)  # post-norm

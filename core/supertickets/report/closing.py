@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from supertickets.deploy.engine.timing import native_ms
 from supertickets.networks.macs import paper_macs
 from supertickets.task import Task
-from supertickets.terminal import console, headline, human, note, score_text, summary_table
+from supertickets.terminal import beside_supernet, console, headline, human, note, score_text, summary_table
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import Run
 from supertickets.training.start import REWIND
@@ -86,11 +86,6 @@ def summary(ticket: Ticket, metric: str, folder: Path, *, native_ms: float | Non
     """
     figures, supernet = ticket.metrics, ticket.provenance.get("supernet", {})
 
-    def beside_supernet(key: str) -> str:
-        if not supernet.get(key):
-            return human(figures[key])
-        return f"{human(figures[key])}  ({figures[key] / supernet[key]:.1%} of the supernet's {human(supernet[key])})"
-
     macs_paper = paper_macs(figures["macs"], figures["params"], sum(int((~kept).sum()) for kept in ticket.mask.values()))
     size_kib = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 1024
     in_engine = {}
@@ -101,10 +96,10 @@ def summary(ticket: Ticket, metric: str, folder: Path, *, native_ms: float | Non
         metric: score_text(figures[metric]),
         "protocol": figures.get("protocol", ""),
         "sparsity": f"{ticket.sparsity:.4f} of the prunable weights",
-        "MACs, dense": beside_supernet("macs"),
+        "MACs, dense": beside_supernet(figures["macs"], supernet.get("macs")),
         "MACs, sparse": f"{human(figures['sparse_macs'])}  (layer by layer; macs_paper {human(macs_paper)})",
         **in_engine,
-        "parameters": beside_supernet("params"),
+        "parameters": beside_supernet(figures["params"], supernet.get("params")),
         "units": str(figures["units"]),
         "ticket": f"{folder}  ({size_kib:.0f} KiB)",
     }

@@ -16,11 +16,11 @@ from torch import nn
 from supertickets.config.sections import ArchConfig
 from supertickets.deploy.latency import latencies_ms, quartiles_ms
 from supertickets.errors import UserError
-from supertickets.networks.build import build_net, full_arch
+from supertickets.networks.build import full_arch
 from supertickets.networks.network import Network
 from supertickets.ticket.facts import Facts, describe
 from supertickets.ticket.hub import FILES, ticket_folder
-from supertickets.ticket.limits import check_arch, check_net
+from supertickets.ticket.limits import build_checked
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.records import read_records
 from supertickets.units.groups import unit_groups
@@ -136,10 +136,7 @@ def full_network(ticket: Ticket, path: Path) -> Network | None:
     try:
         task = ticket.load_task()
         arch = full_arch(ArchConfig.model_validate(config["arch"]), task.input_shape)
-        check_arch(arch, path)
-        with torch.device("meta"):
-            check_net(build_net(arch, task), task.input_shape, path)
-        return build_net(arch, task).eval()
+        return build_checked(arch, task, path).eval()
     except (UserError, ValidationError, RuntimeError, TypeError, ValueError):
         return None
 

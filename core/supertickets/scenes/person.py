@@ -88,7 +88,6 @@ class Body:
     hands: np.ndarray  # (2, 3) left, right
     toes: np.ndarray  # (2, 3)
     gaze: np.ndarray  # (3,) unit vector
-    sole: float  # height of the lowest sole
 
 
 def _direction(forward: np.ndarray, outward: np.ndarray, sides: np.ndarray) -> np.ndarray:
@@ -133,7 +132,7 @@ def pose_body(rng: np.random.Generator, activity: str, *, jitter_deg: float = 9.
     rise = lift + 0.04 - joints[15:17, 1].min()
     for points in (joints, head, hands, toes):
         points[..., 1] += rise
-    return Body(joints, head, hands, toes, gaze, lift)
+    return Body(joints, head, hands, toes, gaze)
 
 
 class Outfit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from supertickets.terminal import human
+from supertickets.terminal import beside_supernet, human
 from supertickets.ticket.facts import describe, preprocessing
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ def model_card(ticket: Ticket, repo_id: str, *, picture: str | None = None) -> s
     full = ticket.provenance.get("supernet") or {}
     scores = {key: value for key, value in ticket.metrics.items() if isinstance(value, int | float) and key not in _COSTS}
     rows = {
-        "parameters": _beside(facts["params"], full.get("params")) + f", {human(facts['nonzero_params'])} of them not zero",
-        f"MACs, dense, at {height}x{width}": _beside(facts["macs"], full.get("macs")),
+        "parameters": beside_supernet(facts["params"], full.get("params"))
+        + f", {human(facts['nonzero_params'])} of them not zero",
+        f"MACs, dense, at {height}x{width}": beside_supernet(facts["macs"], full.get("macs")),
         "MACs, sparse (with a nonzero weight)": human(facts["sparse_macs"]),
         "sparsity of the prunable weights": f"{facts['sparsity']:.4f}",
         "search units": str(facts["units"]),
@@ -68,10 +69,6 @@ net = ticket.build()  # a plain nn.Module in eval mode
 ## Provenance
 {_provenance(ticket)}
 """
-
-
-def _beside(count: float, full: float | None) -> str:
-    return f"{human(count)} ({count / full:.1%} of the supernet's {human(full)})" if full else human(count)
 
 
 def _table(head: tuple[str, str], rows: dict[str, str]) -> str:

@@ -13,7 +13,10 @@ from torch import nn
 from supertickets.errors import UserError
 from supertickets.networks.arch import Arch, SupernetArch
 from supertickets.networks.body import BodyArch
+from supertickets.networks.build import build_net
 from supertickets.networks.library import build_classifier, build_maps
+from supertickets.networks.network import Network
+from supertickets.task import Task
 
 JSON_BYTES, TENSOR_BYTES = 32 * 2**20, 2 * 2**30
 DEPTH, VALUES, ITEMS, TEXT, NUMBER = 24, 1_000_000, 100_000, 100_000, 2**63
@@ -92,6 +95,14 @@ def _weights_of(arch: BodyArch) -> int:
     with torch.device("meta"):
         net = build_classifier(arch.body, 1) if arch.own_head else build_maps(arch.body, arch.outputs)
     return sum(tensor.numel() for tensor in net.state_dict().values())
+
+
+def build_checked(arch: Arch, task: Task, path: Path) -> Network:
+    """Build the network of `arch`, with new weights. Raises `UserError`, naming `path`, if it would be too large."""
+    check_arch(arch, path)
+    with torch.device("meta"):
+        check_net(build_net(arch, task), task.input_shape, path)
+    return build_net(arch, task)
 
 
 def check_net(net: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from supertickets.config.sections import Config
 from supertickets.errors import UserError, first_line
 from supertickets.files import read_json
-from supertickets.names import differences
+from supertickets.names import are_made_up, differences
 from supertickets.networks.arch import Arch
 from supertickets.networks.body import BodyArch
 from supertickets.networks.build import build_net, read_arch
@@ -107,8 +106,7 @@ class Ticket:
     def other_labels(self, labels: Sequence[str]) -> str:
         """A description of how `labels` differ from the ticket's; '' if they do not, or if the ticket knows no names."""
         own = self.load_task().labels
-        made_up = all(re.fullmatch(r"class_\d+", label) for label in own)  # original checkpoints have no names
-        return "" if made_up and len(own) == len(labels) else differences(own, list(labels))
+        return "" if are_made_up(own) and len(own) == len(labels) else differences(own, list(labels))
 
     def build(self) -> Network:
         """Build the network, with dense weights and in eval mode: a plain module that is ready to run."""

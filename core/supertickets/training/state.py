@@ -12,7 +12,7 @@ from torch import Tensor
 
 from supertickets.config.sections import Config, SearchConfig, TrainConfig
 from supertickets.errors import UserError
-from supertickets.networks.build import build_net, full_arch
+from supertickets.networks.build import full_arch
 from supertickets.networks.macs import count_layers, count_params, dense_macs
 from supertickets.networks.network import Network
 from supertickets.networks.weights import load_body
@@ -20,7 +20,7 @@ from supertickets.pruning.mask import Mask
 from supertickets.search.budget import measure, resolve_target
 from supertickets.search.penalty import Penalty, build_penalty
 from supertickets.task import Task
-from supertickets.ticket.limits import check_arch, check_net
+from supertickets.ticket.limits import build_checked
 from supertickets.training.ema import Ema, averaged, start_ema
 from supertickets.training.optim import build_optimizer
 from supertickets.training.start import check_batch, searched_prefix, start_from_ticket
@@ -91,11 +91,7 @@ def new_state(task: Task, config: Config, device: torch.device) -> TrainState:
     """
     mask, costs = Mask(), dict[str, float]()
     if config.init.ticket is None:
-        arch = full_arch(config.arch, task.input_shape)
-        check_arch(arch, Path("arch"))
-        with torch.device("meta"):
-            check_net(build_net(arch, task), task.input_shape, Path("arch"))
-        net = build_net(arch, task)
+        net = build_checked(full_arch(config.arch, task.input_shape), task, Path("arch"))
         load_body(net, config.arch)
     else:
         net, mask, costs = start_from_ticket(config.init, task, arch=config.arch, seed=config.run.seed)

@@ -19,11 +19,11 @@ from torch import Tensor
 from supertickets.config.sections import Config
 from supertickets.errors import UserError
 from supertickets.files import named, put_in_place
-from supertickets.networks.build import build_net, read_arch
+from supertickets.networks.build import read_arch
 from supertickets.networks.network import Network
 from supertickets.search.penalty import Penalty
 from supertickets.task import Task
-from supertickets.ticket.limits import JSON_BYTES, check_arch, check_net, check_plain, check_size
+from supertickets.ticket.limits import JSON_BYTES, build_checked, check_plain, check_size
 from supertickets.training.ema import averaged
 from supertickets.training.optim import build_optimizer, load_named_state, named_state
 from supertickets.training.randomness import random_state, set_random_state
@@ -164,11 +164,7 @@ def _restore(
         return {key.removeprefix(f"{name}/"): t.to(device) for key, t in tensors.items() if key.startswith(f"{name}/")}
 
     def network(arch: str, tensors: str) -> Network:
-        read = read_arch(about[arch])
-        check_arch(read, path)
-        with torch.device("meta"):
-            check_net(build_net(read, task), task.input_shape, path)
-        net = build_net(read, task)
+        net = build_checked(read_arch(about[arch]), task, path)
         net.load_state_dict(group(tensors))
         return place(net, config, device)
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from rich.table import Table
 
+from supertickets.base_task import evenly_spread
 from supertickets.errors import UserError, listed
 from supertickets.images import told_passed
 from supertickets.terminal import console, note
@@ -38,7 +39,7 @@ def _look(images: ImageSet) -> int:
     """Read up to `data.audit_files` evenly spaced images, unless all have already been read; returns the number read."""
     if images.kept:
         return len(images)
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(len(images), images.data.audit_files)).round().astype(int))
+    chosen = evenly_spread(len(images), images.data.audit_files)
     with ThreadPoolExecutor(max_workers=4) as pool:
         list(pool.map(lambda index: images.read(int(index)), chosen))
     return len(chosen)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from supertickets.errors import UserError, listed
-from supertickets.names import checked_names, differences, read_names, read_table
+from supertickets.names import are_made_up, checked_names, differences, read_names, read_table
 from supertickets_classification.config import ClassificationData
 from supertickets_classification.sources import Source, stored_folders
 
@@ -98,8 +97,7 @@ def joined(names: list[str], folders: list[str], *, where: object, remedy: str) 
         return [names[int(folder)] for folder in folders]  # sorted as text, 10 comes before 2
     if set(names) == set(folders) and names != folders:
         raise UserError(f"{where}: classes must be in the order of the sorted folders: {listed(folders)}")
-    made_up = all(re.fullmatch(r"class_\d+", name) for name in names)  # original checkpoints have no names
-    if names == folders or made_up or (_is_imagenet(folders) and names == imagenet_names()):
+    if names == folders or are_made_up(names) or (_is_imagenet(folders) and names == imagenet_names()):
         return names
     raise UserError(f"{where}: does not say which of the folders {listed(folders)} is '{names[0]}'; {remedy}")
 

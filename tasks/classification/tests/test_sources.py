@@ -96,7 +96,7 @@ def test_something_wrong_with_the_folders(folder_root: Path, change, complaint: 
     [
         ({"num_classes": 1000}, "data.num_classes is 1000, but .* has 3 classes: ant, bee, cat"),
         ({"classes": ["a", "b"]}, "3 class folders, but data.classes names 2"),
-        ({"classes": ["a", "b", "c"], "folders": ["ant", "bee", "dog"]}, "train lacks the class folders dog and has cat"),
+        ({"classes": ["a", "b", "c"], "folders": ["ant", "bee", "dog"]}, "train lacks the class folders dog and also has cat"),
     ],
 )
 def test_classes_that_do_not_fit(folder_root: Path, data, complaint: str):

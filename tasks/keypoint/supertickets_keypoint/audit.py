@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from supertickets.base_task import evenly_spread
 from supertickets.errors import UserError, and_more, listed
 from supertickets.images import orientation_of
 from supertickets.terminal import console, note
@@ -94,7 +95,7 @@ def _check_files(source: CocoSource, result: SplitAudit) -> None:
     missing = [path for path in (source.file(int(i)) for i in used) if not path.is_file()]
     if missing:
         raise UserError(f"{missing[0]}: no such image{and_more(missing)}, but {source.path} lists it")
-    for i in used[np.unique(np.linspace(0, len(used) - 1, min(len(used), FILES)).round().astype(int))]:
+    for i in used[evenly_spread(len(used), FILES)]:
         file, size = source.file(int(i)), source.size(int(i))
         if turn_of(file, size) is not None:
             result.turned["rotated by their EXIF tag, together with their annotations, which are for the pixels as stored"] += 1

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from supertickets.base_task import evenly_spread
 from supertickets.errors import UserError, listed
 from supertickets.images import told_passed
 from supertickets.terminal import console, note
@@ -49,7 +50,7 @@ def audit_split(source: FileSource, split: str, *, images: bool) -> SplitAudit:
     Raises `UserError` at the first error.
     """
     data = source.data
-    chosen = np.unique(np.linspace(0, len(source) - 1, min(len(source), data.audit_files)).round().astype(int))
+    chosen = evenly_spread(len(source), data.audit_files)
     with ThreadPoolExecutor(max_workers=4) as pool:
         counts = list(pool.map(lambda i: count_values(source, int(i), image=images), chosen))
     total = np.sum(counts, axis=0)

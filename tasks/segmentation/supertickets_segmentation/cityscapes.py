@@ -140,7 +140,7 @@ def _try_convert(source: Path, *, overwrite: bool) -> Conversion | None:
         return Conversion(source, error=f"{source}: cannot be converted ({type(error).__name__}: {error})")
 
 
-def convert_all(root: Path, *, workers: int, overwrite: bool) -> list[Conversion]:
+def convert_all(root: Path, *, workers: int, overwrite: bool) -> None:
     """Convert all polygon files below `root` with a progress bar, and report. Raises `UserError` if one fails."""
     sources, results = find_polygons(root), []
     stale = [source for source in sources if not overwrite and is_older(label_map_of(source), source)]
@@ -160,7 +160,6 @@ def convert_all(root: Path, *, workers: int, overwrite: bool) -> list[Conversion
     if failed:
         more = f" ({len(failed)} of {len(sources)} files could not be converted)" if len(failed) > 1 else ""
         raise UserError(f"{failed[0].error}{more}")
-    return made
 
 
 def _report(made: list[Conversion]) -> None:

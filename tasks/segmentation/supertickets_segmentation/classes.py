@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import colorsys
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from supertickets.errors import UserError
 from supertickets.images import need_root
-from supertickets.names import differences, read_names
+from supertickets.names import are_made_up, differences, read_names
 from supertickets_segmentation.config import SegmentationData
 
 Palette = list[tuple[int, int, int]]
@@ -83,8 +82,7 @@ def check_names(data: SegmentationData) -> None:
     else:
         return
     ours = data.classes or []
-    made_up = all(re.fullmatch(r"class_\d+", name) for name in ours)  # original checkpoints have no names
-    if not (made_up and len(ours) == len(theirs)) and (difference := differences(ours, theirs)):
+    if not (are_made_up(ours) and len(ours) == len(theirs)) and (difference := differences(ours, theirs)):
         raise UserError(f"{where}: data.classes (the ticket's, where there is one) {difference}")
 
 
