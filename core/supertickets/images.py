@@ -7,6 +7,7 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -36,15 +37,21 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 def decode_image(file: Path | BinaryIO, *, where: object) -> NDArray[np.uint8]:
     """The same as `read_image` for a file of any kind, such as bytes from an archive; errors call it `where`."""
+    with readable(where), open_image(file) as image:
+        return np.array(to_rgb(image, where=where))
+
+
+@contextmanager
+def readable(where: object, what: str = "image") -> Iterator[None]:
+    """Raise all errors of reading a picture within the `with` block as `UserError`, in one line that names `where`."""
     try:
-        with open_image(file) as image:
-            return np.array(to_rgb(image, where=where))
-    except FileNotFoundError:
-        raise UserError(f"{where}: no such image") from None
+        yield
     except UserError:
         raise
+    except FileNotFoundError:
+        raise UserError(f"{where}: no such {what}") from None
     except BROKEN as error:
-        raise UserError(f"{where}: not a readable image ({reason_of(error)})") from error
+        raise UserError(f"{where}: not a readable {what} ({reason_of(error)})") from error
 
 
 def open_image(file: Path | BinaryIO) -> Image.Image:
@@ -91,13 +98,8 @@ def _to_8_bits(gray: NDArray[np.generic], *, where: object) -> NDArray[np.uint8]
 
 def orientation_of(path: Path) -> int:
     """The EXIF orientation of a picture, from 1 (upright) to 8; only the header is read."""
-    try:
-        with open_image(path) as image:
-            return _orientation(image)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such image") from None
-    except BROKEN as error:
-        raise UserError(f"{path}: not a readable image ({reason_of(error)})") from error
+    with readable(path), open_image(path) as image:
+        return _orientation(image)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -107,15 +109,9 @@ def _orientation(image: Image.Image) -> int:
 
 def image_size(file: Path | BinaryIO, *, where: object = None) -> tuple[int, int]:
     """(H, W) of a picture as `read_image` would return it; only the header is read. Errors name `where`, or else the file."""
-    where = where or file
-    try:
-        with open_image(file) as image:
-            turned = _orientation(image) >= 5
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except FileNotFoundError:
-        raise UserError(f"{where}: no such image") from None
-    except BROKEN as error:
-        raise UserError(f"{where}: not a readable image ({reason_of(error)})") from error
+    with readable(where or file), open_image(file) as image:
+        turned = _orientation(image) >= 5
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def need_root(root: Path | None, name: str) -> Path:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from supertickets.errors import UserError
-from supertickets.images import BROKEN, expand_images, read_image, reason_of, to_rgb
+from supertickets.images import expand_images, read_image, readable, to_rgb
 
 Picture: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8]"
 Pictures: TypeAlias = "Picture | Sequence[Picture]"
@@ -30,10 +30,8 @@ def open_pictures(pictures: Pictures) -> list[NDArray[np.uint8]]:
         if isinstance(picture, str | Path):
             found += [read_image(path) for path in expand_images([picture])]
         elif isinstance(picture, Image.Image):
-            try:
+            with readable(f"picture {i}"):
                 found.append(np.array(to_rgb(picture, where=f"picture {i}")))
-            except BROKEN as error:
-                raise UserError(f"picture {i}: not a readable image ({reason_of(error)})") from error
         elif not isinstance(picture, np.ndarray):
             raise UserError(f"picture {i}: expected a path, a PIL image or an array, not {type(picture).__name__}")
         elif picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8 and picture.size:

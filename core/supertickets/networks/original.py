@@ -29,6 +29,7 @@ def _is_classification(tensors: Tensors) -> bool:
 
 
 def classifier_of(tensors: Tensors) -> Tensor:
+    """The weight of the layer that computes the classes, the joints or the labels; its first dimension is their number."""
     return tensors["classifier.1.weight" if _is_classification(tensors) else "classifier.weight"]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -29,7 +31,8 @@ def load_body(net: nn.Module, config: ArchConfig) -> None:
     if config.weights is None:
         source, key = published_weights(net.arch.body), f"arch.pretrained: the weights of {net.arch.body}"
     else:
-        source, key = read_weights(config.weights), f"arch.weights: {config.weights}"
+        key = f"arch.weights: {config.weights}"
+        source = read_weights(config.weights)
     own = {name: tensor for name, tensor in net.body.state_dict().items() if not _counts(name)}
     of_classes = _classifier_names(net)
     given = {name: tensor for name, tensor in source.items() if not _counts(name)}
@@ -94,19 +97,29 @@ def _flat(name: str) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a PyTorch file with only tensors. Raises `UserError` for any other file."""
+    """The tensors of a file by name, also if it stores them under a key like `state_dict`. Raises `UserError` without any."""
+    data = read_tensor_file(path)
+    for holder in _HOLDERS:
+        data = data[holder] if isinstance(data.get(holder), dict) else data
+    tensors = {name.removeprefix("module."): tensor for name, tensor in data.items() if isinstance(tensor, Tensor)}
+    if not tensors:
+        raise UserError(f"{path}: holds no tensors by name")
+    return tensors
+
+
+def read_tensor_file(path: Path) -> dict[str, Any]:
+    """The content of a .safetensors file, or of a PyTorch file, of which only tensors, numbers and texts are read.
+
+    Nothing in it is executed. Raises `UserError`, naming the file, for any other file and for content without names.
+    """
     if not path.is_file():
-        raise UserError(f"arch.weights: {path}: no such file")
+        raise UserError(f"{path}: no such file")
     try:
         data = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError, LookupError) as error:
-        reason = first_line(error)
-        raise UserError(f"arch.weights: {path}: not a file of tensors (.safetensors or .pth): {reason:.160}") from error
-    for holder in _HOLDERS:
-        data = data[holder] if isinstance(data, dict) and isinstance(data.get(holder), dict) else data
-    tensors = (
-        {name.removeprefix("module."): t for name, t in data.items() if isinstance(t, Tensor)} if isinstance(data, dict) else {}
-    )
-    if not tensors:
-        raise UserError(f"arch.weights: {path}: holds no tensors by name")
-    return tensors
+    except pickle.UnpicklingError as error:  # PyTorch's message would advise executing the file
+        raise UserError(f"{path}: not a file of tensors (.safetensors or .pth)") from error
+    except (SafetensorError, struct.error, OSError, EOFError, RuntimeError, ValueError, LookupError) as error:
+        raise UserError(f"{path}: not a file of tensors (.safetensors or .pth): {first_line(error):.160}") from error
+    if not isinstance(data, Mapping):
+        raise UserError(f"{path}: holds no tensors by name")
+    return {str(name): value for name, value in data.items()}

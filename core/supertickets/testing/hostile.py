@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-
-from supertickets.types import Batch
+from typing import Any
 
 HOSTILE: tuple[object, ...] = (
     *(None, True, False, -1, 0, 1, 2, 3.5, -0.0, 1e308, float("nan"), float("inf"), 10**6, 10**12, 2**62, 2**63, -(10**30)),
@@ -58,7 +57,7 @@ def mutated(value: object, rng: random.Random) -> object:
     return copied
 
 
-def _holders(value: object) -> Iterator[Batch]:
+def _holders(value: object) -> Iterator[Any]:
     """All mappings and lists in JSON data, including the data itself."""
     waiting = [value]
     while waiting:

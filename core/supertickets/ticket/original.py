@@ -6,15 +6,9 @@ come from the tensors, and the `searched` list of the JSON is checked against th
 
 from __future__ import annotations
 
-import pickle
-import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from supertickets.errors import UserError
@@ -30,6 +24,7 @@ from supertickets.networks.original import (
     convert,
     read_head,
 )
+from supertickets.networks.weights import read_tensor_file
 from supertickets.task import load_task, task_class
 from supertickets.ticket.ticket import Ticket
 from supertickets.types import JsonObject
@@ -71,26 +66,11 @@ def import_original(weights: Path, network: Path, *, task: str) -> Ticket:
 
 
 def read_tensors(path: Path) -> Tensors:
-    """Tensors of a safetensors file, or of a file saved by torch (read with `weights_only`, so nothing in it is executed)."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        struct.error,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        LookupError,
-    ) as error:
-        unpickled = isinstance(error, pickle.UnpicklingError)  # torch's message would advise executing the file
-        first = "not a file of tensors" if unpickled else (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: cannot be read as tensors only ({first})") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    """The tensors of a file that contains nothing else, by name. Raises `UserError`, naming the file, for any other file."""
+    state = read_tensor_file(path)
+    if not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: not a flat mapping of names to tensors")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def _effective(tensors: Tensors, path: Path) -> Tensors:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 
 from supertickets.config.sections import Config
 from supertickets.errors import UserError, first_line
-from supertickets.files import read_json
+from supertickets.files import put_in_place, read_json
 from supertickets.names import are_made_up, differences
 from supertickets.networks.arch import Arch
 from supertickets.networks.body import BodyArch
@@ -173,7 +172,7 @@ class Ticket:
             (Path(partial) / "ticket.json").write_text(json.dumps(about, indent=1) + "\n")
             folder.mkdir(exist_ok=True)
             for name in ("ticket.safetensors", "ticket.json"):
-                os.replace(Path(partial) / name, folder / name)
+                put_in_place(Path(partial) / name, folder / name)
         return folder
 
     def push_to_hub(

@@ -90,9 +90,9 @@ def lr_at(step: int, *, train: TrainConfig, steps_per_epoch: int, peak: float) -
     """The learning rate of update `step`, counted from 0.
 
     onecycle: cosine from peak/div up to peak over `pct_start` of the run, cosine down to peak/div/final_div (Smith,
-    arXiv 1708.07120). cosine: from peak to 0. exponential: from `train.lr` to the peak over the
-    warm-up, times `decay` every `decay_epochs` from the start (AtomNAS, arXiv 1912.09640). step: times `decay` at each
-    milestone.
+    arXiv 1708.07120). cosine: from peak to 0. exponential: from 0, or with `train.lr_per_batch` from `train.lr`, to the peak
+    over the warm-up, times `decay` every `decay_epochs` from the start (AtomNAS, arXiv 1912.09640). step: times `decay` at each
+    milestone. constant: always the peak, after the warm-up.
     """
     total, epoch = train.epochs * steps_per_epoch, step / steps_per_epoch
     if train.schedule == "onecycle":

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from supertickets.errors import UserError
-from supertickets.images import BROKEN, ORIENTATION, image_size, open_image, orientation_of, reason_of, to_rgb
+from supertickets.images import ORIENTATION, image_size, open_image, orientation_of, readable, to_rgb
 from supertickets_keypoint.annotations import Truth, image_folder, json_path, read_detections, read_truth
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.crop import Affine, upright_map
@@ -134,19 +134,14 @@ def open_picture(path: Path, size: tuple[int, int], shrink: int = 1) -> tuple[Im
     `size` (W, H) should be that of the upright picture or of its pixels as stored. Raises `UserError`, naming the file.
     """
     turn_of(path, size)
-    try:
-        with open_image(path) as image:
-            factor = max((f for f in (1, 2, 4, 8) if f <= shrink), default=1)
-            if image.getexif().get(ORIENTATION, 1) != 1:
-                factor = 1
-            if factor > 1:
-                image.draft("RGB", (size[0] // factor, size[1] // factor))
-            rgb = to_rgb(image, where=path)
-            return rgb, round(size[0] / rgb.width) if factor > 1 else 1
-    except UserError:
-        raise
-    except BROKEN as error:
-        raise UserError(f"{path}: not a readable image ({reason_of(error)})") from error
+    with readable(path), open_image(path) as image:
+        factor = max((f for f in (1, 2, 4, 8) if f <= shrink), default=1)
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            factor = 1
+        if factor > 1:
+            image.draft("RGB", (size[0] // factor, size[1] // factor))
+        rgb = to_rgb(image, where=path)
+        return rgb, round(size[0] / rgb.width) if factor > 1 else 1
 
 
 def turn_of(path: Path, size: tuple[int, int]) -> Affine | None:

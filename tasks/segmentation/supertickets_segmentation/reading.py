@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from supertickets.errors import UserError
-from supertickets.images import BROKEN, open_image, reason_of
+from supertickets.images import open_image, readable
 
 # Lossless formats, and PIL's names for their raw pixels; a GIF or BMP may contain only palette indices.
 LOSSLESS = {"PNG", "TIFF", "BMP", "DIB", "GIF"}
@@ -23,18 +23,11 @@ def read_label_map(path: Path) -> NDArray[np.integer]:
 
     Raises `UserError`, naming the file, also for a colour picture and for a file with lossy compression.
     """
-    try:
-        with open_image(path) as image:
-            _check_form(image, path)
-            raw = _raw_mode(image)
-            image.load()
-            labels = np.array(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such label map") from None
-    except UserError:
-        raise
-    except BROKEN as error:
-        raise UserError(f"{path}: not a readable label map ({reason_of(error)})") from error
+    with readable(path, "label map"), open_image(path) as image:
+        _check_form(image, path)
+        raw = _raw_mode(image)
+        image.load()
+        labels = np.array(ImageOps.exif_transpose(image))
     if raw in SCALED:
         return labels // SCALED[raw]
     return labels.astype(np.uint8) if labels.dtype == bool else labels

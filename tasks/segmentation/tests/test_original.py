@@ -68,7 +68,7 @@ def test_wrong_files_are_named(tmp_path):
     save_file({k: v for k, v in tensors.items() if "transform.ops.0.2." not in k}, tmp_path / "part.safetensors")
     attempt(r"part\.safetensors: no tensor transform\.ops\.0\.2\.weight", tmp_path / "part.safetensors")
     (tmp_path / "junk.state_dict").write_bytes(b"junk")
-    attempt("junk.state_dict: cannot be read as tensors only", tmp_path / "junk.state_dict")
+    attempt("junk.state_dict: not a file of tensors", tmp_path / "junk.state_dict")
 
 
 class Trap:
@@ -80,6 +80,6 @@ def test_pickled_code_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"a": Trap()}, tmp_path / "trap.state_dict")
     (tmp_path / "net.json").write_text("[]")
-    with pytest.raises(UserError, match="tensors only"):
+    with pytest.raises(UserError, match="not a file of tensors"):
         import_original(tmp_path / "trap.state_dict", tmp_path / "net.json", task="segmentation")
     assert not (tmp_path / "sprung").exists()
