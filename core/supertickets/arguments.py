@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeAlias
 
@@ -15,6 +18,7 @@ from supertickets.processes import is_first_process, leave_process_group
 from supertickets.recipes import find_recipe, recipes_of
 
 P = ParamSpec("P")
+PIPE_CLOSED = 13  # the number of SIGPIPE, which Windows does not have
 
 
 def friendly(command: Callable[P, None]) -> Callable[P, None]:
@@ -28,7 +32,10 @@ def friendly(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            try:
+                command(*args, **kwargs)
+            finally:
+                sys.stdout.flush()  # here, where it can be reported if this fails
             leave_process_group()
         except Stopped as stop:
             if is_first_process():
@@ -44,16 +51,27 @@ def friendly(command: Callable[P, None]) -> Callable[P, None]:
             # The error of a loader's worker arrives with its traceback as text; the message comes last.
             print(f"error: {str(error).rsplit('UserError: ', 1)[-1].strip()}", file=sys.stderr)
             sys.exit(2)
+        except BrokenPipeError:  # what reads the output, such as `head`, has ended
+            _discard_output()
+            sys.exit(128 + PIPE_CLOSED)
         except OSError as error:
-            if error.filename is None:  # the error is not about a file, so it is not the user's mistake
+            if error.filename is None and error.errno != errno.ENOSPC:  # not about a file, so it is not the user's mistake
                 raise
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+            if error.filename is None:
+                _discard_output()
+            print(f"error: {error.filename2 or error.filename or 'output'}: {error.strerror}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted; to continue a run, add --run.dir FOLDER --run.resume", file=sys.stderr)
             sys.exit(130)
 
     return run
+
+
+def _discard_output() -> None:
+    """Send further output nowhere, because Python would report at its end that it cannot be written."""
+    with suppress(OSError):  # no real file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Parser(argparse.ArgumentParser):

@@ -11,7 +11,7 @@ from functools import partial
 
 from supertickets.config.sections import Config
 from supertickets.pruning.criteria import Evidence
-from supertickets.report.closing import epoch_line, finish
+from supertickets.report.closing import epoch_line, finish, save_ticket
 from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.plan import Plan, plan_run
@@ -80,7 +80,8 @@ def _draw(task: Task, config: Config, plan: Plan, run: Run) -> Ticket:
             net = trainer.averaged_net()
             scores = trainer.evaluate(net)
         ticket = ticket_of(net, mask=state.mask, metrics=scores)
-        finish(run, task, ticket, net, early_tensors=state.early_tensors)
+        save_ticket(run, ticket, early_tensors=state.early_tensors)
+    finish(run, task, ticket, net)  # a signal ends it at once, as everything that matters is on the disk
     return ticket
 
 

@@ -44,10 +44,15 @@ def put_in_place(partial: Path, path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file completely or not at all. If `path` is a link, the file that it points to is written."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The same as `write_text` for bytes."""
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(data)
         put_in_place(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)

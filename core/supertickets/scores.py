@@ -28,11 +28,13 @@ def check_scores_file(path: Path | None, *, inputs: Sequence[Path | None] = ()) 
 
 
 def report_scores(title: str, scores: Mapping[str, object], out: Path | None) -> None:
-    """Write the scores to the JSON file `out`, if there is one, and show them."""
-    if out:  # before anything is shown, so that a failure there loses nothing
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, json.dumps(scores, indent=1) + "\n")
-    console.print(score_table(title, scores))
+    """Write the scores to the JSON file `out`, if there is one, and show them, also if they cannot be written."""
+    try:
+        if out:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_text(out, json.dumps(scores, indent=1) + "\n")
+    finally:
+        console.print(score_table(title, scores))
     if out:
         console.print(f"written to {out}", highlight=False)
 

@@ -21,7 +21,7 @@ from supertickets.networks.body import BodyNet
 from supertickets.networks.build import build_net, full_arch, read_arch
 from supertickets.networks.packaged import PACKAGES
 from supertickets.networks.tracing import trace
-from supertickets.networks.weights import load_body
+from supertickets.networks.weights import load_body, read_weights
 from supertickets.pruning.mask import apply_mask, mask_gradients
 from supertickets.pruning.prune import prune
 from supertickets.report.tables import info_tables
@@ -297,6 +297,13 @@ def test_wrong_bodies_and_weights_are_named_in_one_line(tmp_path):
     (tmp_path / "w.pth").write_bytes(b"cos\nsystem\n(S'x'\ntR.")
     with pytest.raises(UserError, match="not a file of tensors"):
         load_body(net, config.model_copy(update={"weights": tmp_path / "w.pth"}))
+    for wrong in (torch.eye(3).to_sparse(), torch.empty(3, device="meta"), torch.zeros(3, dtype=torch.complex64)):
+        torch.save({"a": wrong}, tmp_path / "w.pth")
+        with pytest.raises(UserError, match=r"w\.pth: a is not an ordinary tensor of real numbers"):
+            read_weights(tmp_path / "w.pth")
+    torch.save({"a": torch.tensor([1.0, torch.nan])}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth: a holds numbers that are not finite"):
+        read_weights(tmp_path / "w.pth")
     with pytest.raises(UserError, match="a body needs a budget"):
         run(tmp_path / "run", search={"target_macs": None})
 

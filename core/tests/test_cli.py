@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -126,6 +128,20 @@ def test_bugs_keep_their_traceback():
 
     with pytest.raises(ValueError, match="a bug"):
         command()
+
+
+def test_output_that_nobody_reads_ends_quietly():
+    code = "from supertickets.arguments import friendly; friendly(lambda: print('a long table'))()"
+    command = [sys.executable, "-c", code]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 141 and not done.stderr
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 2 and done.stderr == "error: output: No space left on device\n"
 
 
 def test_ctrl_c_ends_quietly(capsys):

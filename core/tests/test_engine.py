@@ -28,7 +28,7 @@ from supertickets.config.sections import Config
 from supertickets.deploy.compact import compact_net
 from supertickets.deploy.deployed import network_for
 from supertickets.deploy.engine import blocks, compiler, load, planner, runner, timing
-from supertickets.deploy.engine.cache import compile_ticket
+from supertickets.deploy.engine.cache import cache_folder, compile_ticket
 from supertickets.deploy.engine.compiler import compile_c, find_compiler, native_suffix
 from supertickets.deploy.engine.files import write_c
 from supertickets.deploy.engine.scheduling import keep_off_this_processor
@@ -281,9 +281,38 @@ def test_a_ticket_is_compiled_once(tmp_path, monkeypatch):
     stamp = made.stat().st_mtime_ns
     compile_ticket(ticket, threads=2)
     assert made.stat().st_mtime_ns == stamp
+    made.unlink()  # not overwritten, because it is loaded
+    made.write_bytes(b"")  # damaged, so the ticket is compiled again
+    compile_ticket(ticket)
+    assert made.stat().st_size > 0
     other = ticket.with_tensors({name: tensor * 1.01 for name, tensor in ticket.tensors.items()})
     compile_ticket(other)
     assert len(list((tmp_path / "engine").iterdir())) == 2
+
+
+def test_the_cache_needs_a_home_or_the_variable(tmp_path, monkeypatch):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setenv("SUPERTICKETS_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path / "engine"
+    monkeypatch.delenv("SUPERTICKETS_CACHE")
+    with pytest.raises(UserError, match="SUPERTICKETS_CACHE: set it to a folder"):
+        cache_folder()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ELF files")
+def test_an_incomplete_file_is_never_opened(compiled, tmp_path, monkeypatch):
+    data = compiled.read_bytes()
+    assert runner.check_file(compiled)
+    monkeypatch.setattr("ctypes.CDLL", lambda *_: pytest.fail("the file was opened"))
+    for share in (0.3, 0.7, 0.95, 0.999):
+        (tmp_path / "part.so").write_bytes(data[: int(share * len(data))])
+        with pytest.raises(UserError, match="incomplete; export the ticket again|not a compiled ticket"):
+            load(tmp_path / "part.so")
 
 
 def test_its_milliseconds_are_those_of_what_export_writes(compiled, monkeypatch):
@@ -371,6 +400,7 @@ def test_wrong_arguments_are_named(changes, words, tmp_path):
         (b"\x7fELF" + bytes(100), "not a compiled ticket"),
         (b"hello", "not a compiled ticket"),
         (b"\x7fELF supertickets-engine 99; arm64\0", "another version"),
+        (b"\x7fELF supertickets-engine " + b"9" * 5000 + b"; arm64\0", "not a compiled ticket"),
         (b"\0asm supertickets-engine 3; wasm\0", "compiled for WebAssembly"),
         (b"\x7fELF supertickets-engine 3; MACHINE\0", "this machine is"),
     ],

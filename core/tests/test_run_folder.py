@@ -69,6 +69,15 @@ def test_a_run_resumes_on_data_of_its_own_labels_alone(tmp_path: Path):
     assert not (tmp_path / "run" / lock.NAME).exists()  # free again for this process and for others
 
 
+@pytest.mark.parametrize("line", [b"null", b"[1]", b'{"epoch": null}', b'{"epoch": Infinity}', b"\xff\xfe", b"[" * 100_000])
+def test_damaged_lines_of_the_log_are_dropped_when_a_run_is_resumed(tmp_path: Path, line: bytes):
+    config = toy_config(tmp_path)
+    resumed = run.Run("toy", tmp_path, config, run.start_accelerator(config, tmp_path), resumes=True)
+    resumed.metrics_file.write_bytes(line + b'\n{"epoch": 1}\n{"epoch": 2}\n')
+    resumed._forget_after(1)
+    assert resumed.records() == [{"epoch": 1}]
+
+
 def test_a_batch_that_bn_cannot_train_on_is_refused():
     net = micro_net()  # stem stride 2, three branches: an eighth
     for size, batch in (((8, 9), 1), ((9, 9), 1), ((8, 8), 2)):

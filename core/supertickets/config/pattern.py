@@ -9,12 +9,12 @@ from pydantic import AfterValidator
 
 
 def read_pattern(text: str) -> tuple[int, int] | None:
-    """(n, m) for "n:m", None for "none". Raises `ValueError` unless 1 <= n < m."""
+    """(n, m) for "n:m", None for "none". Raises `ValueError` unless 1 <= n < m < 10,000."""
     if text == "none":
         return None
-    found = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text, re.ASCII)
+    found = re.fullmatch(r"([1-9]\d{0,3}):([1-9]\d{0,3})", text, re.ASCII)
     if found is None or int(found[1]) >= int(found[2]):
-        raise ValueError(f"'{text}' is not a pattern: write none, or n:m with n below m, such as 2:4")
+        raise ValueError(f"'{text}' is not a pattern: write none, or n:m with n below m and at most four digits, such as 2:4")
     return int(found[1]), int(found[2])
 
 

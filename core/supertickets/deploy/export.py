@@ -8,7 +8,6 @@ are in the file's own metadata, with one JSON string per key. The formats `c` an
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from supertickets.deploy.engine.planner import assert_supported
 from supertickets.deploy.plain import Layout, fold
 from supertickets.deploy.samples import picture_inputs, sample_inputs
 from supertickets.errors import UserError
+from supertickets.files import put_in_place
 from supertickets.terminal import summary_table
 from supertickets.ticket.facts import preprocessing
 from supertickets.ticket.ticket import Ticket
@@ -101,7 +101,7 @@ def export(
                 f"{path}: not written: its outputs differ from the ticket's by {worst:.1e}; at most {TOLERANCE:.0e} is allowed"
             )
         for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # `path` itself last
-            os.replace(file, path.parent / file.name)
+            put_in_place(file, path.parent / file.name)
     written = [path, *([path.with_suffix(chosen.beside)] if chosen.beside else [])]
     return {
         "path": str(path),
@@ -166,8 +166,9 @@ def _checked(format: str, path: Path, size: tuple[int, int] | None, target: str 
         raise UserError(f"--target: {target} is for --format native; {format} is the same for every machine")
     if path.suffix != chosen.suffix:
         raise UserError(f"--out: {path} should end in {chosen.suffix} for {format}{f', target {target}' if target else ''}")
-    if path.is_dir():
-        raise UserError(f"--out: {path} is a folder; name a file")
+    for file in (path, path.with_suffix(chosen.beside or path.suffix)):
+        if file.is_dir():
+            raise UserError(f"--out: {file} is a folder; name a file")
     if size is not None and min(size) < 1:
         raise UserError(f"--size: {list(size)} must be two positive numbers, height and width in pixels")
     for package in chosen.packages:

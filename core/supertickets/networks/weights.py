@@ -104,7 +104,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     tensors = {name.removeprefix("module."): tensor for name, tensor in data.items() if isinstance(tensor, Tensor)}
     if not tensors:
         raise UserError(f"{path}: holds no tensors by name")
+    check_tensors(tensors, path)
     return tensors
+
+
+def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise `UserError` for a tensor that cannot be a weight: one without values in memory, or not of finite real numbers."""
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
+            raise UserError(f"{path}: {name} is not an ordinary tensor of real numbers")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{path}: {name} holds numbers that are not finite")
 
 
 def read_tensor_file(path: Path) -> dict[str, Any]:
@@ -113,7 +123,7 @@ def read_tensor_file(path: Path) -> dict[str, Any]:
     Nothing in it is executed. Raises `UserError`, naming the file, for any other file and for content without names.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     try:
         data = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # PyTorch's message would advise executing the file

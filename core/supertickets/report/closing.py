@@ -37,21 +37,23 @@ def epoch_line(record: Mapping[str, Any], metric: str, epochs: int) -> str:
     return "  ".join(texts)
 
 
-def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module, *, early_tensors: Mapping[str, Tensor] | None = None) -> None:
-    """Write the ticket, the curves, the example pictures and the report; print the closing table.
-
-    `early_tensors`, to which later runs can rewind, are written as a ticket inside the ticket's folder.
-    """
+def save_ticket(run: Run, ticket: Ticket, *, early_tensors: Mapping[str, Tensor] | None = None) -> None:
+    """Write the ticket, and inside its folder another one of `early_tensors`, to which later runs can rewind."""
     if run.main:
         folder = ticket.save(run.folder / "ticket")
         if early_tensors:
             ticket.with_tensors(early_tensors).save(folder / REWIND)
+
+
+def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module) -> None:
+    """Write the curves, the example pictures and the report of a run whose ticket is saved; print the closing table."""
+    if run.main:
         pictures = run.folder / "pictures"
         pictures.mkdir(exist_ok=True)
         draw_curves(run.records(), task.metric).savefig(pictures / "curves.png", dpi=120)
         examples = task.draw_examples(net, pictures, run.config.run.examples) if run.config.run.examples else []
         in_engine = native_ms(ticket) if run.config.run.native_ms else None
-        rows = summary(ticket, task.metric, folder, native_ms=in_engine)
+        rows = summary(ticket, task.metric, run.folder / "ticket", native_ms=in_engine)
         console.print(summary_table(f"{task.name} ticket", rows))
         if run.config.run.report:
             write_run_report(run.folder, native_ms=in_engine)

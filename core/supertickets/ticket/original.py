@@ -24,7 +24,7 @@ from supertickets.networks.original import (
     convert,
     read_head,
 )
-from supertickets.networks.weights import read_tensor_file
+from supertickets.networks.weights import check_tensors, read_tensor_file
 from supertickets.task import load_task, task_class
 from supertickets.ticket.ticket import Ticket
 from supertickets.types import JsonObject
@@ -70,6 +70,7 @@ def read_tensors(path: Path) -> Tensors:
     state = read_tensor_file(path)
     if not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: not a flat mapping of names to tensors")
+    check_tensors(state, path)
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 

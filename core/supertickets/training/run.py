@@ -32,7 +32,7 @@ from supertickets.training.checkpoints import Checkpoints
 from supertickets.training.cpu import prepare_cpu
 from supertickets.training.faults import faults_named
 from supertickets.training.keeper import Keeper
-from supertickets.training.records import read_records
+from supertickets.training.records import parse_record, read_records
 from supertickets.training.signals import Signals
 from supertickets.training.state import TrainState, Underway, new_state
 from supertickets.training.trackers import check_trackers, chosen_trackers, start_trackers
@@ -114,12 +114,11 @@ class Run:
             raise
 
     def _forget_after(self, epoch: int) -> None:
-        """Drop the metrics of epochs that will be trained again, as a run can end between its metrics and its checkpoint."""
+        """Drop damaged lines and epochs that will be trained again, as a run can end between its metrics and its checkpoint."""
         if not self.metrics_file.exists():
             return
-        kept = [
-            line for line in self.metrics_file.read_text(encoding="utf-8").splitlines() if _epoch_of(line, epoch + 1) <= epoch
-        ]
+        lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [line for line in lines if (record := parse_record(line)) and record["epoch"] <= epoch]
         write_text(self.metrics_file, "".join(f"{line}\n" for line in kept))
 
     def finish_epoch(self, state: TrainState, record: Record) -> None:
@@ -212,14 +211,6 @@ def check_same_labels(folder: Path, labels: list[str]) -> None:
         raise UserError(f"{path}: must hold a list of labels")
     if difference := differences(known, labels):
         raise UserError(f"run.resume: the run in {folder} {difference}; resume it with the data that it started with")
-
-
-def _epoch_of(line: str, broken: int) -> int:
-    """The epoch of a record, or `broken` for a line that was only partly written."""
-    try:
-        return int(json.loads(line)["epoch"])
-    except (ValueError, KeyError):
-        return broken
 
 
 def _flat(record: Record, above: str = "") -> Record:

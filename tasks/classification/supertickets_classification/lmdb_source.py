@@ -109,6 +109,10 @@ def _opened(folder: Path) -> Environment:
     if process != os.getpid():
         close(folder)  # inherited by a forked process, which must not use it
         environment = library().open(str(folder), readonly=True, lock=False, readahead=False, create=False)
+        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        if (folder / "data.mdb").stat().st_size < needed:  # reading the missing part would end the process
+            environment.close()
+            raise UserError(f"{folder}: data.mdb is incomplete; delete the folder and pack the images again")
         _environments[folder] = os.getpid(), environment
     return _environments[folder][1]
 

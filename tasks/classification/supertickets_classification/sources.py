@@ -16,7 +16,7 @@ import numpy as np
 from accelerate import PartialState
 from numpy.typing import NDArray
 
-from supertickets.errors import UserError, and_more
+from supertickets.errors import UserError, and_more, first_line
 from supertickets.images import decode_image, image_size, litter, need_root, passed_over, walk_images
 from supertickets.names import printable
 from supertickets_classification.config import ClassificationData
@@ -127,14 +127,18 @@ class TarFiles(Files):
                         parts = _below_split(name, path)
                         if len(parts) == 1 and litter(parts[0]) is None:
                             found.setdefault(parts[0], [])
+                    elif member.issparse():
+                        passed["sparse files"] += 1
                     elif member.isreg():
                         whole[name] = member.offset_data, member.size
                     elif member.islnk() or member.issym():
                         links[name] = member.linkname, member.islnk()
                     else:
                         passed["devices and pipes"] += 1
-        except tarfile.TarError as error:
-            raise UserError(f"{path}: not an uncompressed tar ({error})") from error
+        except (tarfile.TarError, ValueError, OverflowError, EOFError, MemoryError) as error:
+            raise UserError(f"{path}: not an uncompressed tar ({first_line(error)})") from error
+        if max([0, *(offset + size for offset, size in whole.values())]) > path.stat().st_size:
+            raise UserError(f"{path}: incomplete; one of its files ends after the end of the tar")
         for name in links:
             if (place := _followed(name, links, whole)) is not None:
                 whole[name] = place

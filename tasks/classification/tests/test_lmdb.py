@@ -137,6 +137,15 @@ def test_what_is_no_lmdb_is_named(tmp_path: Path, content: bytes):
         task_on("lmdb", tmp_path)
 
 
+@pytest.mark.parametrize("share", [0.9, 0.5])
+def test_an_incomplete_lmdb_is_named(folder_root: Path, tmp_path: Path, share: float):
+    pack_both(folder_root, tmp_path / "out")
+    file = tmp_path / "out" / "train" / "data.mdb"
+    os.truncate(file, int(share * file.stat().st_size) // 4096 * 4096)
+    with pytest.raises(UserError, match=r"out.train: data\.mdb is incomplete; delete the folder and pack the images again"):
+        _ = LmdbSource(tmp_path / "out" / "train").labels
+
+
 def test_packing_over_a_damaged_file_says_what_to_do(folder_root: Path, tmp_path: Path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/data.mdb").write_bytes(b"junk" * 4000)

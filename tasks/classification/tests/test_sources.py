@@ -66,6 +66,16 @@ def test_links_in_a_tar_are_not_followed(folder_root: Path):
     assert len(open_files(into_tars(folder_root), "train").labels) == 12
 
 
+def test_files_of_a_tar_are_not_longer_than_the_tar(folder_root: Path):
+    tars = into_tars(folder_root)
+    with tarfile.open(tars / "train.tar", "a") as tar:
+        huge = tarfile.TarInfo("train/ant/huge.png")
+        huge.size = 10**13
+        tar.addfile(huge)  # its header alone
+    with pytest.raises(UserError, match=r"train\.tar: incomplete|train\.tar: not an uncompressed tar"):
+        open_files(tars, "train")
+
+
 def test_compressed_tar_is_refused(folder_root: Path):
     with pytest.raises(UserError, match=r"train\.tar: not an uncompressed tar"):
         open_files(into_tars(folder_root, "w:gz"), "train")

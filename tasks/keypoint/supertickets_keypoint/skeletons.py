@@ -10,6 +10,7 @@ from supertickets.types import JsonObject
 from supertickets_keypoint.annotations import choose_category, json_path
 from supertickets_keypoint.config import KeypointData
 from supertickets_keypoint.joints import COCO_JOINTS, COCO_SIGMAS
+from supertickets_keypoint.values import to_whole
 
 LOWER = ("hip", "knee", "ankle", "heel", "foot", "toe")  # parts of names that indicate the lower body
 
@@ -110,7 +111,7 @@ def _by_name(pairs: object, names: Sequence[str], where: str, *, start: int = 1)
         for joint in pair:
             if isinstance(joint, str):
                 both.append(joint)
-            elif type(joint) in (int, float) and joint == int(joint) and start <= joint < len(names) + start:
+            elif type(joint) in (int, float) and to_whole(joint) in range(start, len(names) + start):
                 both.append(names[int(joint) - start])
             else:
                 raise UserError(f"{where}: {joint!r} is not a joint number of 1..{len(names)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from math import inf, nan
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,8 @@ def test_what_tools_write_means_what_it_says(coco_root: Path, edit):
         (lambda c: c["images"][0].update(id=1.5), r"image 0 has the id 1\.5, not a whole number or a text"),
         (lambda c: c["images"][0].update(width=10**30), r"image 100 has the width 10+, not a number of pixels"),
         (lambda c: c["categories"][0].update(skeleton=[[0, 5]]), r"skeleton: 0 is not a joint number of 1\.\.5"),
+        (lambda c: c["categories"][0].update(skeleton=[[1, inf]]), r"skeleton: inf is not a joint number of 1\.\.5"),
+        (lambda c: c["categories"][0].update(flip_pairs=[[nan, 1]]), r"flip_pairs: nan is not a joint number of 1\.\.5"),
     ],
 )
 def test_what_has_no_plain_meaning_is_named(coco_root: Path, edit, complaint):

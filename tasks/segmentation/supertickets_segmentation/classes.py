@@ -104,7 +104,7 @@ def _palette(colours: Iterable[Sequence[int]] | None, count: int, path: Path) ->
         return None
     try:
         palette = [(int(r), int(g), int(b)) for r, g, b in colours]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{path}: palette must be a list of [red, green, blue]") from None
     if len(palette) < count or any(not 0 <= channel <= 255 for colour in palette for channel in colour):
         raise UserError(f"{path}: palette needs {count} colours of three numbers from 0 to 255")

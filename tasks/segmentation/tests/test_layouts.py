@@ -107,6 +107,7 @@ def test_class_files(tmp_path: Path, content):
         ('{"classes": [{"index": 5, "name": "a"}]}', r"must be 0\.\.0"),
         ('{"names": ["a"], "ignore_index": "255"}', "ignore_index must be a whole number"),
         ('{"names": ["a"], "palette": [[1, 2]]}', "palette must be"),
+        ('{"names": ["a"], "palette": [[Infinity, 2, 3]]}', "palette must be"),
         ('{"names": ["a"], "palette": []}', "needs 1 colours"),
     ],
 )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,20 +29,33 @@ def compile_ticket(ticket: Ticket, *, size: tuple[int, int] | None = None, threa
     task = ticket.load_task()
     size = size or (task.input_shape[1], task.input_shape[2])
     path = cache_folder() / f"{_key(ticket, size)}{native_suffix()}"
-    if not path.is_file():
-        export(ticket, path, format="native", size=size)
+    if path.is_file():
+        with suppress(UserError):  # damaged, for example by a disk that was full
+            return load(path, threads=threads)
+    export(ticket, path, format="native", size=size)
     return load(path, threads=threads)
 
 
 def cache_folder() -> Path:
-    """`SUPERTICKETS_CACHE`, or the system's usual folder for caches; created with access for this user only."""
-    homes = {"Darwin": Path.home() / "Library/Caches", "Windows": Path(os.environ.get("LOCALAPPDATA", Path.home()))}
-    usual = homes.get(platform.system(), Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
-    folder = Path(os.environ.get("SUPERTICKETS_CACHE") or usual / "supertickets") / "engine"
+    """`SUPERTICKETS_CACHE`, or a folder in the system's usual one for caches; created with access for this user only.
+
+    Raises `UserError` if the folder belongs to somebody else, and if the user has no home folder.
+    """
+    folder = Path(os.environ.get("SUPERTICKETS_CACHE") or _usual_folder() / "supertickets") / "engine"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
         raise UserError(f"{folder}: belongs to another user; compiled code is only opened from your own folder")
     return folder
+
+
+def _usual_folder() -> Path:
+    system = platform.system()
+    if named := os.environ.get({"Windows": "LOCALAPPDATA"}.get(system, "XDG_CACHE_HOME")):
+        return Path(named)
+    try:
+        return Path.home() / {"Darwin": "Library/Caches", "Windows": "AppData/Local"}.get(system, ".cache")
+    except RuntimeError as error:
+        raise UserError("SUPERTICKETS_CACHE: set it to a folder; this user has no home folder for compiled tickets") from error
 
 
 def _key(ticket: Ticket, size: tuple[int, int]) -> str:

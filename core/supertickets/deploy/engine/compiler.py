@@ -63,7 +63,10 @@ def find_compiler(target: str = "native") -> list[str]:
     suffix = target_suffix(target)
     seen = []
     for name in (os.environ.get("CC", ""), "cc"):
-        command = shlex.split(name)
+        try:
+            command = shlex.split(name)
+        except ValueError as error:
+            raise UserError(f"CC: {name!r} is not a command ({error})") from error
         if not command or shutil.which(command[0]) is None:
             seen += [f"CC={name}, which is not found"] if command and name != "cc" else []
             continue

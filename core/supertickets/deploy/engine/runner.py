@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import re
+import struct
 import threading
 import time
 import weakref
@@ -77,8 +78,8 @@ class Engine:
     """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
-        if threads < 1:
-            raise UserError(f"threads: {threads} must be 1 or more")
+        if not isinstance(threads, int) or threads < 1:
+            raise UserError(f"threads: {threads!r} must be a whole number of 1 or more")
         targets = check_file(path)
         try:
             library = ctypes.CDLL(str(path.resolve()))
@@ -193,17 +194,31 @@ def _enlist(helpers: list[int]) -> None:
     helpers.append(threading.get_native_id())
 
 
+def _is_whole(elf: bytes) -> bool:
+    """Whether an ELF file holds all parts that its header names. Linux would map missing ones and end the process later."""
+    try:
+        programs, sections = struct.unpack_from("<2Q", elf, 32)
+        program_bytes, program_count, section_bytes, section_count = struct.unpack_from("<4H", elf, 54)
+        ends = [programs + program_bytes * program_count, sections + section_bytes * section_count]
+        for i in range(program_count):
+            offset, *_, size = struct.unpack_from("<4Q", elf, programs + i * program_bytes + 8)
+            ends.append(offset + size)
+    except struct.error:
+        return False
+    return max(ends) <= len(elf)
+
+
 def check_file(path: Path) -> str:
     """The processors that a compiled ticket is for, read from its bytes without running anything in it.
 
     Raises `UserError` for a file that is missing, was not written by this project, or is for another interface or machine.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
     data = path.read_bytes()
     if path.suffix == ".c":
         raise UserError(f"{path}: a C file; compile it first (supertickets export --format native does)")
-    found = re.search(rb"supertickets-engine (\d+); ([a-z0-9 -]+)\0", data)
+    found = re.search(rb"supertickets-engine (\d{1,9}); ([a-z0-9 -]+)\0", data)
     if found is None:
         raise UserError(f"{path}: not a compiled ticket (supertickets export TICKET --format native writes one)")
     if int(found[1]) != INTERFACE:
@@ -216,4 +231,6 @@ def check_file(path: Path) -> str:
     machines = {MACHINES.get(target, here) for target in targets.split()}
     if here not in machines:
         raise UserError(f"{path}: compiled for {targets}, but this machine is {here}")
+    if system == "Linux" and not _is_whole(data):
+        raise UserError(f"{path}: incomplete; export the ticket again")
     return targets
