@@ -97,6 +97,8 @@ def initialise(net: nn.Module, arch: Arch) -> None:
     had no groups, which keeps the first losses small. A block's one-conv expansion counts as the convs it stands for: its
     fan_out is that of one kernel at full width, expand x C_in, not of all kernels together. Transformers keep PyTorch's own.
     """
+    if all(param.is_meta for param in net.parameters()):
+        return  # there are no values, but PyTorch would take a while
     blocks = [block for block in mixed_blocks(net).values() if block.units]
     expansions = {id(b.expand): arch.expand * b.in_channels for b in blocks}
     before_norm = {id(conv) for b in blocks for conv in (b.expand, b.project, *b.depthwise.values())}
