@@ -174,17 +174,15 @@ def _add_compact(commands: Commands) -> None:
         """Write the compacted ticket, and print the savings and the largest difference between the outputs."""
         from supertickets.deploy.compact import compact, compact_table, compare
         from supertickets.terminal import console
-        from supertickets.ticket.hub import ticket_folder
-        from supertickets.ticket.ticket import FILES, Ticket
+        from supertickets.ticket.hub import file_bytes, ticket_folder
+        from supertickets.ticket.ticket import Ticket
 
         source = ticket_folder(options.ticket)
         ticket = Ticket.load(source)
         small = compact(ticket)
         facts = compare(ticket, small, _size(options))
-        for side, folder in ((facts["before"], source), (facts["after"], options.out)):  # the two folders may be the same
-            if side is facts["after"]:
-                small.save(folder)
-            side["file_bytes"] = sum((folder / name).stat().st_size for name in FILES)
+        facts["before"]["file_bytes"] = file_bytes(source)
+        facts["after"]["file_bytes"] = file_bytes(small.save(options.out))  # may be the same folder
         if options.json:
             print(json.dumps(facts, indent=1))
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from torch import nn
 
@@ -15,13 +15,11 @@ from supertickets.networks.body import BodyArch, BodyNet, body_arch
 from supertickets.networks.network import Network
 from supertickets.networks.supernet import Supernet
 
-A = TypeVar("A", bound=Arch, contravariant=True)
 
-
-class HeadBuilder(Protocol[A]):
+class HeadBuilder(Protocol):
     """The part of a task that is needed to build a network; every `Task` has it."""
 
-    def build_head(self, arch: A) -> nn.Module:
+    def build_head(self, arch: Arch) -> nn.Module:
         """The head for a body of this arch: list of feature maps, finest first -> output."""
         ...
 
@@ -40,7 +38,7 @@ FAMILIES: dict[str, Family] = {  # by the arch's `family`
 }
 
 
-def build_net(arch: Arch, task: HeadBuilder[Arch]) -> Network:
+def build_net(arch: Arch, task: HeadBuilder) -> Network:
     """Build the network that `arch` describes, full or shrunk, with the task's head and new initial weights."""
     return FAMILIES[arch.family].build(arch, task.build_head(arch))
 

@@ -30,13 +30,13 @@ class Traced:
     kept: dict[str, int]
 
 
-def trace(net: nn.Module, shape: tuple[int, int, int] = SHAPE) -> Traced:
-    """The unit groups of `net`, which has one input (1, *shape), in the order of their BN scales in the network."""
+def trace(net: nn.Module) -> Traced:
+    """The unit groups of `net`, which has one input (1, *SHAPE), in the order of their BN scales in the network."""
     copied = copy.deepcopy(net).eval()
     like = next(copied.parameters(), torch.empty(0))
     tracer = Tracer(copied)
-    x = torch.zeros(1, *shape, device=like.device, dtype=like.dtype)
-    tracer.put(x, np.array(tracer.channels.new(shape[0])).reshape(1, -1, 1, 1))
+    x = torch.zeros(1, *SHAPE, device=like.device, dtype=like.dtype)
+    tracer.put(x, np.array(tracer.channels.new(SHAPE[0])).reshape(1, -1, 1, 1))
     tracer.keep(x, "the input")
     with torch.inference_mode(), tracer:
         outputs = tree_leaves(copied(x))

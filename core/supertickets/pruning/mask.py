@@ -16,6 +16,14 @@ from supertickets.networks.supernet import prunable
 Mask: TypeAlias = dict[str, Tensor]
 
 
+def mask_without(gone: Tensor, scores: Mapping[str, Tensor]) -> Mask:
+    """The mask that removes the weights at the positions `gone` of all weights with scores, laid end to end."""
+    sizes = [score.numel() for score in scores.values()]
+    kept = torch.ones(sum(sizes), dtype=torch.bool, device=gone.device)
+    kept[gone] = False
+    return {name: piece.view_as(scores[name]) for name, piece in zip(scores, kept.split(sizes), strict=True)}
+
+
 def sparsity(mask: Mapping[str, Tensor]) -> float:
     """The share of weights that the mask removes; 0 for an empty mask."""
     total = sum(kept.numel() for kept in mask.values())

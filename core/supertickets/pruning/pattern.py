@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import Scores
-from supertickets.pruning.mask import Mask
+from supertickets.pruning.mask import Mask, mask_without
 
 
 def pattern_layers(net: nn.Module) -> set[str]:
@@ -37,10 +37,7 @@ def choose_by_pattern(scores: Scores, sparsity: float, pattern: tuple[int, int])
         return {name: ~gone for name, gone in leaving.items()}
     k = min(count, round(sparsity * sum(score.numel() for score in scores.values())))
     flat = torch.cat([score.masked_fill(~leaving[name], torch.inf).flatten().double() for name, score in scores.items()])
-    kept = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
-    kept[flat.sort(stable=True).indices[:k]] = False
-    pieces = kept.split([score.numel() for score in scores.values()])
-    return {name: piece.view(score.shape) for piece, (name, score) in zip(pieces, scores.items(), strict=True)}
+    return mask_without(flat.sort(stable=True).indices[:k], scores)
 
 
 def _beyond_pattern(score: Tensor, n: int, m: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from supertickets.errors import UserError
 from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import ROUNDS, Evidence, Scores, criterion_named
-from supertickets.pruning.mask import Mask, apply_mask, mask_optimizer
+from supertickets.pruning.mask import Mask, apply_mask, mask_optimizer, mask_without
 from supertickets.pruning.pattern import choose_by_pattern, pattern_layers
 
 Scope = Literal["global", "layer", "erk"]
@@ -73,11 +73,11 @@ def choose_by_macs(scores: Scores, share: float, positions: Mapping[str, int], *
     if k > len(order) - sum(floors.values()):
         also = f" and prune.min_layer_density {min_layer_density}" if min_layer_density else ""
         raise UserError(f"prune.target_sparse_macs: the network, now smaller, has no room for layers that are not pruned{also}")
-    return _all_but(order[:k], scores)
+    return mask_without(order[:k], scores)
 
 
 def _choose_globally(scores: Scores, k: int, floors: Mapping[str, int]) -> Mask:
-    return _all_but(_order(scores, floors)[:k], scores)
+    return mask_without(_order(scores, floors)[:k], scores)
 
 
 def _order(scores: Scores, floors: Mapping[str, int]) -> Tensor:
@@ -85,14 +85,6 @@ def _order(scores: Scores, floors: Mapping[str, int]) -> Tensor:
     protected = {n: _keep_best(s, floors[n]) if floors[n] else torch.zeros_like(s, dtype=torch.bool) for n, s in scores.items()}
     flat = torch.cat([s.masked_fill(protected[n], torch.inf).flatten().double() for n, s in scores.items()])
     return flat.sort(stable=True).indices
-
-
-def _all_but(gone: Tensor, scores: Scores) -> Mask:
-    """The mask that removes the weights at these positions of all weights, laid end to end."""
-    kept = torch.ones(sum(s.numel() for s in scores.values()), dtype=torch.bool, device=gone.device)
-    kept[gone] = False
-    pieces = kept.split([s.numel() for s in scores.values()])
-    return {name: piece.view(s.shape) for piece, (name, s) in zip(pieces, scores.items(), strict=True)}
 
 
 def _erk_densities(scores: Scores, density: float) -> dict[str, float]:

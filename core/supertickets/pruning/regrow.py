@@ -10,7 +10,7 @@ from math import cos, pi
 import torch
 
 from supertickets.pruning.criteria import Scores
-from supertickets.pruning.mask import Mask
+from supertickets.pruning.mask import Mask, mask_without
 
 
 def regrow_share(epoch: int, first: int, last: int, fraction: float) -> float:
@@ -22,8 +22,6 @@ def regrow(mask: Mask, growth: Scores, count: int) -> Mask:
     """The mask with `count` more weights: the removed ones that `growth` ranks highest; ties are decided by position."""
     open_places = {name: score.masked_fill(mask[name].cpu(), -torch.inf) for name, score in growth.items()}
     flat = torch.cat([score.flatten().double() for score in open_places.values()])
-    back = torch.zeros(len(flat), dtype=torch.bool)
-    back[torch.sort(flat, descending=True, stable=True).indices[:count]] = True
-    pieces = back.split([score.numel() for score in growth.values()])
-    grown = {name: piece.view(mask[name].shape).to(mask[name].device) for name, piece in zip(growth, pieces, strict=True)}
-    return {name: kept | grown[name] if name in grown else kept for name, kept in mask.items()}
+    back = torch.sort(flat, descending=True, stable=True).indices[:count]
+    others = mask_without(back, growth)
+    return {name: kept | ~others[name].to(kept.device) if name in others else kept for name, kept in mask.items()}

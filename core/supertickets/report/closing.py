@@ -12,6 +12,7 @@ from supertickets.deploy.engine.timing import native_ms
 from supertickets.networks.macs import paper_macs
 from supertickets.task import Task
 from supertickets.terminal import beside_supernet, console, headline, human, note, score_text, summary_table
+from supertickets.ticket.hub import file_bytes
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import Run
 from supertickets.training.start import REWIND
@@ -89,7 +90,6 @@ def summary(ticket: Ticket, metric: str, folder: Path, *, native_ms: float | Non
     figures, supernet = ticket.metrics, ticket.provenance.get("supernet", {})
 
     macs_paper = paper_macs(figures["macs"], figures["params"], sum(int((~kept).sum()) for kept in ticket.mask.values()))
-    size_kib = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 1024
     in_engine = {}
     if native_ms is not None:
         size = "x".join(map(str, ticket.load_task().input_shape[1:]))
@@ -103,7 +103,7 @@ def summary(ticket: Ticket, metric: str, folder: Path, *, native_ms: float | Non
         **in_engine,
         "parameters": beside_supernet(figures["params"], supernet.get("params")),
         "units": str(figures["units"]),
-        "ticket": f"{folder}  ({size_kib:.0f} KiB)",
+        "ticket": f"{folder}  ({file_bytes(folder) / 1024:.0f} KiB)",
     }
 
 

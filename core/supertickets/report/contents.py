@@ -13,8 +13,8 @@ from supertickets.report.runs import RunFacts, differing_settings, finite
 from supertickets.terminal import duration, human
 
 Runs = Sequence[RunFacts]
-PICTURES = {1: 8}  # number of runs -> number of pictures for each
-PICTURES_OF_MANY = 2
+PICTURES = 8  # of a single run
+PICTURES_OF_MANY = 2  # of each of several runs
 LABELS_SHOWN = 30
 CURVES = {  # key of a log's record -> its title, and the format of its values
     "loss": ("training loss", ".2f"),
@@ -207,7 +207,7 @@ def _layers(run: RunFacts) -> str:
 
 def pictures(runs: Runs) -> str:
     """Example predictions of each run."""
-    most = PICTURES.get(len(runs), PICTURES_OF_MANY)
+    most = PICTURES if len(runs) == 1 else PICTURES_OF_MANY
     found = [
         picture(path, f"{_prefix(i, run, runs)}{path.stem}") for i, run in enumerate(runs, 1) for path in run.pictures[:most]
     ]

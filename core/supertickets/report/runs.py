@@ -19,7 +19,7 @@ from supertickets.errors import UserError
 from supertickets.networks.build import full_arch
 from supertickets.networks.network import Network
 from supertickets.ticket.facts import Facts, describe
-from supertickets.ticket.hub import FILES, ticket_folder
+from supertickets.ticket.hub import FILES, file_bytes, ticket_folder
 from supertickets.ticket.limits import build_checked
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.records import read_records
@@ -118,7 +118,7 @@ def read_run(place: str | Path, *, name: str | None = None) -> RunFacts:
         ticket=ticket,
         facts=describe(ticket),
         metric=ticket.load_task().metric,
-        file_bytes=sum((folder / file).stat().st_size for file in FILES),
+        file_bytes=file_bytes(folder),
         supernet=full_network(ticket, folder / FILES[0]),
         records=read_records(log) if is_run and log.is_file() else [],
         pictures=sorted(path for path in pictures.glob("*.png") if path.stem != "curves") if is_run else [],

@@ -96,11 +96,11 @@ def _direction(forward: np.ndarray, outward: np.ndarray, sides: np.ndarray) -> n
     return np.stack((sides * np.sin(outward) * reach, -np.cos(outward) * reach, np.sin(forward)), axis=-1)
 
 
-def pose_body(rng: np.random.Generator, activity: str, *, jitter_deg: float = 9.0) -> Body:
-    """Draw a body in the given activity, with random changes of up to `jitter_deg` degrees in all angles."""
+def pose_body(rng: np.random.Generator, activity: str) -> Body:
+    """Draw a body in the given activity, with random changes of up to 9 degrees in all angles."""
     pose = _POSES[activity]
     angles = np.array(pose.left_arm + pose.right_arm + pose.left_leg + pose.right_leg, dtype=np.float64).reshape(8, 2)
-    angles += rng.uniform(-1, 1, (8, 2)) * (jitter_deg, jitter_deg / 2)
+    angles += rng.uniform(-1, 1, (8, 2)) * (9, 4.5)
     angles = np.radians(angles)
     limbs = _direction(angles[:, 0], angles[:, 1], _SIDES)
     lean, sway, tilt = np.radians(rng.uniform(-5, 5, 3) + (pose.lean, 0, 0))

@@ -62,6 +62,11 @@ def push(
     return str(done.commit_url)
 
 
+def file_bytes(folder: Path) -> int:
+    """The size of the files of the ticket in `folder`, without a ticket of early weights inside it."""
+    return sum((folder / name).stat().st_size for name in FILES)
+
+
 def ticket_folder(name: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
     """The folder of a ticket: `name` itself, or the hub's `owner/name` if neither this folder nor its parent exists.
 

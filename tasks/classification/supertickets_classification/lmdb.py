@@ -137,11 +137,11 @@ def _changed(env: Environment, source: Files, about: JsonObject, out: Path) -> s
     at, skipped = 0, set(about["skipped"])
     with env.begin() as txn:
         for index in watch(range(about["done"]), lambda: f"comparing {out}"):
-            name, record = source.name(index), _record(source, index, skip=True)
-            if name not in skipped:
-                record, at = (None if record == txn.get(key_of(at)) else b"other"), at + 1
-            if record is not None:
+            name = source.name(index)
+            packed = None if name in skipped else txn.get(key_of(at))
+            if _record(source, index, skip=True) != packed:
                 return name
+            at += name not in skipped
     return None
 
 

@@ -216,12 +216,12 @@ class SceneSource:
     """The generated scenes: pictures that depend only on their number; the class is the person's activity."""
 
     def __init__(self, data: ClassificationData, split: str) -> None:
-        from supertickets.scenes import ACTIVITIES, VAL_START, draw_scenes
+        from supertickets.scenes import ACTIVITIES, SIZES_PX, VAL_START, draw_scenes
 
         start, count = (0, data.train_images) if split == "train" else (VAL_START, data.val_images)
         size_px = max(data.size_px)
-        if not 32 <= size_px <= 512:
-            raise UserError(f"scenes must be 32 to 512 pixels wide, not {size_px} (data.size_px)")
+        if not SIZES_PX[0] <= size_px <= SIZES_PX[1]:
+            raise UserError(f"scenes must be {SIZES_PX[0]} to {SIZES_PX[1]} pixels wide, not {size_px} (data.size_px)")
         self.folders, self.start = list(ACTIVITIES), start
         drawn = draw_scenes(count, seed=data.seed, size_px=size_px, start=start)
         self.images, self.labels = drawn["image"], drawn["activity"]

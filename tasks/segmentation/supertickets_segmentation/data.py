@@ -74,15 +74,17 @@ class SceneSource:
     """The generated scenes: pictures that depend only on their number."""
 
     def __init__(self, data: SegmentationData, split: str) -> None:
-        from supertickets.scenes import CLASSES, VAL_START
+        from supertickets.scenes import CLASSES, SIZES_PX, VAL_START
 
         if data.classes is not None and data.classes != list(CLASSES):
             raise UserError(f"data.classes: the classes of the scenes are {listed(CLASSES)}, in this order")
         self.data = data
         self.start, self.count = (0, data.train_images) if split == "train" else (VAL_START, data.val_images)
         self.size_px = max(data.resize or data.size_px)
-        if not 32 <= self.size_px <= 512:
-            raise UserError(f"scenes must be 32 to 512 pixels wide, not {self.size_px} (data.size_px, data.resize)")
+        if not SIZES_PX[0] <= self.size_px <= SIZES_PX[1]:
+            raise UserError(
+                f"scenes must be {SIZES_PX[0]} to {SIZES_PX[1]} pixels wide, not {self.size_px} (data.size_px, data.resize)"
+            )
 
     def __len__(self) -> int:
         return self.count

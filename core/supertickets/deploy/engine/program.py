@@ -57,9 +57,9 @@ class Act(IntFlag):
     SIGMOID = 64
 
 
-def rounded(n: int, multiple: int = VECTOR) -> int:
-    """`n`, rounded up to a multiple of `multiple`."""
-    return -(-n // multiple) * multiple
+def rounded(n: int) -> int:
+    """`n`, rounded up to whole vectors."""
+    return -(-n // VECTOR) * VECTOR
 
 
 class Operation(NamedTuple):
