@@ -19,7 +19,7 @@ LABELS_SHOWN = 30
 CURVES = {  # key of a log's record -> its title, and the format of its values
     "loss": ("training loss", ".2f"),
     "macs": ("dense MACs", "~s"),
-    "sparse_macs": ("MACs with a nonzero weight", "~s"),
+    "sparse_macs": ("sparse MACs", "~s"),
     "sparsity": ("share of zero weights", ".1f"),
 }
 

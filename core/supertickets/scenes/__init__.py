@@ -10,9 +10,9 @@ from itertools import count as count_from
 
 import numpy as np
 
-from ..errors import UserError
-from .canvas import CLASSES, PALETTE, Canvas, pick
-from .person import (
+from supertickets.errors import UserError
+from supertickets.scenes.canvas import CLASSES, PALETTE, Canvas, pick
+from supertickets.scenes.person import (
     ACTIVITIES,
     FLIP_PAIRS,
     JOINT_PARTS,
@@ -24,10 +24,10 @@ from .person import (
     paint_body,
     pose_body,
 )
-from .world import Extent, World
+from supertickets.scenes.world import Extent, World
 
 __all__ = [
-    "ACTIVITIES", "CLASSES", "FLIP_PAIRS", "JOINTS", "PALETTE", "SKELETON", "VAL_START", "Scene",
+    "ACTIVITIES", "CLASSES", "FLIP_PAIRS", "JOINTS", "PALETTE", "SIZES_PX", "SKELETON", "VAL_START", "Scene",
     "draw_scene", "draw_scenes", "mirror",
 ]  # fmt: skip
 
@@ -52,8 +52,7 @@ class Scene:
 def draw_scene(index: int, *, seed: int = 0, size_px: int = 96) -> Scene:
     """Draw scene number `index` of the endless series `seed`.
 
-    Raises:
-        UserError: a negative index or seed, or a size outside 32..512.
+    Raises `UserError` for a negative index or seed, and for a size outside of `SIZES_PX`.
     """
     for name, value, low, high in (("index", index, 0, None), ("seed", seed, 0, None), ("size_px", size_px, *SIZES_PX)):
         if value < low or (high is not None and value > high):
@@ -68,11 +67,10 @@ def draw_scene(index: int, *, seed: int = 0, size_px: int = 96) -> Scene:
 
 
 def draw_scenes(count: int, *, seed: int = 0, size_px: int = 96, start: int = 0) -> dict[str, np.ndarray]:
-    """Draw scenes `start` .. `start + count - 1` and stack them.
+    """Draw scenes `start` to `start + count - 1` and stack them, see `Scene`.
 
-    Returns:
-        image (N, H, W, 3) uint8, labels (N, H, W) uint8, activity (N,) int64,
-        keypoints (N, 17, 3) float32, bbox (N, 4) float32.
+    Returns image (N, H, W, 3) uint8, labels (N, H, W) uint8, activity (N,) int64, keypoints (N, 17, 3) float32 and bbox (N, 4)
+    float32.
     """
     stacks: dict[str, np.ndarray] = {
         "image": np.zeros((count, size_px, size_px, 3), dtype=np.uint8),

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from .canvas import Canvas, Colour, pick, pick_colour, shade
+from supertickets.scenes.canvas import Canvas, Colour, pick, pick_colour, shade
 
 JOINTS: tuple[str, ...] = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from .canvas import Canvas, Colour, pick, pick_colour, shade
+from supertickets.scenes.canvas import Canvas, Colour, pick, pick_colour, shade
 
 Extent = tuple[float, float, float, float]  # left, top, right, bottom in fractions of the picture
 

@@ -63,7 +63,7 @@ def doubts(sets: dict[str, ImageSet]) -> list[str]:
 
 def _table(sets: dict[str, ImageSet], looked: dict[str, int]) -> Table:
     table = Table(title="image audit", title_justify="left")
-    for column in ("split", "images", "classes", "images a class", "read", "unreadable"):
+    for column in ("split", "images", "classes", "images per class", "read", "unreadable"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split, found in sets.items():
         counts = np.bincount(found.source.labels, minlength=len(found.source.folders))

@@ -22,7 +22,7 @@ from supertickets.terminal import note
 from supertickets.types import JsonObject
 from supertickets_keypoint.annotations import read_detections
 from supertickets_keypoint.config import KeypointConfig
-from supertickets_keypoint.crop import crop, inverse, map_to_input, move
+from supertickets_keypoint.crop import centre_of, crop, inverse, map_to_input, move
 from supertickets_keypoint.data import PersonSet
 from supertickets_keypoint.files import ImageFiles, image_id
 from supertickets_keypoint.joints import Joints
@@ -41,11 +41,12 @@ def draw_val(find: Finder, val: PersonSet, joints: Joints, out_dir: Path, limit:
     written = []
     for index in evenly_spread(len(val), limit):
         person, turn = val.upright(index)
-        places, heights = find(val[index][0][None], val[index][2][None])
+        image, _, to_image, *_ = val[index]
+        places, heights = find(image[None], to_image[None])
         found_at = places[0].numpy() if turn is None else move(turn, places[0].numpy())
         side = float(max(person.box[2:])) * 1.3
         size = (320, 320)
-        to_view = map_to_input((person.box[0] + person.box[2] / 2, person.box[1] + person.box[3] / 2), side / 320, size)
+        to_view = map_to_input(centre_of(person.box), side / 320, size)
         pixels = crop(partial(val.picture, person.image), to_view, size, val.transform.fill)
         found = np.column_stack([move(to_view, found_at), heights[0].numpy()])
         truth = np.column_stack([move(to_view, person.joints[:, :2]), person.joints[:, 2] > 0])

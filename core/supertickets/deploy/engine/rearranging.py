@@ -162,7 +162,7 @@ def transpose(p: GraphPlanner, x: fx.Node, a: int, b: int) -> Value:
 
 
 def same(p: GraphPlanner, x: fx.Node, *_: object, **__: object) -> Found:
-    """What changes nothing."""
+    """An operation that changes nothing."""
     found = p.found[x]
     if found is p.image:
         return found

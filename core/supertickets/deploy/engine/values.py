@@ -22,11 +22,11 @@ class Memory:
         self._give = give
 
     def hold(self) -> None:
-        """One more user."""
+        """Add a user."""
         self.users += 1
 
     def drop(self) -> None:
-        """One user fewer."""
+        """Remove a user."""
         self.users -= 1
         if not self.users:
             self._give()
@@ -64,7 +64,7 @@ class Value:
         return self
 
     def drop(self) -> None:
-        """One user fewer."""
+        """Remove a user."""
         self.users -= 1
         for memory in self.memory:
             memory.drop()
