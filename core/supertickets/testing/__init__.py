@@ -214,7 +214,7 @@ arch:
   expand: 2
 search: {{target_macs: 0.7, warmup: 0, start: 0, end: 0.5}}
 prune: {{target: 0.6, every: 1, start: 0, end: 0.5}}
-train: {{epochs: 2, batch_size: {batch_size}, evaluate_every: 1}}
+train: {{epochs: 2, batch_size: {batch_size}, evaluate_every: 2}}
 run: {{examples: 2, tensorboard: false, report: false, native_ms: false}}
 {settings}
 """
