@@ -148,7 +148,7 @@ def test_a_file_that_differs_is_not_left_behind(tmp_path, monkeypatch):
     wrong = fold(toy_ticket().build())
     wrong.head.classifier.bias.data += 1e-3
     monkeypatch.setattr(module, "fold", lambda *_, **__: wrong)
-    with pytest.raises(UserError, match=r"net\.pt2: not written: its outputs differ .* by 1\.0e-03; 1e-04 is allowed"):
+    with pytest.raises(UserError, match=r"net\.pt2: not written: its outputs differ .* by 1\.0e-03; at most 1e-04 is allowed"):
         export(toy_ticket(), tmp_path / "net.pt2", format="torch")
     assert not list(tmp_path.iterdir())
 

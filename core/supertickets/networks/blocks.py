@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from math import gcd
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,14 @@ _UNIT_PARTS = ("expand", "expand_bn", "depthwise", "depthwise_bn", "project", "p
 def has_replaced_forward(modules: Iterable[nn.Module]) -> bool:
     """Whether the forward method of a module has been replaced, as for BN layers with `train.sync_bn`."""
     return any("forward" in vars(module) for module in modules)
+
+
+@runtime_checkable
+class InParts(Protocol):
+    """A module that can run in parts."""
+
+    def forward_in_parts(self, x: Tensor, run: Callable[..., Tensor]) -> Tensor:
+        """The same as `forward` up to rounding; `run(function, *inputs)` runs each part."""
 
 
 class MixedBlock(nn.Module):

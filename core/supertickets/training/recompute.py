@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from supertickets.errors import UserError
-from supertickets.networks.blocks import MixedBlock, has_replaced_forward, outer_blocks
+from supertickets.networks.blocks import InParts, has_replaced_forward, outer_blocks
 
 
 def recompute_blocks(net: nn.Module) -> None:
@@ -39,7 +39,7 @@ def _forward(block: nn.Module, *inputs: Tensor) -> Any:
     own = type(block).forward
     if not (block.training and torch.is_grad_enabled()):
         return own(block, *inputs)
-    if isinstance(block, MixedBlock) and not has_replaced_forward(module for module in block.modules() if module is not block):
+    if isinstance(block, InParts) and not has_replaced_forward(module for module in block.modules() if module is not block):
         (x,) = inputs
         return block.forward_in_parts(x, partial(_dropped, block))
     return _dropped(block, own, block, *inputs)

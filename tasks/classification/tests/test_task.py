@@ -233,7 +233,7 @@ def test_scoring_needs_no_training_data(folder_root: Path):
     shutil.rmtree(folder_root / "train")
     assert len(ClassificationTask(settings).build_val_loader(2)) == 3
     (folder_root / "val/bee").rename(folder_root / "val/wasp")
-    with pytest.raises(UserError, match="val lacks the class folders bee and has wasp"):
+    with pytest.raises(UserError, match="val lacks the class folders bee and also has wasp"):
         ClassificationTask(settings).build_val_loader(2)
 
 
