@@ -23,11 +23,12 @@ LAUNCH := $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --
 
 install: .venv/.installed
 
-# One pip command installs all members: tasks require `supertickets` by name, and pip finds it in the same command. Python
-# compiles modules when they are first imported; to compile all of them at once would take as long as the rest.
+# One pip command installs all members: tasks require `supertickets` by name, and pip finds it in the same command. The
+# modules are compiled afterwards on all cores, as pip would use only one; some packages contain files that do not compile.
 .venv/.installed: $(MANIFESTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --editable 'core[dev]' $(addprefix --editable ,$(MEMBERS))
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	touch $@
 
 quickstart: install
