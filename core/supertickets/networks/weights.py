@@ -101,7 +101,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     data = read_tensor_file(path)
     for holder in _HOLDERS:
         data = data[holder] if isinstance(data.get(holder), dict) else data
-    tensors = {name.removeprefix("module."): tensor for name, tensor in data.items() if isinstance(tensor, Tensor)}
+    tensors = {str(name).removeprefix("module."): tensor for name, tensor in data.items() if isinstance(tensor, Tensor)}
     if not tensors:
         raise UserError(f"{path}: holds no tensors by name")
     check_tensors(tensors, path)
