@@ -148,6 +148,7 @@ def stopped_and_continued(kind: str, folder: Path, root: Path, moment: tuple[str
     counter = mmap(-1, 16)  # shared with the forked processes: finished steps, and steps at the start
 
     def first() -> None:
+        """The first process: it draws until it is stopped at `moment`."""
         seen: Counter[str] = Counter()
 
         def around(phase: str, call: Callable[[], Any]) -> Any:

@@ -77,6 +77,7 @@ def _for_x86(code: str) -> str:
     """`code` once for each instruction set: AVX-512 and AVX2 on x86-64, otherwise that of the compiler's options."""
 
     def one(level: int, width: int, most: int, features: str) -> str:
+        """`code` for one instruction set, left out if the file is compiled for the other one only."""
         return "\n".join(
             [
                 f"#if TICKET_X86 != {7 - level}",
