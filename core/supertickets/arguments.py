@@ -31,6 +31,7 @@ def friendly(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        """Run the command; what it prints is written before its errors are reported."""
         try:
             try:
                 command(*args, **kwargs)
