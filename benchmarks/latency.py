@@ -12,6 +12,7 @@ engine for each target. The searched network is the ticket's architecture with a
 in the zeros. One thread is measured in CPU time of the process, which does not include other processes. Several threads are
 measured in wall time, with a pause and an untimed call before each timed call, because the threads of the dense runtimes
 continue to spin for a while. With `--clock wall`, one thread is measured in the same way, alternately with several threads.
+With `--burst`, a measurement is the mean over several images that immediately follow one another, as in a video.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from supertickets.ticket.facts import describe
 from supertickets.ticket.ticket import Ticket
 
 EAGER, NATIVE, DENSE = "eager", "native", ("onnx", "openvino")
-PAUSE = 0.01  # seconds after which the threads of PyTorch, ONNX Runtime and OpenVINO have stopped spinning
+PAUSE = 0.06  # seconds after which the threads of PyTorch, ONNX Runtime (40 ms) and OpenVINO have stopped spinning
 CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 
 
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="input size (default: the task's)")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], metavar="N", help="one measurement for each number")
     parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--burst", type=int, default=1, metavar="N", help="images that follow one another in a measurement")
     parser.add_argument(
         "--clock", choices=tuple(CLOCKS), help="CPU time of the process or wall time (default: cpu for one thread)"
     )
@@ -84,9 +86,11 @@ def main() -> None:
                 for key, call in forms(name, network, size, Path(folder), threads, options).items()
             }
             with torch.inference_mode():
-                taken = latencies_ms(calls, rounds=options.rounds, pause=PAUSE * (max(counts) > 1), clock=CLOCKS[clock])
+                pause = PAUSE * (max(counts) > 1)
+                taken = latencies_ms(calls, rounds=options.rounds, pause=pause, burst=options.burst, clock=CLOCKS[clock])
             found = [row(key, values, facts[key[0]], options, clock) for key, values in taken.items()]
-            how = f"{options.rounds} rounds, {clock} time"
+            images = f" of {options.burst} images" if options.burst > 1 else ""
+            how = f"{options.rounds} rounds{images}, {clock} time"
             console.print(table(found, f"{options.ticket}, 1x3x{size[0]}x{size[1]}, {how}"))
             for line in [*shares(found, counts), *gains_of_threads(found, counts)]:
                 console.print(line, highlight=False)
@@ -196,6 +200,7 @@ def row(
         "layout": layout,
         "threads": threads,
         "rounds": options.rounds,
+        "burst": options.burst,
         "clock": clock,
         "macs": facts["macs"],
         "sparse_macs": facts["sparse_macs"],

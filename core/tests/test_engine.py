@@ -250,8 +250,16 @@ def test_one_slow_call_does_not_change_the_way_and_a_busy_machine_does():
 
     assert sum(ways(31, whole=2, split=1)) >= 26  # all but a few trials
     faster.record(True, 5)
-    assert all(ways(20, whole=2, split=1)[1:])  # call 32 tries the other way
+    assert all(ways(20, whole=2, split=1))
     assert not any(ways(40, whole=2, split=9)[20:]) and sum(ways(300, whole=2, split=1)) >= 200
+
+
+def test_threads_that_have_to_be_woken_are_tried_twice_in_a_row():
+    faster, taken = runner.Faster(), [False]
+    for _ in range(60):
+        taken.append(faster.choose())
+        faster.record(taken[-1], 2 if not taken[-1] else 1 if taken[-2] else 4)
+    assert sum(taken[1:]) >= 50
 
 
 def test_images_of_another_size_are_refused(compiled):

@@ -30,5 +30,11 @@ def test_with_a_pause_an_untimed_call_comes_first():
     assert ran == [name for name in "baabba" for _ in range(2)]
 
 
+def test_a_burst_counts_as_one_measurement():
+    taken, ran = times(pause=1e-6, burst=3)
+    assert taken == {"a": [250.0, 250.0], "b": [500.0, 500.0]}
+    assert ran == [name for name in "baabba" for _ in range(4)]
+
+
 def test_quartiles_of_one_measurement_are_all_that_measurement():
     assert quartiles_ms([2.0]) == (2.0, 2.0, 2.0) and quartiles_ms([1.0, 2.0, 3.0])[1] == 2.0

@@ -15,14 +15,15 @@ def latencies_ms(
     rounds: int = 20,
     warmup: int = 3,
     pause: float = 0.0,
+    burst: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Latencies:
-    """Milliseconds of each call in `rounds` rounds; every round runs each call once, in a rotating order.
+    """Milliseconds of each call in `rounds` rounds; every round runs them in a rotating order.
 
     `warmup` rounds run first and are not counted. With `pause`, each timed call is preceded by that many seconds of rest, in
-    which threads of other calls stop spinning, and by an untimed call, which wakes the call's own threads. `clock` returns
-    seconds. `time.process_time` does not count the time of other processes on a busy machine, but counts the time of all
-    threads.
+    which threads of other calls stop spinning, and by an untimed call, which wakes the call's own threads. `burst` calls
+    immediately follow one another and are timed together; their mean counts as one measurement. `clock` returns seconds;
+    `time.process_time` does not count the time of other processes on a busy machine, but counts the time of all threads.
     """
     names = list(calls)
     taken: Latencies = {name: [] for name in names}
@@ -32,9 +33,10 @@ def latencies_ms(
                 time.sleep(pause)
                 calls[name]()
             began = clock()
-            calls[name]()
+            for _ in range(burst):
+                calls[name]()
             if i >= 0:
-                taken[name].append((clock() - began) * 1e3)
+                taken[name].append((clock() - began) / burst * 1e3)
     return taken
 
 

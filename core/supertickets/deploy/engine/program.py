@@ -67,7 +67,7 @@ class Operation(NamedTuple):
 
     kind: Op
     wait: bool  # whether the threads of an image wait for each other after it
-    strips: int  # number of strips of each thread's share in which it runs, together with the operations around it
+    strips: int  # number of strips in which it runs, together with the operations around it
     numbers: tuple[int, ...]
 
 
@@ -151,9 +151,10 @@ class Program:
     def in_strips(self, strips: int) -> Iterator[None]:
         """Run the operations planned within together: all of them for one strip of positions, then all for the next strip.
 
-        What one operation writes is then still in the cache when the next one reads it. Each thread divides its share of the
-        positions into this number of strips; with more than one, its own memory holds only one of them at a time. Threads wait
-        for each other only at the end, so no operation may read what another one writes at other positions of the arena.
+        What one operation writes is then still in the cache when the next one reads it. The threads of an image divide the
+        strips among them; if their number is not a multiple of the threads, there are more and smaller strips. With more than
+        one, a thread's own memory holds only one of them at a time. Threads wait for each other only at the end, so no
+        operation may read what another one writes at other positions of the arena.
         """
         before, self.strips, self._together = len(self.ops), strips, True
         yield

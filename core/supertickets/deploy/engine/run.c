@@ -141,13 +141,14 @@ static void FN(run_op)(const Op *op, const float *image, float *output, float *a
 }
 
 /* Runs all operations; after those with `wait`, all parts wait for each other. Operations up to one of these that have the same
- * number of strips run together: all of them for the first strip of a part's share, then all of them for the next one. */
+ * number of strips run together: all of them for the first strip of a part's share, then all of them for the next one. The strips
+ * are divided among the parts; if their number is not a multiple of `parts`, there are more of them, which are smaller. */
 static void FN(run)(const float *image, float *output, char *memory, int part, int parts, void (*wait)(void)) {
   uint32_t *arrived = (uint32_t *)memory, met = 1;
   float *arena = (float *)(memory + 64), *own = arena + SHARED + (int64_t)part * OWN;
   for (int i = 0, end; i < OP_COUNT; i = end) {
-    int strips = OPS[i].strips;
-    for (end = i + 1; end < OP_COUNT && !OPS[end - 1].wait && OPS[end].strips == strips;) end++;
+    for (end = i + 1; end < OP_COUNT && !OPS[end - 1].wait && OPS[end].strips == OPS[i].strips;) end++;
+    int strips = (OPS[i].strips + parts - 1) / parts; /* of each part */
     for (int s = part * strips; s < (part + 1) * strips; s++)
       for (int j = i; j < end; j++) FN(run_op)(OPS + j, image, output, arena, own, s, parts * strips);
     if (parts > 1 && OPS[end - 1].wait) meet(arrived, met++ * (uint32_t)parts, wait);

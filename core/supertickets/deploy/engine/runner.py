@@ -51,8 +51,9 @@ def load(path: str | Path, *, threads: int = 1) -> Engine:
 class Faster:
     """Chooses the faster of two ways, the one with the shorter best time.
 
-    Calls 1, 2, 4, 8, ... and every hundredth call try the other way. A best time grows by a tenth with each slower call, so
-    that a single slow call does not decide, but a machine that has become busy is noticed.
+    Calls 1, 4, 16, ..., every hundredth call, and the calls after these try the other way: twice in a row, because the first
+    call may have to wake threads. A best time grows by a tenth with each slower call, so that a single slow call does not
+    decide, but a machine that has become busy is noticed.
     """
 
     def __init__(self) -> None:
@@ -61,7 +62,7 @@ class Faster:
     def choose(self) -> bool:
         """The way to use for the next call."""
         self._calls += 1
-        other = self._calls & (self._calls - 1) == 0 or self._calls % 100 == 0
+        other = any(n % 100 == 0 or n in (1, 4, 16, 64) for n in (self._calls, self._calls - 1))
         return (self._best[True] < self._best[False]) != other
 
     def record(self, way: bool, seconds: float) -> None:
