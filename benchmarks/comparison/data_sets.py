@@ -13,7 +13,8 @@ from supertickets.task import package_of, task_class
 
 BUDGET = 0.5  # share of the MACs of the network that a search or a pruner starts from
 LRASPP = "lraspp_"  # prefix of the name of torchvision's whole segmentation network, before the name of its body
-SEARCHED = ("hrnas", "lite0")  # these networks are searched or pruned; the others are only trained
+LITE = ("lite0", "lite1", "lite2")  # EfficientNet-Lite, trained on ImageNet
+SEARCHED = ("hrnas", *LITE)  # these networks are searched or pruned; the others are only trained
 NO_SUPERNET = {"preset": "paper", **dict.fromkeys(("stages", "kernels", "expand", "stem_stride"), "null")}
 
 
@@ -25,7 +26,7 @@ class DataSet:
     recipe: str
     minutes: float
     small: Sequence[str] = ("mobilenet_v3_small", "shufflenet_v2_x0_5")  # networks from torchvision
-    lite0_recipe: str | None = None  # unset: `recipe` with an EfficientNet-Lite0 in place of its supernet
+    lite0_recipe: str | None = None  # unset: `recipe` with an EfficientNet-Lite in place of its supernet
 
 
 DATA_SETS = {
@@ -45,11 +46,6 @@ QUIET = {
     **dict.fromkeys(("run.report", "run.tensorboard", "run.native_ms"), "false"),
     **{"run.examples": "0", "train.evaluate_every": "100000"},
 }
-_LITE0 = {
-    "body": "timm:tf_efficientnet_lite0",
-    "weights": "${SUPERTICKETS_WEIGHTS}/efficientnet_lite0.safetensors",
-    "own_head": "true",
-}
 _TAYLOR = {"importance": "taylor_per_mac", "rho": "0", "divisor": "8"}
 
 
@@ -67,11 +63,16 @@ def config_of(data_set: str, start: str, overrides: Sequence[str] = ()) -> Confi
     cls = task_class(chosen.task)
     keys = {**QUIET, "search.target_macs": str(BUDGET)}
     recipe = chosen.recipe
-    if start == "lite0" and chosen.lite0_recipe:
-        recipe = chosen.lite0_recipe
-    elif start == "lite0":
-        keys |= {f"arch.{key}": value for key, value in (NO_SUPERNET | _LITE0).items()}
-        keys |= {"train.lr": "1e-3"} | {f"search.{key}": value for key, value in _TAYLOR.items()}
+    if start in LITE:
+        keys |= {
+            "arch.body": f"timm:tf_efficientnet_{start}",
+            "arch.weights": f"${{SUPERTICKETS_WEIGHTS}}/efficientnet_{start}.safetensors",
+        }
+        if chosen.lite0_recipe:
+            recipe = chosen.lite0_recipe
+        else:
+            keys |= {f"arch.{key}": value for key, value in NO_SUPERNET.items()} | {"arch.own_head": "true", "train.lr": "1e-3"}
+            keys |= {f"search.{key}": value for key, value in _TAYLOR.items()}
     elif start != "hrnas":
         body = {"body": f"torchvision:{start.removeprefix(LRASPP)}", "own_head": str(chosen.task == "classification").lower()}
         keys |= {f"arch.{key}": value for key, value in (NO_SUPERNET | body).items()}
