@@ -212,13 +212,15 @@ def row(
 
 
 def table(rows: list[dict], title: str) -> Table:
-    """The rows for the terminal."""
+    """The rows for the terminal, without their layouts if each runtime has only one of them."""
     shown = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for column in ("network", "runtime", "layout", "threads", "MACs", "median ms", "quartiles"):
-        shown.add_column(column, justify="left" if column in ("network", "runtime", "layout") else "right", no_wrap=True)
+    several = len({(r["network"], r["runtime"], r["threads"]) for r in rows}) < len(rows)
+    keys = ["network", "runtime", *(["layout"] if several else [])]
+    for column in (*keys, "threads", "MACs", "median ms", "quartiles"):
+        shown.add_column(column, justify="left" if column in keys else "right", no_wrap=True)
     for r in rows:
-        cells = (r["network"], r["runtime"], r["layout"], str(r["threads"]), human(r["macs"]), f"{r['median_ms']:.2f}")
-        shown.add_row(*cells, f"{r['quartile1_ms']:.2f} to {r['quartile3_ms']:.2f}")
+        quartiles = f"{r['quartile1_ms']:.2f} to {r['quartile3_ms']:.2f}"
+        shown.add_row(*(r[key] for key in keys), str(r["threads"]), human(r["macs"]), f"{r['median_ms']:.2f}", quartiles)
     return shown
 
 

@@ -84,11 +84,11 @@ def test_commands_of_the_documentation_are_understood(monkeypatch, tmp_path):
         monkeypatch.setattr(tasks.task_class(task), "__init__", reached)  # train and transfer, which have their config by then
     checked = set()
     for page, words in commands():
-        stood_for = {"TASK": page.parent.parent.name.rpartition("_")[2] if page.parent.name == "starter" else "segmentation"}
-        module, arguments = module_of([re.sub("TASK", stood_for["TASK"], word).replace("NAME", "pairs") for word in words])
+        task = page.parent.parent.name.rpartition("_")[2] if page.parent.name == "starter" else "segmentation"
+        module, arguments = module_of([re.sub("TASK", task, word).replace("NAME", "pairs") for word in words])
         main = importlib.import_module(module).main
-        if page.parent.name == "starter":
-            Path("recipe.yaml").write_text((page.parent / "recipe.yaml").read_text())
+        starter = ROOT / f"tasks/{task}/supertickets_{task}/starter"
+        Path("recipe.yaml").write_text((starter / "recipe.yaml").read_text())
         with monkeypatch.context() as patch, pytest.raises((Reached, SystemExit)) as stopped:
             if module == "supertickets.cli":
                 patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
