@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from comparison.data_sets import DATA_SETS, config_of, starts_of
-from comparison.entrants import ENTRANTS, Entrant, entrants_of, network_of
+from comparison.entrants import ENTRANTS, TICKETS_OF_LARGER, Entrant, entrants_of, network_of
 from comparison.exports import Shape, fastest_ms, write_forms
 from comparison.training import seconds_per_epoch
 from rows import Row, append_row, commit, find_row, machine, read_rows, write_rows
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure the rows that are not finished yet."""
     parser = Parser("peers.py", description="Compare tickets with other tools and networks on one data set.")
     parser.add_argument("data_set", choices=list(DATA_SETS))
-    parser.add_argument("--entrants", nargs="+", choices=list(ENTRANTS), default=list(ENTRANTS))
+    parser.add_argument("--entrants", nargs="+", choices=(names := list(ENTRANTS | TICKETS_OF_LARGER)), default=names)
     parser.add_argument("--starts", nargs="+", help="networks to start from (default: all of the data set)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--minutes", type=float, help="CPU minutes of training (default: the data set's)")

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from supertickets.config.reader import load_config
 from supertickets.config.sections import Config
 from supertickets.errors import one_of
+from supertickets.networks.build import build_net, full_arch
+from supertickets.networks.macs import count_layers, dense_macs
 from supertickets.recipes import find_recipe
 from supertickets.task import package_of, task_class
 
 BUDGET = 0.5  # share of the MACs of the network that a search or a pruner starts from
 LRASPP = "lraspp_"  # prefix of the name of torchvision's whole segmentation network, before the name of its body
-LITE = ("lite0", "lite1", "lite2")  # EfficientNet-Lite, trained on ImageNet
+LARGER = ("lite1", "lite2")  # searched down to the MACs of Lite0, and to half of them
+LITE = ("lite0", *LARGER)  # EfficientNet-Lite, trained on ImageNet
 SEARCHED = ("hrnas", *LITE)  # these networks are searched or pruned; the others are only trained
 NO_SUPERNET = {"preset": "paper", **dict.fromkeys(("stages", "kernels", "expand", "stem_stride"), "null")}
 
@@ -55,13 +60,13 @@ def starts_of(data_set: str) -> list[str]:
 
 
 def config_of(data_set: str, start: str, overrides: Sequence[str] = ()) -> Config:
-    """The config that trains the network `start` on a data set, with a search to half of the MACs.
+    """The config that trains the network `start` on a data set, with a search to half of the MACs (of Lite0, if it is larger).
 
     `overrides` are additional pairs of `--key value`. Raises `UserError` for an unknown data set, and as `load_config` does.
     """
     chosen = one_of(DATA_SETS, data_set, key="data set")
     cls = task_class(chosen.task)
-    keys = {**QUIET, "search.target_macs": str(BUDGET)}
+    keys = {**QUIET, "search.target_macs": str(BUDGET * lite0_macs(data_set) if start in LARGER else BUDGET)}
     recipe = chosen.recipe
     if start in LITE:
         keys |= {
@@ -77,6 +82,15 @@ def config_of(data_set: str, start: str, overrides: Sequence[str] = ()) -> Confi
         body = {"body": f"torchvision:{start.removeprefix(LRASPP)}", "own_head": str(chosen.task == "classification").lower()}
         keys |= {f"arch.{key}": value for key, value in (NO_SUPERNET | body).items()}
     return load_config(cls.Config, find_recipe(recipe, package_of(cls)), [*as_arguments(keys), *overrides])
+
+
+def lite0_macs(data_set: str) -> int:
+    """The MACs of EfficientNet-Lite0 on a data set."""
+    config = config_of(data_set, "lite0")
+    task = task_class(DATA_SETS[data_set].task)(config)
+    with torch.device("meta"):
+        net = build_net(full_arch(config.arch, task.input_shape), task)
+    return dense_macs(count_layers(net, task.input_shape))
 
 
 def as_arguments(keys: Mapping[str, str]) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-from comparison.data_sets import BUDGET, LRASPP, SEARCHED, as_it_is
+from comparison.data_sets import BUDGET, LARGER, LRASPP, SEARCHED, as_it_is
 from comparison.plain_form import plain_form
 from comparison.pruners import TorchPruner, search_by_fastnas
 from comparison.training import CPU, FixedTrainer, state_of
@@ -59,6 +59,13 @@ def draw_jointly(task: Task, config: Config, folder: Path, **sections: dict[str,
     """This project's ticket: one run that searches and prunes, with these changes of the config."""
     ticket = draw_or_resume(task, config, folder / "run", **sections)
     return Drawn(ticket.build(), ticket.metrics, ticket)
+
+
+def draw_as_lite0(task: Task, config: Config, folder: Path) -> Drawn:
+    """A ticket of a larger network with as many MACs as Lite0; the budget in `config` is half of them."""
+    budget = config.search.target_macs
+    assert budget is not None
+    return draw_jointly(task, config, folder, search={"target_macs": budget / BUDGET}, prune=UNPRUNED)
 
 
 def train_as_it_is(task: Task, config: Config, folder: Path, *, uniform: bool = False) -> Drawn:
@@ -140,8 +147,16 @@ ENTRANTS: Mapping[str, Entrant] = MappingProxyType(
 )
 
 
+TICKETS_OF_LARGER = {
+    "supertickets-unpruned": ENTRANTS["supertickets-unpruned"],
+    "supertickets-as-lite0": Entrant(draw_as_lite0, 0.9),
+}
+
+
 def entrants_of(start: str) -> dict[str, Entrant]:
     """The entrants that start from this network, by name; small networks are only trained."""
+    if start in LARGER:
+        return TICKETS_OF_LARGER
     return dict(ENTRANTS) if start in SEARCHED else {"dense": Entrant(partial(train_small, start))}
 
 
