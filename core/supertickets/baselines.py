@@ -15,6 +15,7 @@ from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import by_main, check_same_experiment, check_same_labels, run_folder
 from supertickets.training.schedule import plan_prunes
+from supertickets.training.signals import Signals
 
 
 def search_then_prune(task: Task, config: Config, *, searched: Path | None = None) -> Ticket:
@@ -40,11 +41,13 @@ def search_then_prune(task: Task, config: Config, *, searched: Path | None = Non
         "train": {"epochs": later},
         "search": {"enabled": False},
         "prune": {"enabled": True, **({"end": 0.0} if config.prune.schedule == "one_shot" else {})},
-        "init": {"ticket": searched / "ticket"},
+        "init": {"ticket": searched / "ticket", "weights": "keep", "mask": "keep"},
     }
     plan_prunes(later, config.changed(**after).resolved().prune)  # settings that cannot work stop it before the search
-    draw_or_resume(task, config, searched, **alone)
-    return draw_or_resume(task, config, folder / "retrain", **after)
+    with Signals() as signals:
+        draw_or_resume(task, config, searched, **alone)
+        _stop_if_asked(signals, searched)
+        return draw_or_resume(task, config, folder / "retrain", **after)
 
 
 def draw_by_rounds(task: Task, config: Config) -> Ticket:
@@ -56,14 +59,27 @@ def draw_by_rounds(task: Task, config: Config) -> Ticket:
     """
     if config.run.rewind_epoch:
         raise UserError("run.rewind_epoch: with imp.rounds, set imp.rewind_epoch instead")
+    if config.imp.rewind_epoch > config.train.epochs:
+        raise UserError(f"imp.rewind_epoch: {config.imp.rewind_epoch} comes after the last epoch, {config.train.epochs}")
     folder, rounds = run_folder(task.name, config), config.imp.rounds
-    for i in range(rounds):
-        sparsity = config.prune.last_sparsity if i == rounds - 1 else 1 - (1 - config.prune.last_sparsity) ** ((i + 1) / rounds)
-        prune = {"enabled": True, "schedule": "one_shot", "end": 1.0, "target": sparsity}
-        draw_or_resume(task, config, folder / f"round_{i}", prune=prune, **_from_round(folder, i, config))
-    return draw_or_resume(
-        task, config, folder / f"round_{rounds}", prune={"enabled": False}, **_from_round(folder, rounds, config)
-    )
+    target = config.prune.last_sparsity
+    with Signals() as signals:
+        for i in range(rounds):
+            sparsity = target if i == rounds - 1 else 1 - (1 - target) ** ((i + 1) / rounds)
+            prune = {"enabled": True, "schedule": "one_shot", "end": 1.0, "target": sparsity}
+            draw_or_resume(task, config, folder / f"round_{i}", prune=prune, **_from_round(folder, i, config))
+            _stop_if_asked(signals, folder / f"round_{i}")
+        last = _from_round(folder, rounds, config)
+        return draw_or_resume(task, config, folder / f"round_{rounds}", prune={"enabled": False}, **last)
+
+
+def _stop_if_asked(signals: Signals, drawn: Path) -> None:
+    """Raise `Stopped` if a signal has asked to stop when the drawing in `drawn` had nothing left to save."""
+    caught = by_main(lambda: signals.caught)
+    if caught is not None:
+        stop = Stopped(caught, checkpoint=str(drawn / "ticket"))
+        stop.folder = str(drawn.parent)
+        raise stop
 
 
 def _from_round(folder: Path, i: int, config: Config) -> dict[str, dict[str, object]]:

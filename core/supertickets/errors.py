@@ -24,7 +24,7 @@ class SharedError(UserError):
 class Stopped(Exception):
     """Raised after a run that was asked to stop has saved its state. Entry points print it and exit with `status`."""
 
-    def __init__(self, asked_by: signal.Signals | None, *, checkpoint: str, step: int) -> None:
+    def __init__(self, asked_by: signal.Signals | None, *, checkpoint: str, step: int | None = None) -> None:
         self.name = "another process" if asked_by is None else asked_by.name
         self.status = 128 + (signal.SIGTERM if asked_by is None else asked_by)
         self.checkpoint, self.step = checkpoint, step
@@ -32,7 +32,8 @@ class Stopped(Exception):
 
     def __str__(self) -> str:
         again = f"the same command with --run.dir {self.folder} --run.resume" if self.folder else "run.resume"
-        return f"stopped by {self.name} after step {self.step}, saved in {self.checkpoint}; {again} continues the run"
+        after = "" if self.step is None else f" after step {self.step}"
+        return f"stopped by {self.name}{after}, saved in {self.checkpoint}; {again} continues the run"
 
 
 def one_of(choices: Mapping[str, T], name: str, *, key: str) -> T:

@@ -329,6 +329,7 @@ def test_yaml_round_trip(write) -> None:
         "a.b",
         "\U0001f600",
         "- x",
+        "\x7f\x85\x89\u2028\ufeff\uffff",
     ]
     config = Settings(
         train=TrainConfig(lr=1e-5, eps=1e-12, clip_grad=float("inf"), milestones=[1, 2.5], precision="bf16"),
@@ -408,3 +409,10 @@ def test_paths_are_written_out_as_a_shell_would(write, monkeypatch) -> None:
             load_config(Config, None, ["--run.dir", given])
     with pytest.raises(UserError, match="the home folder for ~ is not known"):
         load_config(Config, None, ["--run.dir", "~nobody_of_this_name/x"])
+
+
+def test_a_path_that_is_not_utf8_and_a_number_without_end_are_one_line():
+    with pytest.raises(UserError, match=r"data\.root: .*caf\\xe9: the name is not UTF-8; rename it, or use a link"):
+        load(None, "--data.root caf\udce9")
+    with pytest.raises(UserError, match=r"^train\.epochs: '1+\.\.\. given, [^\n]*$"):
+        load(None, "--train.epochs " + "1" * 5000)

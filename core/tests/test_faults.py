@@ -25,16 +25,18 @@ PLAIN = {"search": {"enabled": False}, "prune": {"enabled": False}}
 
 
 class Bad(ToyTask):
-    """A toy task whose loss or gradient goes bad at one step."""
+    """A toy task whose images, loss or gradient go bad at one step."""
 
     step, how = 3, "loss"
 
     def loss(self, model, batch):
+        if self.how == "images" and getattr(self, "seen", 0) == self.step - 1 and torch.is_grad_enabled():
+            batch = (batch[0] * torch.nan, *batch[1:])
         loss = super().loss(model, batch)
         self.seen = getattr(self, "seen", 0) + torch.is_grad_enabled()
         if self.seen != self.step or not torch.is_grad_enabled():
             return loss
-        if self.how == "loss":
+        if self.how in ("loss", "images"):
             return loss * torch.tensor(float("inf"))
         return loss + torch.sqrt(next(model.parameters()).flatten()[:1].sum() * 0)  # a finite loss, an infinite gradient
 
@@ -69,6 +71,23 @@ def test_updates_that_are_not_finite_are_skipped_and_counted(tmp_path: Path, mon
     )
     with pytest.raises(UserError, match="no update of epoch 3 had a finite loss and gradient"):
         trainer.train_epoch()
+
+
+def test_a_skipped_update_leaves_the_statistics_of_norms_as_they_were(tmp_path: Path):
+    trainer = trainer_for(tmp_path / "run", on_nan="skip")
+    trainer.task.how = "images"
+    assert trainer.train_epoch()["skipped"] == 1
+    tensors = [*trainer.state.net.state_dict().values(), *trainer.state.ema.values()]
+    assert all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point())
+
+
+def test_an_update_that_the_scaler_of_fp16_skips_does_not_move_the_average(tmp_path: Path, monkeypatch):
+    trainer = trainer_for(tmp_path / "run")
+    trainer.task.step = -1
+    monkeypatch.setattr(type(trainer.optimizer), "step_was_skipped", property(lambda self: True))
+    before = {name: tensor.clone() for name, tensor in trainer.state.ema.items()}
+    trainer.train_epoch()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.state.ema.items())
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint_whole(tmp_path: Path, monkeypatch):

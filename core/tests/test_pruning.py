@@ -204,3 +204,13 @@ def test_search_ends_at_the_last_prune():
     assert plan_shrinks(30, SearchConfig(warmup=3, start=0.3, end=0.5), {18: 0.8}) == list(range(9, 16))
     assert plan_shrinks(30, SearchConfig(enabled=False), {}) == []
     assert max(plan_shrinks(10, SearchConfig(warmup=1), {})) == 9
+
+
+@pytest.mark.parametrize(("scope", "floor"), [("layer", 0.0), ("erk", 0.0), ("global", 0.5)])
+def test_weights_that_must_stay_pruned_are_kept_only_if_others_are_lacking(scope, floor):
+    """Six of the ten weights of the first layer must stay pruned, so that the second one has to keep more than its share."""
+    first = torch.arange(10.0)
+    scores = {"a": first.masked_fill(first < 6, -math.inf).view(10, 1), "b": torch.arange(10.0).view(10, 1)}
+    mask = choose_mask(scores, 0.5, scope=scope, min_layer_density=floor)
+    assert sum(int(kept.sum()) for kept in mask.values()) == 10 and not mask["a"][:6].any()
+    assert sum(int(kept.sum()) for kept in choose_mask(scores, 0.2, scope=scope, min_layer_density=floor).values()) == 16

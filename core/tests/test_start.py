@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 
 import supertickets.task as tasks
 from supertickets.baselines import draw_by_rounds, search_then_prune
+from supertickets.config.reader import load_config
 from supertickets.config.variants import InitConfig
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
@@ -302,4 +305,47 @@ def test_a_pipeline_with_prunes_that_cannot_work_stops_before_its_search(tmp_pat
 def test_rounds_have_a_key_of_their_own_for_the_epoch_to_rewind_to(tmp_path):
     config = toy_config(tmp_path / "run", train=SHORT, imp={"rounds": 1}, run={"rewind_epoch": 1})
     with pytest.raises(UserError, match=r"run\.rewind_epoch: with imp\.rounds, set imp\.rewind_epoch instead"):
+        draw_by_rounds(ToyTask(config, FEW), config)
+
+
+def test_the_drawings_of_a_pipeline_and_of_rounds_start_from_all_of_the_ticket_before_them(source, tmp_path):
+    """`init.weights` and `init.mask` concern the start of the first drawing, not that of the later ones."""
+    prune = {"enabled": True, "schedule": "one_shot", "target": 0.7}
+    config = toy_config(
+        tmp_path / "run",
+        train={"epochs": 4},
+        init={"ticket": source, "weights": "fresh", "mask": "none"},
+        prune=prune,
+        pipeline={"enabled": True, "retrain": 0.5},
+    )
+    search_then_prune(ToyTask(config, FEW), config)
+    later = load_config(type(config), tmp_path / "run" / "retrain" / "config.yaml")
+    assert (later.init.weights, later.init.mask) == ("keep", "keep")
+    for baseline in ({"pipeline": {"enabled": True}}, {"imp": {"rounds": 2}}):
+        with pytest.raises(ValueError, match="they need init.part all"):
+            toy_config(tmp_path, init={"ticket": source, "part": "body"}, **baseline)
+
+
+def test_a_round_whose_early_weights_could_not_be_written_is_not_finished(tmp_path, monkeypatch):
+    config = toy_config(tmp_path / "run", train=SHORT, prune={"target": 0.75}, imp={"rounds": 1, "rewind_epoch": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(Ticket, "save", failing_for("rewind", Ticket.save))
+        with pytest.raises(UserError, match="No space left on device"):
+            draw_by_rounds(ToyTask(config, FEW), config)
+    assert not (tmp_path / "run" / "round_0" / "ticket" / "ticket.json").exists()
+    assert draw_by_rounds(ToyTask(config, FEW), config).sparsity == pytest.approx(0.75, abs=1e-2)
+
+
+def failing_for(name: str, save):
+    def fail(ticket: Ticket, folder: Path) -> Path:
+        if Path(folder).name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        return save(ticket, folder)
+
+    return fail
+
+
+def test_the_epoch_to_rewind_to_is_within_the_rounds(tmp_path):
+    config = toy_config(tmp_path / "run", train=SHORT, imp={"rounds": 1, "rewind_epoch": 99})
+    with pytest.raises(UserError, match=r"imp\.rewind_epoch: 99 comes after the last epoch, \d"):
         draw_by_rounds(ToyTask(config, FEW), config)

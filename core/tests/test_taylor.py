@@ -92,3 +92,17 @@ def test_the_proximal_step_is_a_soft_threshold_that_ends_at_exact_zero():
     untouched = net.get_parameter("stages.0.branches.0.0.depthwise_bn.weight").detach().clone()
     penalty.pull(net, 0.3, prefix="head.")
     assert torch.equal(net.get_parameter("stages.0.branches.0.0.depthwise_bn.weight").detach(), untouched)
+
+
+def test_value_and_step_of_the_penalty_concern_only_the_gates_that_are_asked_for():
+    net = micro_net()
+    randomise_norms(net)
+    penalty = build_penalty(net, SHAPE)
+    head = sum(
+        float((p * net.get_parameter(n).abs()).sum().detach()) for n, p in penalty.weights.items() if n.startswith("head.")
+    )
+    assert 0 < penalty.value(net, "head.") < penalty.value(net) and abs(penalty.value(net, "head.") - head) < 1e-4
+    before = {name: net.get_parameter(name).detach().clone() for name in penalty.weights}
+    penalty.pull(net, 0.3, among=[param for name, param in net.named_parameters() if name.startswith("head.")])
+    changed = {name for name, gamma in before.items() if not torch.equal(gamma, net.get_parameter(name).detach())}
+    assert changed == {name for name in before if name.startswith("head.")}

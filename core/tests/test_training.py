@@ -30,6 +30,7 @@ from supertickets.training.run import open_run, start_accelerator
 from supertickets.training.state import new_state
 from supertickets.training.state_file import load_state, save_state
 from supertickets.training.trainer import Trainer, wrap
+from supertickets.training.update import place_of
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 
@@ -479,3 +480,31 @@ def test_a_resumed_run_keeps_statistics_and_proximal_penalty_bit_for_bit(tmp_pat
         draw_ticket(StopsAtTwo(None, 16), config)
     resumed = draw_ticket(ToyTask(None, 16), toy_config(tmp_path / "cut", search=search, run={"resume": True}))
     assert resumed.arch == whole.arch and all(torch.equal(resumed.tensors[n], t) for n, t in whole.tensors.items())
+
+
+def test_a_run_without_state_of_its_optimizer_can_be_resumed(tmp_path):
+    train = {"optimizer": "sgd", "momentum": 0.0, "epochs": 2}
+    whole = draw_ticket(ToyTask(None, 16), toy_config(tmp_path / "run", train=train))
+    again = draw_ticket(ToyTask(None, 16), toy_config(tmp_path / "run", train=train, run={"resume": True}))
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+def test_schedules_go_on_at_the_same_epoch_if_updates_are_made_of_other_batches(tmp_path):
+    """A resumed run with smaller batches can have more updates in an epoch, for example 4 instead of 3."""
+    state = new_state(ToyTask(None), toy_config(tmp_path), torch.device("cpu"))
+    state.epoch, state.step = 15, 45
+    for batches, update in ((1, 0), (4, 0), (5, 1), (16, 3)):
+        state.underway.batches = batches
+        assert place_of(state, TrainConfig(accumulate=4), steps_per_epoch=4) == 15 * 4 + update
+
+
+def test_before_the_first_epoch_the_body_is_recalibrated_unless_it_rests(tmp_path):
+    for freeze, changes in ((0, True), (1, False)):
+        config = toy_config(tmp_path / str(freeze), train={"freeze_body": freeze}, search={"enabled": False})
+        run, task = open_run("toy", config), ToyTask(config, 16)
+        trainer = Trainer(task, config, run.state(task), run.accelerator, search_end=0)
+        net = trainer.averaged_net()
+        norm = next(m for n, m in net.named_modules() if isinstance(m, nn.BatchNorm2d) and not n.startswith("head."))
+        before = norm.running_mean.clone()
+        trainer._recalibrate(net)
+        assert torch.equal(before, norm.running_mean) != changes

@@ -57,8 +57,9 @@ def config_to_yaml(config: Section) -> str:
 
 
 def _to_json(value: object) -> str:
-    """JSON, which is also valid YAML, with `${` escaped; plain words are written without quotes."""
+    """JSON, which is also valid YAML, with `${` and control characters escaped; plain words are written without quotes."""
     text = VARIABLE.sub(r"$\g<0>", json.dumps(value, ensure_ascii=False, default=str))
+    text = re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text)
     return re.sub(r'^"(?!(?:null|none)"$)([a-z][\w/.-]*)"$', r"\1", text, flags=re.IGNORECASE)
 
 
@@ -105,6 +106,6 @@ def _read_value(node: Node, kinds: Kinds, key: str) -> Any:
     choices = {str(choice): choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)}
     if not node.value or text in choices or (type(None) in kinds and text.lower() in ("null", "none", "~")):
         return choices.get(text)
-    if int in kinds and (number := re.fullmatch(r"([-+]?[0-9]+)(?:[eE]([0-9]{1,2}))?", text)):
+    if int in kinds and (number := re.fullmatch(r"([-+]?[0-9]{1,100})(?:[eE]([0-9]{1,2}))?", text)):
         return int(number[1]) * 10 ** int(number[2] or 0)  # pydantic would prefer text, and knows no 1e3
     return re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", text.lower()) if float in kinds else text

@@ -9,6 +9,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from supertickets.names import printable
+
 
 def _of_unit_range(value: float) -> float:
     if abs(value) > 10:
@@ -59,9 +61,11 @@ class Section(BaseModel):
 
 def expand_path(given: str | Path) -> Path:
     """Expand `~`, `~user` and `$NAME` in a path, as a shell does. Raises `ValueError` if one of them is not known."""
-    text = os.path.expandvars(given)
-    if unset := re.search(r"(?:^|/)\$(?:([A-Za-z_]\w*)(?=/|$)|\{([A-Za-z_]\w*)\})", str(text)):
+    text = str(os.path.expandvars(given))
+    if unset := re.search(r"(?:^|/)\$(?:([A-Za-z_]\w*)(?=/|$)|\{([A-Za-z_]\w*)\})", text):
         raise ValueError(f"{given}: the environment variable {unset[1] or unset[2]} is not set")
+    if printable(text) != text:
+        raise ValueError(f"{printable(text)}: the name is not UTF-8; rename it, or use a link with another name")
     try:
         return Path(text).expanduser()
     except RuntimeError:

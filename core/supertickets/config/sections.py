@@ -258,6 +258,8 @@ class Config(Section):
             raise ValueError("imp.rounds and pipeline.enabled exclude each other: choose one")
         if self.imp.rounds and self.prune.target is None:
             raise ValueError("imp.rounds increases the sparsity from round to round: it needs prune.target")
+        if (self.imp.rounds or self.pipeline.enabled) and self.init.part != "all":
+            raise ValueError("imp.rounds and pipeline.enabled prune whole networks: they need init.part all")
         return self
 
     def resolved(self) -> Self:

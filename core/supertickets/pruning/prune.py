@@ -23,21 +23,29 @@ def choose_mask(scores: Scores, sparsity: float, *, scope: Scope = "global", min
     """A mask that removes exactly k = round(sparsity x weights) weights, those with the lowest scores; ties go by position.
 
     scope: `global` ranks all weights together; `layer` removes the same share of every layer; `erk` gives layer l a density
-    proportional to (n_in + n_out + k_h + k_w) / (n_in n_out k_h k_w) (Erdos-Renyi-Kernel; RigL, arXiv 1911.11134).
+    proportional to (n_in + n_out + k_h + k_w) / (n_in n_out k_h k_w) (Erdos-Renyi-Kernel; RigL, arXiv 1911.11134). Weights
+    with a score of -inf are kept only if there are not enough others.
     """
     _check_scores(scores)
     sizes = {name: score.numel() for name, score in scores.items()}
-    k = round(sparsity * sum(sizes.values()))
-    floors = least_kept(sizes, min_layer_density)
-    if k > sum(sizes.values()) - sum(floors.values()):
+    total = sum(sizes.values())
+    kept = total - round(sparsity * total)
+    if kept < sum(least_kept(sizes, min_layer_density).values()):
         raise UserError(f"prune.min_layer_density: {min_layer_density} leaves no room for a sparsity of {sparsity}")
+    available = _available(scores)
+    limits = available if kept <= sum(available.values()) else sizes
+    floors = {name: min(count, limits[name]) for name, count in least_kept(sizes, min_layer_density).items()}
     if scope == "global":
-        return _choose_globally(scores, k, floors)
+        return _choose_globally(scores, total - kept, floors)
     shares = dict.fromkeys(sizes, 1 - sparsity) if scope == "layer" else _erk_densities(scores, 1 - sparsity)
-    counts = _round_to_sum(
-        {n: max(shares[n] * size, floors[n]) for n, size in sizes.items()}, sizes, floors, sum(sizes.values()) - k
-    )
+    wanted = {name: max(shares[name] * size, floors[name]) for name, size in sizes.items()}
+    counts = _round_to_sum(wanted, limits, floors, kept)
     return {name: _keep_best(score, counts[name]) for name, score in scores.items()}
+
+
+def _available(scores: Scores) -> dict[str, int]:
+    """The number of each layer's weights that may be kept, that is, whose score is not -inf."""
+    return {name: int((score > -math.inf).sum()) for name, score in scores.items()}
 
 
 def least_kept(sizes: Mapping[str, int], min_layer_density: float) -> dict[str, int]:
@@ -64,7 +72,8 @@ def choose_by_macs(scores: Scores, share: float, positions: Mapping[str, int], *
     `positions` says how many times each layer's weights are used for one input. Ties go by position in the layer.
     """
     _check_scores(scores)
-    floors = least_kept({name: score.numel() for name, score in scores.items()}, min_layer_density)
+    sizes, available = {name: score.numel() for name, score in scores.items()}, _available(scores)
+    floors = {name: min(count, available[name]) for name, count in least_kept(sizes, min_layer_density).items()}
     order = _order(scores, floors)
     uses = torch.cat([torch.full((score.numel(),), positions[name]) for name, score in scores.items()])
     gone = uses[order].cumsum(0)
@@ -101,13 +110,13 @@ def _erk_densities(scores: Scores, density: float) -> dict[str, float]:
         full |= over
 
 
-def _round_to_sum(wanted: dict[str, float], sizes: dict[str, int], floors: dict[str, int], total: int) -> dict[str, int]:
-    """Whole numbers close to `wanted`, within floors and sizes, that add up to exactly `total` (largest remainders first)."""
-    counts = {n: min(max(int(w), floors[n]), sizes[n]) for n, w in wanted.items()}
+def _round_to_sum(wanted: dict[str, float], limits: dict[str, int], floors: dict[str, int], total: int) -> dict[str, int]:
+    """Whole numbers close to `wanted`, within floors and limits, that add up to exactly `total` (largest remainders first)."""
+    counts = {n: min(max(int(w), floors[n]), limits[n]) for n, w in wanted.items()}
     order = sorted(wanted, key=lambda n: int(wanted[n]) - wanted[n])
     while (missing := total - sum(counts.values())) != 0:
         step = 1 if missing > 0 else -1
-        room = [n for n in order if floors[n] <= counts[n] + step <= sizes[n]]
+        room = [n for n in order if floors[n] <= counts[n] + step <= limits[n]]
         for name in (room if step > 0 else room[::-1])[: abs(missing)]:
             counts[name] += step
     return counts

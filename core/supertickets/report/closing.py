@@ -14,7 +14,7 @@ from supertickets.task import Task
 from supertickets.terminal import beside_supernet, console, headline, human, note, score_text, summary_table
 from supertickets.ticket.hub import file_bytes
 from supertickets.ticket.ticket import Ticket
-from supertickets.training.run import Run
+from supertickets.training.run import Run, by_main
 from supertickets.training.start import REWIND
 
 if TYPE_CHECKING:
@@ -39,11 +39,18 @@ def epoch_line(record: Mapping[str, Any], metric: str, epochs: int) -> str:
 
 
 def save_ticket(run: Run, ticket: Ticket, *, early_tensors: Mapping[str, Tensor] | None = None) -> None:
-    """Write the ticket, and inside its folder another one of `early_tensors`, to which later runs can rewind."""
-    if run.main:
-        folder = ticket.save(run.folder / "ticket")
+    """Write the ticket, and first, inside its folder, another one of `early_tensors`, to which later runs can rewind.
+
+    A drawing counts as finished as soon as its ticket exists, so the ticket is written last.
+    """
+    folder = run.folder / "ticket"
+
+    def write() -> None:
         if early_tensors:
             ticket.with_tensors(early_tensors).save(folder / REWIND)
+        ticket.save(folder)
+
+    by_main(write)
 
 
 def finish(run: Run, task: Task, ticket: Ticket, net: nn.Module) -> None:

@@ -7,7 +7,7 @@ AtomNAS (arXiv 1912.09640), HR-NAS (arXiv 2106.06560), SuperTickets (arXiv 2207.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,13 +41,16 @@ class Penalty:
         torch._foreach_add_([param.grad for param in params.values() if param.grad is not None], pulls, alpha=rho)
 
     @torch.no_grad()
-    def pull(self, net: nn.Module, amount: float, prefix: str = "") -> None:
+    def pull(self, net: nn.Module, amount: float, prefix: str = "", *, among: Iterable[nn.Parameter] | None = None) -> None:
         """The proximal step: move each gamma by amount x p towards 0, but not past it (soft threshold).
 
-        `amount` is the learning rate times rho. It is not affected by Adam's normalisation, so gammas reach exactly zero at a
-        known speed.
+        `amount` is the learning rate times rho; `among` are the parameters that have this learning rate (default: all). The
+        step is not affected by Adam's normalisation, so gammas reach exactly zero at a known speed.
         """
         params = {name: param for name, param in self._gates(net).items() if name.startswith(prefix)}
+        if among is not None:
+            chosen = set(map(id, among))
+            params = {name: param for name, param in params.items() if id(param) in chosen}
         if amount == 0 or not params:
             return
         scales = [param.detach() for param in params.values()]
@@ -58,9 +61,10 @@ class Penalty:
         torch._foreach_copy_(scales, torch._foreach_mul(signs, sizes))
 
     @torch.no_grad()
-    def value(self, net: nn.Module) -> float:
-        """sum_i p_i |gamma_i|"""
-        return float(sum((self.weights[name] * param.abs()).sum() for name, param in self._gates(net).items()))
+    def value(self, net: nn.Module, prefix: str = "") -> float:
+        """sum_i p_i |gamma_i| over the gates whose names start with `prefix`."""
+        gates = {name: param for name, param in self._gates(net).items() if name.startswith(prefix)}
+        return float(sum((self.weights[name] * param.abs()).sum() for name, param in gates.items()))
 
     def follow_pairs(self, before: Sequence[UnitGroup], after: Sequence[UnitGroup]) -> None:
         """After a shrink, update the weights of tokens: attention is quadratic, so they depend on the number of tokens left."""

@@ -6,12 +6,12 @@ behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 Batch = TypeVar("Batch")
 
@@ -46,3 +46,15 @@ def recalibrate(
                 assert stat is not None  # every BN here tracks statistics
                 stat.copy_(accelerator.reduce(stat, reduction="mean"))
     net.eval()
+
+
+def copy_statistics(net: nn.Module) -> dict[str, Tensor]:
+    """A copy of the BN statistics, which a forward pass in training mode changes."""
+    return {name: buffer.clone() for name, buffer in net.named_buffers()}
+
+
+@torch.no_grad()
+def load_statistics(net: nn.Module, statistics: Mapping[str, Tensor]) -> None:
+    """Put back statistics from `copy_statistics`."""
+    for name, buffer in net.named_buffers():
+        buffer.copy_(statistics[name])

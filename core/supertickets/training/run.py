@@ -23,7 +23,7 @@ from supertickets.config.reader import config_to_yaml, load_config
 from supertickets.config.sections import Config
 from supertickets.errors import SharedError, Stopped, UserError
 from supertickets.files import append_line, read_json, write_text
-from supertickets.names import differences, printable
+from supertickets.names import differences
 from supertickets.pruning.mask import density_by_kind
 from supertickets.task import Task
 from supertickets.terminal import console
@@ -83,14 +83,16 @@ class Run:
         self.folder = self.checkpoints.run_folder = self._claimed()
         self.accelerator.project_configuration.set_directories(str(self.folder))
         self.accelerator.project_configuration.logging_dir = str(self.folder)
-        if self.main:
-            write_text(self.folder / CONFIG, config_to_yaml(self.config))
-            write_text(self.folder / LABELS, json.dumps(self.labels, indent=1) + "\n")
-            self.checkpoints.set_aside()
-            self._forget_after(state.logged)
-        self.accelerator.wait_for_everyone()
+        by_main(lambda: self._write_start(state))
         names = chosen_trackers(self.config)
         start_trackers(self.accelerator, names, task=self.task, run=self.folder.name, config=self.config)
+
+    def _write_start(self, state: TrainState) -> None:
+        """Write the settings and labels; a run that starts or continues here drops what is newer than its state."""
+        write_text(self.folder / CONFIG, config_to_yaml(self.config))
+        write_text(self.folder / LABELS, json.dumps(self.labels, indent=1) + "\n")
+        self.checkpoints.set_aside()
+        self._forget_after(state.logged)
 
     def _claimed(self) -> Path:
         """The folder, locked by the main process; the same on all processes."""
@@ -249,9 +251,7 @@ def open_run(task: str, config: Config) -> Run:
     folder = run_folder(task, config)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run.dir: {folder} is a file, not a folder")
-    check_trackers(trackers := chosen_trackers(config))
-    if "tensorboard" in trackers and printable(str(folder)) != str(folder):
-        raise UserError(f"run.dir: TensorBoard cannot write to {folder}, whose name is not UTF-8; set run.tensorboard to false")
+    check_trackers(chosen_trackers(config))
     begun = by_main(lambda: bool(Checkpoints(folder, keep=1).files()))
     if config.run.resume is True and not begun:
         raise UserError(f"run.resume: {folder} holds no checkpoint to continue from")

@@ -14,7 +14,8 @@ NAMES = [name for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, na
 class Signals:
     """Within its `with` block, records the first of these signals instead of ending the process; a second Ctrl-C ends it.
 
-    Only the main thread can do this; in other threads, signals keep their usual effect.
+    Blocks within each other know each other's signal, so that several runs in a row stop, too. Only the main thread can record
+    signals; in other threads, they keep their usual effect.
     """
 
     def __init__(self) -> None:
@@ -26,12 +27,21 @@ class Signals:
             for name in NAMES:
                 number = signal.Signals[name]
                 self._former[number] = signal.signal(number, self._note)
+        for outer in self._around():
+            self.caught = self.caught or outer.caught
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, former in self._former.items():
             signal.signal(number, former)
+        for outer in self._around():
+            outer.caught = outer.caught or self.caught
         self._former.clear()
+
+    def _around(self) -> list[Signals]:
+        """The blocks around this one."""
+        owners = [getattr(former, "__self__", None) for former in self._former.values()]
+        return [owner for owner in owners if isinstance(owner, Signals)]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.caught is not None and number == signal.SIGINT:

@@ -184,7 +184,8 @@ def _restore(
     if any(kept.dtype != torch.bool for kept in mask.values()):
         raise ValueError("its mask has values other than true and false")
     load_named_state(net, optimizer, _checked_optimizer(group("optimizer"), shapes))
-    if ema.keys() != averaged(net).keys() or (about["step"] and not optimizer.state):
+    keeps_state = config.train.optimizer != "sgd" or config.train.momentum > 0
+    if ema.keys() != averaged(net).keys() or (about["step"] and keeps_state and not optimizer.state):
         raise ValueError("it lacks averaged weights or optimizer state")
     return TrainState(
         net,

@@ -21,7 +21,7 @@ from supertickets.pruning.mask import zero_sparsity
 from supertickets.task import Task
 from supertickets.terminal import headline, watch
 from supertickets.training.agreement import Agreement, Verdict, check_same_network
-from supertickets.training.batchnorm import recalibrate
+from supertickets.training.batchnorm import copy_statistics, load_statistics, recalibrate
 from supertickets.training.distill import Lesson, load_teacher, starts_trained
 from supertickets.training.ema import averaged, load_ema
 from supertickets.training.feed import Feed, prepared
@@ -32,7 +32,7 @@ from supertickets.training.start import is_frozen
 from supertickets.training.state import TrainState, images_per_update, place
 from supertickets.training.sync_bn import synchronise_norms
 from supertickets.training.tally import Tally
-from supertickets.training.update import finish_gradient, follow, penalty_weight, set_rates, steer
+from supertickets.training.update import finish_gradient, follow, penalty_weight, place_of, set_rates, steer
 from supertickets.types import Batch, Metrics
 from supertickets.units.groups import count_units
 
@@ -70,7 +70,8 @@ class Trainer:
         self.ticket_teacher = None if teacher is None else place(teacher, config, accelerator.device)
         for name, param in state.net.named_parameters():
             param.requires_grad_(not is_frozen(name, config.init))
-        self.optimizer = accelerator.prepare_optimizer(state.optimizer)
+        # Its state is where it should be; accelerate would also move step counts to a GPU, where each update had to read them.
+        self.optimizer = accelerator.prepare_optimizer(state.optimizer, device_placement=False)
         if config.train.checkpointing:
             recompute_blocks(state.net)
         self.model: nn.Module = state.net
@@ -120,6 +121,8 @@ class Trainer:
         self.seed()
         self._train_mode()
         tally, rho = Tally(self.accelerator.device, at, own, lesson), 0.0
+        if cfg.train.on_nan == "skip":
+            self._mark(tally)
 
         def describe() -> str:
             loss = f"loss {float(tally.total) / tally.counted:.4f}" if tally.counted else ""
@@ -141,7 +144,7 @@ class Trainer:
             raise UserError(f"train.on_nan: no update of epoch {state.epoch + 1} had a finite loss and gradient")
         record = {
             "loss": tally.mean(self.mean),
-            "penalty": rho * state.penalty.value(state.net),
+            "penalty": rho * state.penalty.value(state.net, state.prefix),
             "rho": rho,
             "lr": state.optimizer.param_groups[0]["lr"],
             **(lesson.record() if lesson else {}),
@@ -159,7 +162,8 @@ class Trainer:
         """Update the weights unless numbers are not finite; save or stop if due. Returns the weight of the penalty."""
         state, keeper, skips = self.state, self.keeper, self.config.train.on_nan == "skip"
         steps, train = self.steps_per_epoch, self.config.train
-        set_rates(state, train, steps_per_epoch=steps, body=0.0 if self._body_rests(state.epoch) else train.body_lr)
+        place, body = place_of(state, train, steps_per_epoch=steps), 0.0 if self._body_rests(state.epoch) else train.body_lr
+        set_rates(state, train, place, steps_per_epoch=steps, body=body)
         norm = finish_gradient(state, self.optimizer, self.accelerator, clip=train.clip_grad)
         verdict = self.agreement.reach(
             state.step + 1,
@@ -170,26 +174,33 @@ class Trainer:
         )
         if not skips:
             self._stop_if_bad(verdict)
-        rho = penalty_weight(state, self.config.search, steps_per_epoch=steps, search_end=self.search_end)
+        rho = penalty_weight(state, self.config.search, place, steps_per_epoch=steps, search_end=self.search_end)
         if not verdict.bad:
             overflows = self.accelerator.scaler is not None
             steer(state, self.config.search, rho, search_end=self.search_end, overflows=overflows)
             self.optimizer.step()
-            follow(state, self.config, rho)
+            if not self.optimizer.step_was_skipped:  # as fp16's gradient scaler does now and then
+                follow(state, self.config, rho)
         else:
             tally.skip()
+            load_statistics(state.net, self._statistics)
             if self.accelerator.scaler is not None:
                 self.optimizer.step()  # fp16's gradient scaler leaves out this update, too, and lowers its scale
         self.optimizer.zero_grad()
         state.step += 1
         if skips:
-            tally.mark()
+            self._mark(tally)
         if keeper is not None and (verdict.stop or verdict.save) and state.underway.batches < len(self.feed):
             self._stop_if_bad(self.agreement.last())
             self._gather_progress(tally)
             (keeper.stop if verdict.stop else keeper.save)(state)
             state.underway.processes = []
         return rho
+
+    def _mark(self, tally: Tally) -> None:
+        """Remember what the batches of the next update change before it, because the update may have to be skipped."""
+        tally.mark()
+        self._statistics = copy_statistics(self.state.net)
 
     def _gather_progress(self, tally: Tally) -> None:
         """Complete the state before a save within an epoch."""
@@ -277,7 +288,7 @@ class Trainer:
                 return self.task.loss(net, batch)
 
         batches = self._first_batches(self.config.train.recalibrate_batches)
-        last = self.state.epoch - 1  # the epoch that has just ended
+        last = max(self.state.epoch - 1, 0)  # the epoch that has just ended; before the first one, as in that one
         recalibrate(net, batches, forward, self.accelerator, keep=functools.partial(self._keeps_statistics, epoch=last))
 
     def losses(self, net: nn.Module) -> Iterator[Tensor]:

@@ -17,10 +17,18 @@ from supertickets.training.optim import beta1_at, lr_at, peak_lr, set_lr
 from supertickets.training.state import TrainState
 
 
-def set_rates(state: TrainState, train: TrainConfig, *, steps_per_epoch: int, body: float) -> None:
-    """Set the learning rate of the next update, multiplied by `body` for the body's weights, and its beta1."""
-    rate = lr_at(state.step, train=train, steps_per_epoch=steps_per_epoch, peak=peak_lr(train, state.global_batch))
-    set_lr(state.optimizer, rate, beta1_at(state.step, train=train, steps_per_epoch=steps_per_epoch), body=body)
+def place_of(state: TrainState, train: TrainConfig, *, steps_per_epoch: int) -> int:
+    """The number of the next update in the schedules, counted from 0, after the batches of the update have been added up.
+
+    It is `state.step`, unless a resumed run divides the images of an update differently and so has more or fewer in an epoch.
+    """
+    return state.epoch * steps_per_epoch + (state.underway.batches - 1) // train.accumulate
+
+
+def set_rates(state: TrainState, train: TrainConfig, place: int, *, steps_per_epoch: int, body: float) -> None:
+    """Set the learning rate of update `place`, multiplied by `body` for the body's weights, and its beta1."""
+    rate = lr_at(place, train=train, steps_per_epoch=steps_per_epoch, peak=peak_lr(train, state.global_batch))
+    set_lr(state.optimizer, rate, beta1_at(place, train=train, steps_per_epoch=steps_per_epoch), body=body)
 
 
 def finish_gradient(state: TrainState, optimizer: AcceleratedOptimizer, accelerator: Accelerator, *, clip: float) -> Tensor:
@@ -37,9 +45,9 @@ def finish_gradient(state: TrainState, optimizer: AcceleratedOptimizer, accelera
     return norm if accelerator.scaler is None else torch.zeros_like(norm)
 
 
-def penalty_weight(state: TrainState, search: SearchConfig, *, steps_per_epoch: int, search_end: int) -> float:
-    """rho for the next update; 0 when no more units will be removed."""
-    return rho_at(state.step / steps_per_epoch, rho=search.rho, warmup=search.warmup) if state.epoch < search_end else 0.0
+def penalty_weight(state: TrainState, search: SearchConfig, place: int, *, steps_per_epoch: int, search_end: int) -> float:
+    """rho for update `place`; 0 when no more units will be removed."""
+    return rho_at(place / steps_per_epoch, rho=search.rho, warmup=search.warmup) if state.epoch < search_end else 0.0
 
 
 def steer(state: TrainState, search: SearchConfig, rho: float, *, search_end: int, overflows: bool = False) -> None:
@@ -56,5 +64,6 @@ def steer(state: TrainState, search: SearchConfig, rho: float, *, search_end: in
 def follow(state: TrainState, config: Config, rho: float) -> None:
     """After the update: apply the proximal penalty and update the moving average."""
     if config.search.penalty == "proximal":
-        state.penalty.pull(state.net, rho * state.optimizer.param_groups[0]["lr"], state.prefix)
+        for group in state.optimizer.param_groups:
+            state.penalty.pull(state.net, rho * group["lr"], state.prefix, among=group["params"])
     update_ema(state.ema, state.net, decay_at(state.step, decay=config.train.ema_decay, batch_size=state.global_batch))

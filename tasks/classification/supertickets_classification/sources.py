@@ -6,6 +6,8 @@ import io
 import os
 import posixpath
 import tarfile
+import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -114,6 +116,7 @@ class TarFiles(Files):
 
     def __init__(self, path: Path) -> None:
         self._file: int | None = None
+        self._lock = threading.Lock()
         self._places: dict[str, tuple[int, int]] = {}
         found: dict[str, list[str]] = {}
         passed: Counter[str] = Counter()
@@ -159,9 +162,15 @@ class TarFiles(Files):
     def read(self, index: int) -> bytes:
         offset, size = self._places[self.name(index)]
         with _naming(self.path(index)):
+            return os.pread(self._opened(), size, offset)  # no shared file position: safe in threads and forked workers
+
+    def _opened(self) -> int:
+        """The tar, opened once for all threads; closed with the last reference to this object."""
+        with self._lock:
             if self._file is None:
                 self._file = os.open(self.where, os.O_RDONLY)
-            return os.pread(self._file, size, offset)  # no shared file position: safe in threads and forked workers
+                weakref.finalize(self, os.close, self._file)
+            return self._file
 
     def size(self, index: int) -> int:
         return self._places[self.name(index)][1]
@@ -174,7 +183,10 @@ class TarFiles(Files):
         return image_size(io.BytesIO(self.read(index)), where=self.path(index))
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_file": None}
+        return {key: value for key, value in self.__dict__.items() if key != "_lock"} | {"_file": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__ |= state | {"_lock": threading.Lock()}
 
 
 def _below_split(name: str, tar: Path) -> tuple[str, ...]:

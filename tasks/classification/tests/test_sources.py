@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
 import shutil
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import URLError
 
@@ -288,3 +290,15 @@ def test_any_kind_of_image_is_read(folder_root: Path, mode: str):
     source = open_files(folder_root, "train")
     shapes = {source.name(i): source.image(i).shape for i in range(len(source.labels))}
     assert shapes[f"ant/{path.name}"] == (16, 20, 3) and shapes["ant/turned.png"] == (20, 16, 3)
+
+
+def test_a_tar_is_opened_once_for_all_threads_and_closed_in_the_end(folder_root: Path, monkeypatch):
+    files, opened, really = open_files(into_tars(folder_root), "train"), [], os.open
+    monkeypatch.setattr(os, "open", lambda *given: opened.append(really(*given)) or opened[-1])
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(files.read, range(12)))) == 12
+    assert len(opened) == 1 and os.fstat(opened[0])
+    del files
+    gc.collect()
+    with pytest.raises(OSError):
+        os.fstat(opened[0])
