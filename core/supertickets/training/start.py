@@ -54,7 +54,9 @@ def start_from_ticket(init: InitConfig, task: Task, *, arch: ArchConfig, seed: i
     ticket = Ticket.load(init.ticket)
     whole = init.part == "all"
     if whole:
-        check_task(ticket, task, named=f"init.ticket: {init.ticket}", hint=TRANSFER)
+        other_data = f"to retrain it, give the recipe of its own data; for other data, {TRANSFER}"
+        hint = other_data if ticket.task == task.name else TRANSFER
+        check_task(ticket, task, named=f"init.ticket: {init.ticket}", hint=hint)
     net = build_net(ticket.arch if whole else _body_of(ticket.arch, resolve_arch(arch)), task)
     if init.weights != "fresh":
         source = ticket if init.weights == "keep" else _rewound(ticket, init)
