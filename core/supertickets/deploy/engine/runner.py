@@ -51,19 +51,26 @@ def load(path: str | Path, *, threads: int = 1) -> Engine:
 class Faster:
     """Chooses the faster of two ways, the one with the shorter best time.
 
-    Calls 1, 4, 16, ..., every hundredth call, and the calls after these try the other way: twice in a row, because the first
-    call may have to wake threads. A best time grows by a tenth with each slower call, so that a single slow call does not
+    Calls 1, 4, 16 and 64 and every hundredth call try the other way, and the next call tries the same way again, because the
+    first one may have to wake threads. A best time grows by a tenth with each slower call, so that a single slow call does not
     decide, but a machine that has become busy is noticed.
     """
 
     def __init__(self) -> None:
         self._calls, self._best = 0, [math.inf, math.inf]  # seconds, for each way
+        self._tried: bool | None = None  # the way to try again
 
     def choose(self) -> bool:
         """The way to use for the next call."""
         self._calls += 1
-        other = any(n % 100 == 0 or n in (1, 4, 16, 64) for n in (self._calls, self._calls - 1))
-        return (self._best[True] < self._best[False]) != other
+        best, tried = self._best[True] < self._best[False], self._tried
+        if tried is not None:
+            self._tried = None
+            return tried
+        if self._calls in (1, 4, 16, 64) or self._calls % 100 == 0:
+            self._tried = not best
+            return not best
+        return best
 
     def record(self, way: bool, seconds: float) -> None:
         """Record the seconds of a call in this way."""
