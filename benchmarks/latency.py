@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich import box
@@ -144,14 +145,13 @@ def forms(
     image = sample_inputs(ticket, size)[1][:1]
     net = ticket.build().to(memory_format=torch.channels_last)
     calls: dict[tuple[str, str, str], Callable[[], object]] = {
-        (name, EAGER, "as trained"): partial(run_eager, net, image.contiguous(memory_format=torch.channels_last), threads)
+        (name, EAGER, "as trained"): partial(with_threads, threads, net, image.contiguous(memory_format=torch.channels_last))
     }
     if options.all_layouts:
         for layout in LAYOUTS:
             plain = fold(net, layout)
-            calls[name, EAGER, f"{layout} folded"] = partial(
-                run_eager, plain, image.contiguous(memory_format=torch.channels_last), threads
-            )
+            folded = image.contiguous(memory_format=torch.channels_last)
+            calls[name, EAGER, f"{layout} folded"] = partial(with_threads, threads, plain, folded)
     dense = (*DENSE, *(["torch"] if options.all_layouts else []))
     files: list[tuple[str, Layout, str | None]] = [
         (runtime, layout, None)
@@ -164,15 +164,15 @@ def forms(
         if not path.exists():  # otherwise it was already written for another number of threads
             export(ticket, path, format=runtime, size=size, layout=layout, target=target)
         label = runtime if target in (None, "native") else f"{runtime} {target}"
-        calls[name, label, layout] = partial(open_exported(path, threads=threads), image.numpy())
+        calls[name, label, layout] = partial(with_threads, threads, open_exported(path, threads=threads), image.numpy())
     return calls
 
 
-def run_eager(net: torch.nn.Module, image: torch.Tensor, threads: int) -> None:
-    """Run a network of PyTorch, whose number of threads is a property of the process."""
+def with_threads(threads: int, run: Callable[[Any], object], image: Any) -> None:
+    """Run a network with this number of threads of PyTorch, which is a property of the process."""
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
-    net(image)
+    run(image)
 
 
 def has_native(net: torch.nn.Module) -> bool:

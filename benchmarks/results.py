@@ -27,8 +27,9 @@ schedule, averaging and evaluation, and about the same CPU time for training: an
 has more epochs in these minutes. The search of FastNAS takes additional time, so its rows show more minutes. Networks
 train on the split "train", which also provides the batches for searches and pruners. The split "val" is used only for
 the score at the end, not for any choice. Searches and pruners get a budget of half of the MACs of the network that they
-start from. `supertickets` is searched and pruned, `supertickets-unpruned` is searched but not pruned, and
-`supertickets-small` is searched down to a sixth of the MACs and not pruned.
+start from, or of Lite0 if they start from a larger EfficientNet-Lite. `supertickets` is searched and pruned,
+`supertickets-unpruned` is searched but not pruned, `supertickets-small` is searched down to a sixth of the MACs and not
+pruned, and `supertickets-as-lite0` is a ticket of a larger EfficientNet-Lite that has as many MACs as Lite0, not pruned.
 
 Milliseconds are CPU time for one image in float32 on one thread, with ONNX Runtime or, for our tickets, with the
 sparse engine if that is faster. The networks of a table are timed alternately, so that each starts with the caches

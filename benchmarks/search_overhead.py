@@ -57,7 +57,7 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, floa
         "step": step,
         "taylor": lambda: note_taylor(taylor, net, penalty.weights),
         "subgradient": lambda: penalty.add_gradient(net, 1e-4),
-        "proximal": lambda: penalty.pull(net, 1e-6),
+        "proximal": lambda: penalty.pull(net, 1e-3, lambda param: 1e-3),
     }
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for i in range(options.steps + 2):

@@ -66,7 +66,7 @@ def config_of(data_set: str, start: str, overrides: Sequence[str] = ()) -> Confi
     """
     chosen = one_of(DATA_SETS, data_set, key="data set")
     cls = task_class(chosen.task)
-    keys = {**QUIET, "search.target_macs": str(BUDGET * lite0_macs(data_set) if start in LARGER else BUDGET)}
+    keys = {**QUIET, "search.target_macs": str(BUDGET * lite0_macs(data_set, overrides) if start in LARGER else BUDGET)}
     recipe = chosen.recipe
     if start in LITE:
         keys |= {
@@ -84,9 +84,9 @@ def config_of(data_set: str, start: str, overrides: Sequence[str] = ()) -> Confi
     return load_config(cls.Config, find_recipe(recipe, package_of(cls)), [*as_arguments(keys), *overrides])
 
 
-def lite0_macs(data_set: str) -> int:
+def lite0_macs(data_set: str, overrides: Sequence[str] = ()) -> int:
     """The MACs of EfficientNet-Lite0 on a data set."""
-    config = config_of(data_set, "lite0")
+    config = config_of(data_set, "lite0", overrides)
     task = task_class(DATA_SETS[data_set].task)(config)
     with torch.device("meta"):
         net = build_net(full_arch(config.arch, task.input_shape), task)

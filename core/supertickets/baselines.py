@@ -44,10 +44,9 @@ def search_then_prune(task: Task, config: Config, *, searched: Path | None = Non
         "init": {"ticket": searched / "ticket", "weights": "keep", "mask": "keep"},
     }
     plan_prunes(later, config.changed(**after).resolved().prune)  # settings that cannot work stop it before the search
-    with Signals() as signals:
-        draw_or_resume(task, config, searched, **alone)
-        _stop_if_asked(signals, searched)
-        return draw_or_resume(task, config, folder / "retrain", **after)
+    draw_or_resume(task, config, searched, **alone)
+    _stop_if_asked(folder, after=searched)
+    return draw_or_resume(task, config, folder / "retrain", **after)
 
 
 def draw_by_rounds(task: Task, config: Config) -> Ticket:
@@ -63,22 +62,21 @@ def draw_by_rounds(task: Task, config: Config) -> Ticket:
         raise UserError(f"imp.rewind_epoch: {config.imp.rewind_epoch} comes after the last epoch, {config.train.epochs}")
     folder, rounds = run_folder(task.name, config), config.imp.rounds
     target = config.prune.last_sparsity
-    with Signals() as signals:
-        for i in range(rounds):
-            sparsity = target if i == rounds - 1 else 1 - (1 - target) ** ((i + 1) / rounds)
-            prune = {"enabled": True, "schedule": "one_shot", "end": 1.0, "target": sparsity}
-            draw_or_resume(task, config, folder / f"round_{i}", prune=prune, **_from_round(folder, i, config))
-            _stop_if_asked(signals, folder / f"round_{i}")
-        last = _from_round(folder, rounds, config)
-        return draw_or_resume(task, config, folder / f"round_{rounds}", prune={"enabled": False}, **last)
+    for i in range(rounds):
+        sparsity = target if i == rounds - 1 else 1 - (1 - target) ** ((i + 1) / rounds)
+        prune = {"enabled": True, "schedule": "one_shot", "end": 1.0, "target": sparsity}
+        draw_or_resume(task, config, folder / f"round_{i}", prune=prune, **_from_round(folder, i, config))
+        _stop_if_asked(folder, after=folder / f"round_{i}")
+    last = _from_round(folder, rounds, config)
+    return draw_or_resume(task, config, folder / f"round_{rounds}", prune={"enabled": False}, **last)
 
 
-def _stop_if_asked(signals: Signals, drawn: Path) -> None:
-    """Raise `Stopped` if a signal has asked to stop when the drawing in `drawn` had nothing left to save."""
-    caught = by_main(lambda: signals.caught)
+def _stop_if_asked(folder: Path, *, after: Path) -> None:
+    """Raise `Stopped` if a signal came when the drawing in `after` had no update or evaluation left to stop after."""
+    caught = by_main(lambda: Signals.unanswered)
     if caught is not None:
-        stop = Stopped(caught, checkpoint=str(drawn / "ticket"))
-        stop.folder = str(drawn.parent)
+        stop = Stopped(caught, checkpoint=str(after / "ticket"))
+        stop.folder = str(folder)
         raise stop
 
 
@@ -96,6 +94,7 @@ def draw_or_resume(task: Task, config: Config, folder: Path, **sections: dict[st
     A finished drawing is loaded, and an interrupted one is continued from its last checkpoint. Raises `UserError` if `folder`
     contains a drawing with other settings.
     """
+    Signals.unanswered = None
     sections["run"] = {**sections.get("run", {}), "dir": folder, "resume": "auto"}
     config = config.changed(**sections)
     if by_main((folder / "ticket" / "ticket.json").exists):

@@ -15,7 +15,7 @@ from supertickets import cli
 from supertickets.config.architecture import StageArch
 from supertickets.config.help import section_help
 from supertickets.config.reader import config_to_yaml, load_config
-from supertickets.config.section import Section
+from supertickets.config.section import Section, expand_path
 from supertickets.config.sections import Config, PruneConfig, SearchConfig, TrainConfig
 from supertickets.errors import UserError
 from supertickets.task import task_class
@@ -416,3 +416,4 @@ def test_a_path_that_is_not_utf8_and_a_number_without_end_are_one_line():
         load(None, "--data.root caf\udce9")
     with pytest.raises(UserError, match=r"^train\.epochs: '1+\.\.\. given, [^\n]*$"):
         load(None, "--train.epochs " + "1" * 5000)
+    assert str(expand_path("caf\udce9.png")) == "caf\udce9.png"  # names of images, which are not stored in settings

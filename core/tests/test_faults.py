@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,19 @@ def test_an_update_that_the_scaler_of_fp16_skips_does_not_move_the_average(tmp_p
     before = {name: tensor.clone() for name, tensor in trainer.state.ema.items()}
     trainer.train_epoch()
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.state.ema.items())
+
+
+def test_a_run_can_be_resumed_before_its_first_successful_update(tmp_path: Path):
+    trainer = trainer_for(tmp_path / "run", on_nan="skip")
+    trainer.task.step = 1
+    state, feed = trainer.state, trainer.feed.epoch
+    trainer.feed.epoch = lambda *given, **named: islice(feed(*given, **named), 1)
+    with pytest.raises(UserError, match="no update of epoch 1 had a finite loss"):
+        trainer.train_epoch()
+    assert (state.step, state.underway.skipped_updates, dict(state.optimizer.state)) == (1, 1, {})
+    state_file.save_state(state, tmp_path / "epoch.safetensors")
+    again = state_file.load_state(tmp_path / "epoch.safetensors", trainer.task, trainer.config, torch.device("cpu"))
+    assert again.step == 1 and not again.optimizer.state
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint_whole(tmp_path: Path, monkeypatch):

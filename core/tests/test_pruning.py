@@ -213,4 +213,17 @@ def test_weights_that_must_stay_pruned_are_kept_only_if_others_are_lacking(scope
     scores = {"a": first.masked_fill(first < 6, -math.inf).view(10, 1), "b": torch.arange(10.0).view(10, 1)}
     mask = choose_mask(scores, 0.5, scope=scope, min_layer_density=floor)
     assert sum(int(kept.sum()) for kept in mask.values()) == 10 and not mask["a"][:6].any()
-    assert sum(int(kept.sum()) for kept in choose_mask(scores, 0.2, scope=scope, min_layer_density=floor).values()) == 16
+    more = choose_mask(scores, 0.25, scope=scope)  # one more than the fourteen others
+    assert sum(int(kept.sum()) for kept in more.values()) == 15 and more["a"][6:].all() and more["b"].all()
+
+
+def test_layers_that_have_enough_weights_share_what_others_lack():
+    sizes = {"poor": 1000, "rich": 1000, "small": 50}
+    scores = {name: torch.arange(float(size)).view(size, 1) for name, size in sizes.items()}
+    scores["poor"][:900] = -math.inf
+    density = {name: float(kept.float().mean()) for name, kept in choose_mask(scores, 0.5, scope="layer").items()}
+    assert (
+        density["poor"] == pytest.approx(0.1)
+        and density["rich"] == pytest.approx(density["small"], abs=0.02)
+        and density["rich"] > 0.85
+    )

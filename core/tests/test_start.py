@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import supertickets.task as tasks
+import supertickets.ticket.ticket as ticket_module
 from supertickets.baselines import draw_by_rounds, search_then_prune
 from supertickets.config.reader import load_config
 from supertickets.config.variants import InitConfig
@@ -329,18 +330,18 @@ def test_the_drawings_of_a_pipeline_and_of_rounds_start_from_all_of_the_ticket_b
 def test_a_round_whose_early_weights_could_not_be_written_is_not_finished(tmp_path, monkeypatch):
     config = toy_config(tmp_path / "run", train=SHORT, prune={"target": 0.75}, imp={"rounds": 1, "rewind_epoch": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(Ticket, "save", failing_for("rewind", Ticket.save))
-        with pytest.raises(UserError, match="No space left on device"):
+        patch.setattr(ticket_module, "put_in_place", failing_for("rewind", ticket_module.put_in_place))
+        with pytest.raises(UserError, match=r"round_0/ticket/rewind: No space left on device"):
             draw_by_rounds(ToyTask(config, FEW), config)
     assert not (tmp_path / "run" / "round_0" / "ticket" / "ticket.json").exists()
     assert draw_by_rounds(ToyTask(config, FEW), config).sparsity == pytest.approx(0.75, abs=1e-2)
 
 
-def failing_for(name: str, save):
-    def fail(ticket: Ticket, folder: Path) -> Path:
-        if Path(folder).name == name:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        return save(ticket, folder)
+def failing_for(name: str, put_in_place):
+    def fail(partial: Path, path: Path) -> None:
+        if path.parent.name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        put_in_place(partial, path)
 
     return fail
 

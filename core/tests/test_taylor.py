@@ -82,15 +82,15 @@ def test_the_proximal_step_is_a_soft_threshold_that_ends_at_exact_zero():
     with torch.no_grad():
         net.get_parameter(GATE)[:50] *= -1
     before = {name: net.get_parameter(name).detach().clone() for name in penalty.weights}
-    penalty.pull(net, 0.3)
+    penalty.pull(net, 3.0, lambda param: 0.1)
     for name, gamma in before.items():
         expected = gamma.sign() * (gamma.abs() - 0.3 * penalty.weights[name]).clamp(min=0)
         torch.testing.assert_close(net.get_parameter(name).detach(), expected)
     for _ in range(9):
-        penalty.pull(net, 0.3)
+        penalty.pull(net, 3.0, lambda param: 0.1)
     assert penalty.value(net) < 0.5 * sum(float((penalty.weights[n] * g.abs()).sum()) for n, g in before.items())
     untouched = net.get_parameter("stages.0.branches.0.0.depthwise_bn.weight").detach().clone()
-    penalty.pull(net, 0.3, prefix="head.")
+    penalty.pull(net, 3.0, lambda param: 0.1, prefix="head.")
     assert torch.equal(net.get_parameter("stages.0.branches.0.0.depthwise_bn.weight").detach(), untouched)
 
 
@@ -103,6 +103,7 @@ def test_value_and_step_of_the_penalty_concern_only_the_gates_that_are_asked_for
     )
     assert 0 < penalty.value(net, "head.") < penalty.value(net) and abs(penalty.value(net, "head.") - head) < 1e-4
     before = {name: net.get_parameter(name).detach().clone() for name in penalty.weights}
-    penalty.pull(net, 0.3, among=[param for name, param in net.named_parameters() if name.startswith("head.")])
+    resting = {param for name, param in net.named_parameters() if not name.startswith("head.")}
+    penalty.pull(net, 3.0, lambda param: 0.0 if param in resting else 0.1)
     changed = {name for name, gamma in before.items() if not torch.equal(gamma, net.get_parameter(name).detach())}
     assert changed == {name for name in before if name.startswith("head.")}

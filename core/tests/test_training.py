@@ -29,8 +29,8 @@ from supertickets.training.pruning import prune_copy, prune_weights
 from supertickets.training.run import open_run, start_accelerator
 from supertickets.training.state import new_state
 from supertickets.training.state_file import load_state, save_state
-from supertickets.training.trainer import Trainer, wrap
-from supertickets.training.update import place_of
+from supertickets.training.trainer import Trainer
+from supertickets.training.wrapping import wrap
 
 pytestmark = pytest.mark.usefixtures("toy_installed")
 
@@ -489,13 +489,25 @@ def test_a_run_without_state_of_its_optimizer_can_be_resumed(tmp_path):
     assert all(torch.equal(again.tensors[name], tensor) for name, tensor in whole.tensors.items())
 
 
-def test_schedules_go_on_at_the_same_epoch_if_updates_are_made_of_other_batches(tmp_path):
-    """A resumed run with smaller batches can have more updates in an epoch, for example 4 instead of 3."""
-    state = new_state(ToyTask(None), toy_config(tmp_path), torch.device("cpu"))
-    state.epoch, state.step = 15, 45
-    for batches, update in ((1, 0), (4, 0), (5, 1), (16, 3)):
-        state.underway.batches = batches
-        assert place_of(state, TrainConfig(accumulate=4), steps_per_epoch=4) == 15 * 4 + update
+def test_a_schedule_ends_as_planned_if_a_resumed_run_makes_updates_of_other_batches(tmp_path):
+    """With 20 images, a batch of 8 makes two updates in an epoch; two batches of 4 for each update make three."""
+
+    class Stop(Exception):
+        pass
+
+    class StopsAtTwo(ToyTask):
+        def evaluate(self, model, loader, accelerator):
+            if len(list((tmp_path / "run").glob("checkpoints/epoch_0002*"))):
+                raise Stop
+            return super().evaluate(model, loader, accelerator)
+
+    train = {"epochs": 4, "schedule": "cosine"}
+    with pytest.raises(Stop):
+        draw_ticket(StopsAtTwo(None, 20), toy_config(tmp_path / "run", train=train))
+    other = toy_config(tmp_path / "run", train=train | {"batch_size": 4, "accumulate": 2}, run={"resume": True})
+    draw_ticket(ToyTask(None, 20), other)
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rates == sorted(rates, reverse=True) and rates[-1] < 0.03 * rates[0]
 
 
 def test_before_the_first_epoch_the_body_is_recalibrated_unless_it_rests(tmp_path):

@@ -48,7 +48,11 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _expand_paths(cls, value: object) -> object:
-        return expand_path(value) if isinstance(value, Path) else value
+        if isinstance(value, Path):
+            value = expand_path(value)
+            if printable(str(value)) != str(value):  # settings are stored as UTF-8
+                raise ValueError(f"{printable(str(value))}: the name is not UTF-8; rename it, or use a link with another name")
+        return value
 
     @field_validator("*")
     @classmethod
@@ -64,8 +68,6 @@ def expand_path(given: str | Path) -> Path:
     text = str(os.path.expandvars(given))
     if unset := re.search(r"(?:^|/)\$(?:([A-Za-z_]\w*)(?=/|$)|\{([A-Za-z_]\w*)\})", text):
         raise ValueError(f"{given}: the environment variable {unset[1] or unset[2]} is not set")
-    if printable(text) != text:
-        raise ValueError(f"{printable(text)}: the name is not UTF-8; rename it, or use a link with another name")
     try:
         return Path(text).expanduser()
     except RuntimeError:

@@ -33,13 +33,16 @@ def choose_mask(scores: Scores, sparsity: float, *, scope: Scope = "global", min
     if kept < sum(least_kept(sizes, min_layer_density).values()):
         raise UserError(f"prune.min_layer_density: {min_layer_density} leaves no room for a sparsity of {sparsity}")
     available = _available(scores)
-    limits = available if kept <= sum(available.values()) else sizes
-    floors = {name: min(count, limits[name]) for name, count in least_kept(sizes, min_layer_density).items()}
+    if kept <= sum(available.values()):
+        limits = available
+        floors = {name: min(count, available[name]) for name, count in least_kept(sizes, min_layer_density).items()}
+    else:
+        limits, floors = sizes, available
     if scope == "global":
         return _choose_globally(scores, total - kept, floors)
     shares = dict.fromkeys(sizes, 1 - sparsity) if scope == "layer" else _erk_densities(scores, 1 - sparsity)
-    wanted = {name: max(shares[name] * size, floors[name]) for name, size in sizes.items()}
-    counts = _round_to_sum(wanted, limits, floors, kept)
+    wanted = _within({name: shares[name] * size for name, size in sizes.items()}, limits, kept)
+    counts = _round_to_sum({name: max(count, floors[name]) for name, count in wanted.items()}, limits, floors, kept)
     return {name: _keep_best(score, counts[name]) for name, score in scores.items()}
 
 
@@ -108,6 +111,19 @@ def _erk_densities(scores: Scores, density: float) -> dict[str, float]:
         if not over:
             return {n: 1.0 if n in full else eps * raw[n] for n in scores}
         full |= over
+
+
+def _within(wanted: dict[str, float], limits: Mapping[str, int], total: int) -> dict[str, float]:
+    """`wanted`; if some exceed their limits, the others multiplied by one factor, so that the sum is `total`."""
+    full = {name for name, count in wanted.items() if count > limits[name]}
+    while full:
+        weight = sum(count for name, count in wanted.items() if name not in full)
+        factor = (total - sum(limits[name] for name in full)) / weight if weight else 0.0
+        over = {name for name, count in wanted.items() if name not in full and count * factor > limits[name]}
+        if not over:
+            return {name: limits[name] if name in full else count * factor for name, count in wanted.items()}
+        full |= over
+    return wanted
 
 
 def _round_to_sum(wanted: dict[str, float], limits: dict[str, int], floors: dict[str, int], total: int) -> dict[str, int]:

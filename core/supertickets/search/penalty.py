@@ -7,7 +7,7 @@ AtomNAS (arXiv 1912.09640), HR-NAS (arXiv 2106.06560), SuperTickets (arXiv 2207.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,24 +41,24 @@ class Penalty:
         torch._foreach_add_([param.grad for param in params.values() if param.grad is not None], pulls, alpha=rho)
 
     @torch.no_grad()
-    def pull(self, net: nn.Module, amount: float, prefix: str = "", *, among: Iterable[nn.Parameter] | None = None) -> None:
-        """The proximal step: move each gamma by amount x p towards 0, but not past it (soft threshold).
+    def pull(self, net: nn.Module, rho: float, rate: Callable[[nn.Parameter], float], prefix: str = "") -> None:
+        """The proximal step: move each gamma by `rate` of it x rho x p towards 0, but not past it (soft threshold).
 
-        `amount` is the learning rate times rho; `among` are the parameters that have this learning rate (default: all). The
-        step is not affected by Adam's normalisation, so gammas reach exactly zero at a known speed.
+        `rate` is the learning rate of a parameter. The step is not affected by Adam's normalisation, so gammas reach exactly
+        zero at a known speed.
         """
-        params = {name: param for name, param in self._gates(net).items() if name.startswith(prefix)}
-        if among is not None:
-            chosen = set(map(id, among))
-            params = {name: param for name, param in params.items() if id(param) in chosen}
-        if amount == 0 or not params:
+        if rho == 0:
             return
-        scales = [param.detach() for param in params.values()]
-        sizes = torch._foreach_abs(scales)
-        torch._foreach_sub_(sizes, [self.weights[name] for name in params], alpha=amount)
-        torch._foreach_clamp_min_(sizes, 0.0)
-        signs = torch._foreach_sign(scales)
-        torch._foreach_copy_(scales, torch._foreach_mul(signs, sizes))
+        at_rate: dict[float, list[tuple[Tensor, Tensor]]] = {}  # (gamma, p)
+        for name, param in self._gates(net).items():
+            if name.startswith(prefix):
+                at_rate.setdefault(rate(param), []).append((param.detach(), self.weights[name]))
+        for value, pairs in at_rate.items():
+            scales, weights = map(list, zip(*pairs, strict=True))
+            sizes = torch._foreach_abs(scales)
+            torch._foreach_sub_(sizes, weights, alpha=rho * value)
+            torch._foreach_clamp_min_(sizes, 0.0)
+            torch._foreach_copy_(scales, torch._foreach_mul(torch._foreach_sign(scales), sizes))
 
     @torch.no_grad()
     def value(self, net: nn.Module, prefix: str = "") -> float:

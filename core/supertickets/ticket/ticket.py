@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from supertickets.config.sections import Config
 from supertickets.errors import UserError, first_line
-from supertickets.files import put_in_place, read_json
+from supertickets.files import named, put_in_place, read_json
 from supertickets.names import are_made_up, differences
 from supertickets.networks.arch import Arch
 from supertickets.networks.body import BodyArch
@@ -167,12 +167,15 @@ class Ticket:
         if isinstance(self.arch, BodyArch):
             about["fingerprint"] = fingerprint(self.build())
         about["sha256"] = _digest(about)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:
-            (Path(partial) / "ticket.safetensors").write_bytes(blob)
-            (Path(partial) / "ticket.json").write_text(json.dumps(about, indent=1) + "\n")
-            folder.mkdir(exist_ok=True)
-            for name in ("ticket.safetensors", "ticket.json"):
-                put_in_place(Path(partial) / name, folder / name)
+        try:
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:
+                (Path(partial) / "ticket.safetensors").write_bytes(blob)
+                (Path(partial) / "ticket.json").write_text(json.dumps(about, indent=1) + "\n")
+                folder.mkdir(exist_ok=True)
+                for name in ("ticket.safetensors", "ticket.json"):
+                    put_in_place(Path(partial) / name, folder / name)
+        except OSError as error:
+            raise named(error, folder) from error
         return folder
 
     def push_to_hub(

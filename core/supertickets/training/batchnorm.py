@@ -49,7 +49,7 @@ def recalibrate(
 
 
 def copy_statistics(net: nn.Module) -> dict[str, Tensor]:
-    """A copy of the BN statistics, which a forward pass in training mode changes."""
+    """A copy of all buffers, that is, of what a forward pass in training mode changes: the BN statistics."""
     return {name: buffer.clone() for name, buffer in net.named_buffers()}
 
 

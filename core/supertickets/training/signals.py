@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 NAMES = [name for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
 
@@ -14,9 +14,11 @@ NAMES = [name for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, na
 class Signals:
     """Within its `with` block, records the first of these signals instead of ending the process; a second Ctrl-C ends it.
 
-    Blocks within each other know each other's signal, so that several runs in a row stop, too. Only the main thread can record
-    signals; in other threads, they keep their usual effect.
+    If the block ends normally although it has recorded a signal, `Signals.unanswered` is this signal, until the next block
+    begins. Only the main thread can record signals; in other threads, they keep their usual effect.
     """
+
+    unanswered: ClassVar[signal.Signals | None] = None
 
     def __init__(self) -> None:
         self.caught: signal.Signals | None = None
@@ -27,21 +29,14 @@ class Signals:
             for name in NAMES:
                 number = signal.Signals[name]
                 self._former[number] = signal.signal(number, self._note)
-        for outer in self._around():
-            self.caught = self.caught or outer.caught
+        Signals.unanswered = None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, former in self._former.items():
             signal.signal(number, former)
-        for outer in self._around():
-            outer.caught = outer.caught or self.caught
         self._former.clear()
-
-    def _around(self) -> list[Signals]:
-        """The blocks around this one."""
-        owners = [getattr(former, "__self__", None) for former in self._former.values()]
-        return [owner for owner in owners if isinstance(owner, Signals)]
+        Signals.unanswered = self.caught if kind is None else None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.caught is not None and number == signal.SIGINT:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from supertickets.config.sections import Config
+from supertickets.config.sections import Config, TrainConfig
 from supertickets.errors import UserError
 from supertickets.files import named, put_in_place
 from supertickets.networks.build import read_arch
@@ -184,8 +184,7 @@ def _restore(
     if any(kept.dtype != torch.bool for kept in mask.values()):
         raise ValueError("its mask has values other than true and false")
     load_named_state(net, optimizer, _checked_optimizer(group("optimizer"), shapes))
-    keeps_state = config.train.optimizer != "sgd" or config.train.momentum > 0
-    if ema.keys() != averaged(net).keys() or (about["step"] and keeps_state and not optimizer.state):
+    if ema.keys() != averaged(net).keys() or (_needs_state(about, config.train) and not optimizer.state):
         raise ValueError("it lacks averaged weights or optimizer state")
     return TrainState(
         net,
@@ -265,3 +264,9 @@ def _checked_process(own: dict[str, Tensor]) -> dict[str, Tensor]:
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[min(1, len(lines) - 1)].strip()
+
+
+def _needs_state(about: Mapping[str, Any], train: TrainConfig) -> bool:
+    """Whether the optimizer must have state: not for plain SGD, and not as long as all updates have been skipped."""
+    keeps = train.optimizer != "sgd" or train.momentum > 0
+    return keeps and not about["scaler"] and about["step"] > about.get("underway", {}).get("skipped_updates", 0)

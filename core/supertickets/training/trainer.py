@@ -32,7 +32,8 @@ from supertickets.training.start import is_frozen
 from supertickets.training.state import TrainState, images_per_update, place
 from supertickets.training.sync_bn import synchronise_norms
 from supertickets.training.tally import Tally
-from supertickets.training.update import finish_gradient, follow, penalty_weight, place_of, set_rates, steer
+from supertickets.training.update import finish_gradient, follow, penalty_weight, set_rates, steer, update_number
+from supertickets.training.wrapping import wrap
 from supertickets.types import Batch, Metrics
 from supertickets.units.groups import count_units
 
@@ -70,7 +71,7 @@ class Trainer:
         self.ticket_teacher = None if teacher is None else place(teacher, config, accelerator.device)
         for name, param in state.net.named_parameters():
             param.requires_grad_(not is_frozen(name, config.init))
-        # Its state is where it should be; accelerate would also move step counts to a GPU, where each update had to read them.
+        # Its state is where it should be. Accelerate would also move the step counts to a GPU, and each update would wait for them.
         self.optimizer = accelerator.prepare_optimizer(state.optimizer, device_placement=False)
         if config.train.checkpointing:
             recompute_blocks(state.net)
@@ -162,8 +163,8 @@ class Trainer:
         """Update the weights unless numbers are not finite; save or stop if due. Returns the weight of the penalty."""
         state, keeper, skips = self.state, self.keeper, self.config.train.on_nan == "skip"
         steps, train = self.steps_per_epoch, self.config.train
-        place, body = place_of(state, train, steps_per_epoch=steps), 0.0 if self._body_rests(state.epoch) else train.body_lr
-        set_rates(state, train, place, steps_per_epoch=steps, body=body)
+        number = update_number(state, train, steps_per_epoch=steps)
+        set_rates(state, train, number, steps_per_epoch=steps, body=0.0 if self._body_rests(state.epoch) else train.body_lr)
         norm = finish_gradient(state, self.optimizer, self.accelerator, clip=train.clip_grad)
         verdict = self.agreement.reach(
             state.step + 1,
@@ -174,7 +175,7 @@ class Trainer:
         )
         if not skips:
             self._stop_if_bad(verdict)
-        rho = penalty_weight(state, self.config.search, place, steps_per_epoch=steps, search_end=self.search_end)
+        rho = penalty_weight(state, self.config.search, number, steps_per_epoch=steps, search_end=self.search_end)
         if not verdict.bad:
             overflows = self.accelerator.scaler is not None
             steer(state, self.config.search, rho, search_end=self.search_end, overflows=overflows)
@@ -308,16 +309,3 @@ class Trainer:
             yield batch
             if self.keeper is not None and self.agreement.any(self.keeper.stops()):
                 self.keeper.stop(self.state)
-
-
-def wrap(accelerator: Accelerator, model: nn.Module) -> nn.Module:
-    """Prepare the model for this launch (device, autocast, DDP); call this again with the result after a shrink.
-
-    Accelerate's own `prepare` is not meant for a model that has been prepared before (it returns early, or patches forward
-    twice). So this function unwraps the network, makes Accelerate forget what it prepared, and wraps the network once.
-    """
-    net = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    for known in list(accelerator._models):
-        if accelerator.unwrap_model(known) is net:
-            accelerator._models.remove(known)
-    return accelerator.prepare_model(net)

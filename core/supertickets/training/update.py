@@ -17,7 +17,7 @@ from supertickets.training.optim import beta1_at, lr_at, peak_lr, set_lr
 from supertickets.training.state import TrainState
 
 
-def place_of(state: TrainState, train: TrainConfig, *, steps_per_epoch: int) -> int:
+def update_number(state: TrainState, train: TrainConfig, *, steps_per_epoch: int) -> int:
     """The number of the next update in the schedules, counted from 0, after the batches of the update have been added up.
 
     It is `state.step`, unless a resumed run divides the images of an update differently and so has more or fewer in an epoch.
@@ -25,10 +25,10 @@ def place_of(state: TrainState, train: TrainConfig, *, steps_per_epoch: int) -> 
     return state.epoch * steps_per_epoch + (state.underway.batches - 1) // train.accumulate
 
 
-def set_rates(state: TrainState, train: TrainConfig, place: int, *, steps_per_epoch: int, body: float) -> None:
-    """Set the learning rate of update `place`, multiplied by `body` for the body's weights, and its beta1."""
-    rate = lr_at(place, train=train, steps_per_epoch=steps_per_epoch, peak=peak_lr(train, state.global_batch))
-    set_lr(state.optimizer, rate, beta1_at(place, train=train, steps_per_epoch=steps_per_epoch), body=body)
+def set_rates(state: TrainState, train: TrainConfig, number: int, *, steps_per_epoch: int, body: float) -> None:
+    """Set the learning rate of update `number`, multiplied by `body` for the body's weights, and its beta1."""
+    rate = lr_at(number, train=train, steps_per_epoch=steps_per_epoch, peak=peak_lr(train, state.global_batch))
+    set_lr(state.optimizer, rate, beta1_at(number, train=train, steps_per_epoch=steps_per_epoch), body=body)
 
 
 def finish_gradient(state: TrainState, optimizer: AcceleratedOptimizer, accelerator: Accelerator, *, clip: float) -> Tensor:
@@ -45,9 +45,9 @@ def finish_gradient(state: TrainState, optimizer: AcceleratedOptimizer, accelera
     return norm if accelerator.scaler is None else torch.zeros_like(norm)
 
 
-def penalty_weight(state: TrainState, search: SearchConfig, place: int, *, steps_per_epoch: int, search_end: int) -> float:
-    """rho for update `place`; 0 when no more units will be removed."""
-    return rho_at(place / steps_per_epoch, rho=search.rho, warmup=search.warmup) if state.epoch < search_end else 0.0
+def penalty_weight(state: TrainState, search: SearchConfig, number: int, *, steps_per_epoch: int, search_end: int) -> float:
+    """rho for update `number`; 0 when no more units will be removed."""
+    return rho_at(number / steps_per_epoch, rho=search.rho, warmup=search.warmup) if state.epoch < search_end else 0.0
 
 
 def steer(state: TrainState, search: SearchConfig, rho: float, *, search_end: int, overflows: bool = False) -> None:
@@ -64,6 +64,6 @@ def steer(state: TrainState, search: SearchConfig, rho: float, *, search_end: in
 def follow(state: TrainState, config: Config, rho: float) -> None:
     """After the update: apply the proximal penalty and update the moving average."""
     if config.search.penalty == "proximal":
-        for group in state.optimizer.param_groups:
-            state.penalty.pull(state.net, rho * group["lr"], state.prefix, among=group["params"])
+        rates = {param: group["lr"] for group in state.optimizer.param_groups for param in group["params"]}
+        state.penalty.pull(state.net, rho, rates.__getitem__, state.prefix)
     update_ema(state.ema, state.net, decay_at(state.step, decay=config.train.ema_decay, batch_size=state.global_batch))
