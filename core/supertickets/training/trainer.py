@@ -71,7 +71,7 @@ class Trainer:
         self.ticket_teacher = None if teacher is None else place(teacher, config, accelerator.device)
         for name, param in state.net.named_parameters():
             param.requires_grad_(not is_frozen(name, config.init))
-        # Its state is where it should be; accelerate would also move the step counts to a GPU, and each update would wait for them.
+        # Its state is where it should be. Accelerate would also move step counts to a GPU, and updates would wait for them.
         self.optimizer = accelerator.prepare_optimizer(state.optimizer, device_placement=False)
         if config.train.checkpointing:
             recompute_blocks(state.net)
