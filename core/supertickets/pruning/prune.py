@@ -33,17 +33,23 @@ def choose_mask(scores: Scores, sparsity: float, *, scope: Scope = "global", min
     if kept < sum(least_kept(sizes, min_layer_density).values()):
         raise UserError(f"prune.min_layer_density: {min_layer_density} leaves no room for a sparsity of {sparsity}")
     available = _available(scores)
-    if kept <= sum(available.values()):
-        limits = available
-        floors = {name: min(count, available[name]) for name, count in least_kept(sizes, min_layer_density).items()}
-    else:
-        limits, floors = sizes, available
+    enough = kept <= sum(available.values())
+    limits, floors = (available, _floors(scores, min_layer_density)) if enough else (sizes, available)
     if scope == "global":
         return _choose_globally(scores, total - kept, floors)
     shares = dict.fromkeys(sizes, 1 - sparsity) if scope == "layer" else _erk_densities(scores, 1 - sparsity)
     wanted = _within({name: shares[name] * size for name, size in sizes.items()}, limits, kept)
     counts = _round_to_sum({name: max(count, floors[name]) for name, count in wanted.items()}, limits, floors, kept)
     return {name: _keep_best(score, counts[name]) for name, score in scores.items()}
+
+
+def _floors(scores: Scores, min_layer_density: float) -> dict[str, int]:
+    """The smallest number of weights that each layer keeps, of those whose score is not -inf."""
+    available, least = (
+        _available(scores),
+        least_kept({name: score.numel() for name, score in scores.items()}, min_layer_density),
+    )
+    return {name: min(count, available[name]) for name, count in least.items()}
 
 
 def _available(scores: Scores) -> dict[str, int]:
@@ -75,8 +81,7 @@ def choose_by_macs(scores: Scores, share: float, positions: Mapping[str, int], *
     `positions` says how many times each layer's weights are used for one input. Ties go by position in the layer.
     """
     _check_scores(scores)
-    sizes, available = {name: score.numel() for name, score in scores.items()}, _available(scores)
-    floors = {name: min(count, available[name]) for name, count in least_kept(sizes, min_layer_density).items()}
+    floors = _floors(scores, min_layer_density)
     order = _order(scores, floors)
     uses = torch.cat([torch.full((score.numel(),), positions[name]) for name, score in scores.items()])
     gone = uses[order].cumsum(0)

@@ -162,7 +162,8 @@ class TarFiles(Files):
     def read(self, index: int) -> bytes:
         offset, size = self._places[self.name(index)]
         with _naming(self.path(index)):
-            return os.pread(self._opened(), size, offset)  # no shared file position: safe in threads and forked workers
+            file = self._opened() if self._file is None else self._file
+            return os.pread(file, size, offset)  # no shared file position: safe in threads and forked workers
 
     def _opened(self) -> int:
         """The tar, opened once for all threads; closed with the last reference to this object."""

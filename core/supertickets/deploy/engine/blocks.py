@@ -24,7 +24,9 @@ from supertickets.deploy.engine.maps import (
 from supertickets.deploy.engine.program import VECTOR, Act, Floats, Ints, Program, Rows
 from supertickets.networks.blocks import MixedBlock
 
-GROUP_BYTES = 384 << 10  # size of a group's hidden planes; fits the second-level cache of present processors
+GROUP_BYTES = 384 << 10  # largest size of a group's hidden planes; fits the second-level cache of present processors
+GROUP_UNITS = 32  # more only if their planes take at most `SMALL_GROUP_BYTES`, as new memory has to be fetched into the caches
+SMALL_GROUP_BYTES = 128 << 10
 STRIP_BYTES = 384 << 10  # size of a strip of a block's input and output; larger ones run in several strips
 Layout: TypeAlias = tuple[int, int, int, int]  # height and width after the depthwise conv, its stride, and the strips
 
@@ -190,7 +192,8 @@ def _unit_groups(block: MixedBlock, out: Map, pad: int, strips: int) -> list[Int
     )
     before = plane_sizes(out.h, out.w, pad, halo=True, split=block.stride == 2, strips=strips)[3]
     behind = plane_sizes(out.h, out.w, pad, halo=False, split=False, strips=strips)[3]
-    most = max(1, GROUP_BYTES // (4 * (before + behind)))
+    unit = 4 * (before + behind)
+    most = max(1, min(GROUP_BYTES // unit, max(GROUP_UNITS, SMALL_GROUP_BYTES // unit)))
     return np.array_split(np.argsort(taps, kind="stable"), -(-len(taps) // most))
 
 
