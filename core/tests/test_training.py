@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from supertickets.config.sections import TrainConfig
+from supertickets.config.sections import Config, TrainConfig
 from supertickets.draw import draw_ticket
 from supertickets.errors import UserError
 from supertickets.networks.supernet import prunable
@@ -462,22 +462,30 @@ def test_idle_cores_are_counted_among_those_of_the_process(monkeypatch, busy, ex
     assert calls == [expected]
 
 
+class Stop(Exception):
+    pass
+
+
+class StopsAfter(ToyTask):
+    """A toy task whose run ends in the epoch that follows the checkpoint of epoch `last`."""
+
+    def __init__(self, last: int, config: Config, images: int) -> None:
+        super().__init__(config, images)
+        self.last = last
+
+    def evaluate(self, model, loader, accelerator):
+        if list(self.config.run.dir.glob(f"checkpoints/epoch_{self.last:04}*")):
+            raise Stop
+        return super().evaluate(model, loader, accelerator)
+
+
 @pytest.mark.parametrize("search", [{"importance": "taylor_per_mac"}, {"penalty": "proximal", "rho": 0.1}])
 def test_a_resumed_run_keeps_statistics_and_proximal_penalty_bit_for_bit(tmp_path, search):
     whole = draw_ticket(ToyTask(None, 16), toy_config(tmp_path / "whole", search=search))
     config = toy_config(tmp_path / "cut", search=search)
 
-    class Stop(Exception):
-        pass
-
-    class StopsAtTwo(ToyTask):
-        def evaluate(self, model, loader, accelerator):
-            if len(list((tmp_path / "cut").glob("checkpoints/epoch_0003*"))):
-                raise Stop
-            return super().evaluate(model, loader, accelerator)
-
     with pytest.raises(Stop):
-        draw_ticket(StopsAtTwo(None, 16), config)
+        draw_ticket(StopsAfter(3, config, 16), config)
     resumed = draw_ticket(ToyTask(None, 16), toy_config(tmp_path / "cut", search=search, run={"resume": True}))
     assert resumed.arch == whole.arch and all(torch.equal(resumed.tensors[n], t) for n, t in whole.tensors.items())
 
@@ -492,18 +500,9 @@ def test_a_run_without_state_of_its_optimizer_can_be_resumed(tmp_path):
 def test_a_schedule_ends_as_planned_if_a_resumed_run_makes_updates_of_other_batches(tmp_path):
     """With 20 images, a batch of 8 makes two updates in an epoch; two batches of 4 for each update make three."""
 
-    class Stop(Exception):
-        pass
-
-    class StopsAtTwo(ToyTask):
-        def evaluate(self, model, loader, accelerator):
-            if len(list((tmp_path / "run").glob("checkpoints/epoch_0002*"))):
-                raise Stop
-            return super().evaluate(model, loader, accelerator)
-
     train = {"epochs": 4, "schedule": "cosine"}
     with pytest.raises(Stop):
-        draw_ticket(StopsAtTwo(None, 20), toy_config(tmp_path / "run", train=train))
+        draw_ticket(StopsAfter(2, config := toy_config(tmp_path / "run", train=train), 20), config)
     other = toy_config(tmp_path / "run", train=train | {"batch_size": 4, "accumulate": 2}, run={"resume": True})
     draw_ticket(ToyTask(None, 20), other)
     rates = [json.loads(line)["lr"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
