@@ -45,11 +45,8 @@ def choose_mask(scores: Scores, sparsity: float, *, scope: Scope = "global", min
 
 def _floors(scores: Scores, min_layer_density: float) -> dict[str, int]:
     """The smallest number of weights that each layer keeps, of those whose score is not -inf."""
-    available, least = (
-        _available(scores),
-        least_kept({name: score.numel() for name, score in scores.items()}, min_layer_density),
-    )
-    return {name: min(count, available[name]) for name, count in least.items()}
+    least = least_kept({name: score.numel() for name, score in scores.items()}, min_layer_density)
+    return {name: min(least[name], count) for name, count in _available(scores).items()}
 
 
 def _available(scores: Scores) -> dict[str, int]:

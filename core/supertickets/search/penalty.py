@@ -26,14 +26,14 @@ class Penalty:
     weights: dict[str, Tensor]
     z: float
 
-    def _gates(self, net: nn.Module) -> dict[str, nn.Parameter]:
-        """The penalised scales in module order."""
-        return {name: param for name, param in net.named_parameters() if name in self.weights}
+    def _gates(self, net: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
+        """The penalised scales whose names start with `prefix`, in module order."""
+        return {name: param for name, param in net.named_parameters() if name in self.weights and name.startswith(prefix)}
 
     @torch.no_grad()
     def add_gradient(self, net: nn.Module, rho: float, prefix: str = "") -> None:
         """Add the penalty's gradient, rho p sign(gamma), to the gradients of the gates whose names start with `prefix`."""
-        params = {name: p for name, p in self._gates(net).items() if p.grad is not None and name.startswith(prefix)}
+        params = {name: p for name, p in self._gates(net, prefix).items() if p.grad is not None}
         if rho == 0 or not params:
             return
         pulls = torch._foreach_sign([param.detach() for param in params.values()])
@@ -50,9 +50,8 @@ class Penalty:
         if rho == 0:
             return
         at_rate: dict[float, list[tuple[Tensor, Tensor]]] = {}  # (gamma, p)
-        for name, param in self._gates(net).items():
-            if name.startswith(prefix):
-                at_rate.setdefault(rate(param), []).append((param.detach(), self.weights[name]))
+        for name, param in self._gates(net, prefix).items():
+            at_rate.setdefault(rate(param), []).append((param.detach(), self.weights[name]))
         for value, pairs in at_rate.items():
             scales, weights = map(list, zip(*pairs, strict=True))
             sizes = torch._foreach_abs(scales)
@@ -63,8 +62,7 @@ class Penalty:
     @torch.no_grad()
     def value(self, net: nn.Module, prefix: str = "") -> float:
         """sum_i p_i |gamma_i| over the gates whose names start with `prefix`."""
-        gates = {name: param for name, param in self._gates(net).items() if name.startswith(prefix)}
-        return float(sum((self.weights[name] * param.abs()).sum() for name, param in gates.items()))
+        return float(sum((self.weights[name] * param.abs()).sum() for name, param in self._gates(net, prefix).items()))
 
     def follow_pairs(self, before: Sequence[UnitGroup], after: Sequence[UnitGroup]) -> None:
         """After a shrink, update the weights of tokens: attention is quadratic, so they depend on the number of tokens left."""
