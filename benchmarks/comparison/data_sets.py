@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -32,11 +32,18 @@ class DataSet:
     minutes: float
     small: Sequence[str] = ("mobilenet_v3_small", "shufflenet_v2_x0_5")  # networks from torchvision
     lite0_recipe: str | None = None  # unset: `recipe` with an EfficientNet-Lite in place of its supernet
+    enlarged: Mapping[str, str] = field(default_factory=dict)  # settings that give small networks the images of `lite0_recipe`
 
 
 DATA_SETS = {
     "scenes": DataSet("classification", "scenes", 5),
-    "cifar10": DataSet("classification", "cifar10", 35, lite0_recipe="cifar10_lite0"),
+    "cifar10": DataSet(
+        "classification",
+        "cifar10",
+        35,
+        lite0_recipe="cifar10_lite0",
+        enlarged={"data.size_px": "[64,64]", "data.pad_px": "8"},
+    ),
     "tinyimagenet": DataSet("classification", "tinyimagenet", 11),
     "camvid": DataSet(
         "segmentation",
@@ -80,7 +87,7 @@ def config_of(data_set: str, start: str, overrides: Sequence[str] = ()) -> Confi
             keys |= {f"search.{key}": value for key, value in _TAYLOR.items()}
     elif start != "hrnas":
         body = {"body": f"torchvision:{start.removeprefix(LRASPP)}", "own_head": str(chosen.task == "classification").lower()}
-        keys |= {f"arch.{key}": value for key, value in (NO_SUPERNET | body).items()}
+        keys |= {f"arch.{key}": value for key, value in (NO_SUPERNET | body).items()} | chosen.enlarged
     return load_config(cls.Config, find_recipe(recipe, package_of(cls)), [*as_arguments(keys), *overrides])
 
 

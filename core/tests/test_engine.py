@@ -125,7 +125,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def divide(case: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let two of three random networks run in several strips and groups of units, as networks for large images do."""
+    """Let random networks run as networks for large images do: two of three in several strips and groups of units, and half of
+    them with separate memory for each layout."""
+    monkeypatch.setattr(planner, "SHARE", (0, 10**9)[case // 3 % 2])
     if case % 3:
         monkeypatch.setattr(blocks, "STRIP_BYTES", (256, 4096)[case % 2])
         monkeypatch.setattr(blocks, "GROUP_BYTES", 2048)

@@ -4,7 +4,7 @@ second-level cache."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -33,17 +33,17 @@ Layout: TypeAlias = tuple[int, int, int, int]  # height and width after the dept
 
 @dataclass
 class Scratch:
-    """Planes for hidden values before (by layout) and after the depthwise convs; blocks share them, but threads do not.
+    """Planes for hidden values before and after the depthwise convs; blocks share their memory, but threads do not.
 
-    Their number is only known when everything has been planned: a first pass counts them in `units` and `floats`, which the
-    second pass receives. Halos stay zero from the first use of a layout on.
+    Its size is only known when everything has been planned: a first pass measures it in `before` and `after`, which the second
+    pass receives.
     """
 
-    units: dict[Layout, int] = field(default_factory=dict)  # largest number in one group
-    floats: int = 0  # size of the planes after the depthwise convs
-    before: dict[Layout, int] = field(default_factory=dict)  # offsets
+    before: int = 0  # floats of the planes before the depthwise convs
+    after: int = 0
     masks: dict[tuple[int, ...], int] = field(default_factory=dict)  # positions in the program's masks
-    behind: int | None = None
+    _places: tuple[int, int] | None = None  # offsets of both parts
+    _clear: tuple[Layout, int] | None = None  # the layout whose halos are zero, and the number of its planes
 
     def planes(self, program: Program, h: int, w: int, stride: int, units: int, pad: int) -> tuple[Map, Ints]:
         """The maps (units, h, w), of the size after the depthwise conv: one split into phases for stride 2, and a plain one.
@@ -53,19 +53,19 @@ class Scratch:
         strips = program.strips
         pitch, halo, phase, plane = plane_sizes(h, w, pad, halo=True, split=stride == 2, strips=strips)
         plain = plane_sizes(h, w, pad, halo=False, split=False, strips=strips)[3]
-        layout = (h, w, stride, strips)
-        self.units[layout] = max(units, self.units.get(layout, 0))
-        self.floats = max(self.floats, units * plain + 4 * VECTOR)
-        if self.behind is None:
-            self.behind = program.own.take(self.floats)
-        first = layout not in self.before
-        if first:
-            self.before[layout] = program.own.take(self.units[layout] * plane + 4 * VECTOR)
-        at = self.before[layout]
+        self.before = max(self.before, units * plane + 4 * VECTOR)
+        self.after = max(self.after, units * plain + 4 * VECTOR)
+        if self._places is None:
+            self._places = program.own.take(self.before), program.own.take(self.after)
+        at, after = self._places
         before = Map(at + halo, at, units, h, w, pitch, plane, halo, 4 if stride == 2 else 1, phase, own=True)
-        if first and strips == 1:
-            clear_halos(program, replace(before, channels=self.units[layout]))
-        return before, self.behind + np.arange(units) * plain
+        layout = (h, w, stride, strips)
+        clear, count = self._clear or (None, 0)
+        if clear != layout or count < units:
+            if strips == 1:  # otherwise the halos of each strip are cleared when it is computed
+                clear_halos(program, before)
+            self._clear = layout, units
+        return before, after + np.arange(units) * plain
 
     def mask(self, program: Program, m: Map, h: int, w: int) -> int:
         """Start of the mask for a map of (h, w), before a split: ones in the image, zeros between its rows and after them."""
@@ -191,8 +191,8 @@ def _unit_groups(block: MixedBlock, out: Map, pad: int, strips: int) -> list[Int
         [np.count_nonzero(array(conv.get_parameter("weight")), axis=(1, 2, 3)) for conv in block.depthwise.values()]
     )
     before = plane_sizes(out.h, out.w, pad, halo=True, split=block.stride == 2, strips=strips)[3]
-    behind = plane_sizes(out.h, out.w, pad, halo=False, split=False, strips=strips)[3]
-    unit = 4 * (before + behind)
+    after = plane_sizes(out.h, out.w, pad, halo=False, split=False, strips=strips)[3]
+    unit = 4 * (before + after)
     most = max(1, min(GROUP_BYTES // unit, max(GROUP_UNITS, SMALL_GROUP_BYTES // unit)))
     return np.array_split(np.argsort(taps, kind="stable"), -(-len(taps) // most))
 

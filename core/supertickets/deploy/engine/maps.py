@@ -65,7 +65,7 @@ def plane_sizes(h: int, w: int, pad: int, *, halo: bool, split: bool, strips: in
 def take_map(program: Program, channels: int, h: int, w: int, pad: int, *, halo: bool = False, split: bool = False) -> Map:
     """A map with memory in the arena; with `split`, it has four phases of (h, w). Halos are zero only after `clear_halos`."""
     pitch, around, phase, plane = plane_sizes(h, w, pad, halo=halo, split=split)
-    at = program.arena.take(channels * plane + 4 * VECTOR)  # vectors may extend past the last row
+    at = program.arena.take_planes(channels, plane, (h, w, halo, split))
     return Map(at + around, at, channels, h, w, pitch, plane, around, 4 if split else 1, phase)
 
 

@@ -21,7 +21,7 @@ from supertickets.deploy.engine.blocks import (
 )
 from supertickets.deploy.engine.graph import OTHER
 from supertickets.deploy.engine.maps import Map, clear_halos, clear_pads, halo_of, take_map, take_strips
-from supertickets.deploy.engine.program import Act, Op, Program, Rows, rounded
+from supertickets.deploy.engine.program import SHARE, Act, Op, Program, Rows, rounded
 from supertickets.deploy.engine.resizing import bilinear, resize, resize_bilinear
 from supertickets.deploy.engine.traced import plan_traced
 from supertickets.errors import UserError
@@ -41,9 +41,10 @@ def plan(net: nn.Module, size: tuple[int, int]) -> Program:
     assert_supported(net)
     if not (isinstance(net, Supernet) and isinstance(net.head, DenseHead | ClassificationHead)):
         return plan_traced(net, size)
-    first = _Planner(net, size, Scratch())
+    first = _Planner(net, size, Scratch(), Program())
     first.run()
-    second = _Planner(net, size, Scratch(first.scratch.units, first.scratch.floats))
+    pools = first.program.arena.needed() if first.program.products() >= 2 * SHARE else None
+    second = _Planner(net, size, Scratch(first.scratch.before, first.scratch.after), Program(pools))
     second.run()
     return second.program
 
@@ -59,9 +60,8 @@ def assert_supported(net: nn.Module) -> None:
 
 
 class _Planner:
-    def __init__(self, net: Supernet, size: tuple[int, int], scratch: Scratch) -> None:
-        self.net, self.size, self.scratch = net, size, scratch
-        self.program = Program()
+    def __init__(self, net: Supernet, size: tuple[int, int], scratch: Scratch, program: Program) -> None:
+        self.net, self.size, self.scratch, self.program = net, size, scratch, program
         self.pad = max([3, *(k for block in mixed_blocks(net).values() for k in block.units)]) // 2
 
     def run(self) -> None:

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from supertickets.deploy.engine.program import SHARE
 from supertickets.deploy.engine.scheduling import keep_off_this_processor
 from supertickets.deploy.engine.source import INTERFACE
 from supertickets.deploy.engine.team import Team
@@ -34,7 +35,6 @@ from supertickets.errors import UserError
 Array = NDArray[np.float32]
 Images = TypeVar("Images", Array, torch.Tensor)
 MACHINES = {"x86-64-v3": "x86_64", "x86-64-v4": "x86_64", "arm64": "arm64", "wasm": "wasm"}
-SHARE = 4_000_000  # multiplications of an image for which one more thread is worthwhile
 MAGIC = {"Linux": (b"\x7fELF",), "Darwin": (b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"), "Windows": (b"MZ",)}
 MADE_FOR = {b"\x7fELF": "Linux or Android", b"\xcf\xfa\xed\xfe": "macOS", b"MZ": "Windows", b"\0asm": "WebAssembly"}
 
