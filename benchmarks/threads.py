@@ -6,8 +6,9 @@ Each round times one thread, several threads that share one image after the othe
 them, over as many images and in wall time. Threads that share an image exchange data all the time, so their gain depends on how
 far apart the processors are. The host of a virtual machine chooses this, may change it at any time, and may give part of a
 processor to others. Therefore, each round also measures the round trip of 64 bytes between two processors, and the batch, which
-needs no exchange, shows what the processors can do. A round counts as undisturbed if one thread and the batch take at most 10 %
-more than in their fastest round, and the round trip takes at most 150 ns. How long sharing an image takes does not matter.
+needs no exchange, shows what the processors can do. A round counts as undisturbed if one thread takes at most 10 % more than in
+its fastest round, the batch at most 10 % more than this divided by the threads, and the round trip at most 150 ns. How long
+sharing an image takes does not matter for this choice.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from supertickets.deploy.samples import sample_inputs
 from supertickets.terminal import console
 from supertickets.ticket.ticket import Ticket
 
-UNDISTURBED = 1.1  # longest time of one thread and of a batch, relative to their fastest round
+UNDISTURBED = 1.1  # longest time of one thread, and of a batch times the threads, relative to the fastest round of one thread
 NEAR_NS = 150  # longest round trip between two processors that share a cache; otherwise it takes about 350 ns
 
 
@@ -55,10 +56,10 @@ class Round:
         return self.one / self.shared, self.one / self.batch
 
 
-def undisturbed(rounds: Sequence[Round]) -> list[Round]:
+def undisturbed(rounds: Sequence[Round], threads: int) -> list[Round]:
     """The rounds in which the machine had several complete processors near each other."""
-    one, batch = min(it.one for it in rounds), min(it.batch for it in rounds)
-    return [it for it in rounds if it.one <= UNDISTURBED * one and it.batch <= UNDISTURBED * batch and it.exchange <= NEAR_NS]
+    best = UNDISTURBED * min(it.one for it in rounds)
+    return [it for it in rounds if it.one <= best and it.batch <= best / threads and it.exchange <= NEAR_NS]
 
 
 def milliseconds(engine: Engine, batches: Sequence[NDArray[np.float32]]) -> float:
@@ -123,7 +124,7 @@ def main() -> None:
         path = Path(folder) / f"ticket{native_suffix()}"
         export(ticket, path, format="native", size=size)
         rounds = measure(path, sample_inputs(ticket, size)[1][:1].numpy(), options)
-    groups = {"all": rounds, "undisturbed": undisturbed(rounds)}
+    groups = {"all": rounds, "undisturbed": undisturbed(rounds, options.threads)}
     rows = [row(name, group) for name, group in groups.items() if group]
     console.print(table(rows, f"{options.ticket}, 1x3x{size[0]}x{size[1]}, {options.threads} threads"))
     if options.out:
