@@ -12,8 +12,10 @@ import threading
 import time
 from pathlib import Path
 
+from supertickets.arguments import friendly
 from supertickets.deploy.engine.compiler import compile_c
 from supertickets.deploy.engine.scheduling import keep_off_this_processor
+from supertickets.errors import UserError
 
 TURNS = 2000
 CODE = """
@@ -33,7 +35,7 @@ __attribute__((visibility("default"))) int take_turns(uint32_t *flag, uint32_t m
 def exchange_ns(folder: Path, tries: int = 5) -> float:
     """Nanoseconds in which 64 bytes go from this processor's cache to another one's and back; the best of several tries.
 
-    Compiles the code above in `folder`. Raises `UserError` without a compiler.
+    Compiles the code above in `folder`. Raises `UserError` without a compiler or a second processor.
     """
     (folder / "exchange.c").write_text(CODE)
     compile_c(folder / "exchange.c", folder / "exchange.so")
@@ -46,12 +48,20 @@ def exchange_ns(folder: Path, tries: int = 5) -> float:
         keep_off_this_processor([other.native_id or 0])
         library.take_turns(flag, 0, 1, 1)  # both threads are running after this turn
         began = time.perf_counter()
-        library.take_turns(flag, 0, 1, TURNS)
+        failed = library.take_turns(flag, 0, 1, TURNS)
         best = min(best, time.perf_counter() - began)
         other.join()
+        if failed:
+            raise UserError("the threads cannot take turns: this program needs two processors")
     return 1e9 * best / TURNS
 
 
-if __name__ == "__main__":
+@friendly
+def main() -> None:
+    """Print the time."""
     with tempfile.TemporaryDirectory() as folder:
         print(f"{exchange_ns(Path(folder)):.0f} ns")
+
+
+if __name__ == "__main__":
+    main()

@@ -70,6 +70,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="CSV file to write")
     options = parser.parse_args()
+    for key in ("rounds", "burst"):
+        if (number := getattr(options, key)) < 1:
+            raise UserError(f"--{key}: {number} must be at least 1")
     ticket = Ticket.load(options.ticket)
     size = tuple(options.size or ticket.load_task().input_shape[1:])
     networks = {"compacted": compact(ticket)}

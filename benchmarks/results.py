@@ -22,20 +22,23 @@ from supertickets.arguments import friendly
 from supertickets.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-HOW = """There is one table for each data set and machine. Every network has the same data, augmentation, batch size, optimizer,
-schedule, averaging and evaluation, and about the same CPU time for training: an entrant whose network shrinks early
-has more epochs in these minutes. The search of FastNAS takes additional time, so its rows show more minutes. Networks
-train on the split "train", which also provides the batches for searches and pruners. The split "val" is used only for
-the score at the end, not for any choice. Searches and pruners get a budget of half of the MACs of the network that they
-start from, or of Lite0 if they start from a larger EfficientNet-Lite. `supertickets` is searched and pruned,
-`supertickets-unpruned` is searched but not pruned, `supertickets-small` is searched down to a sixth of the MACs and not
-pruned, and `supertickets-as-lite0` is a ticket of a larger EfficientNet-Lite that has as many MACs as Lite0, not pruned.
+HOW = """There is one table for each data set and machine. Every network has the same data, augmentation, batch size,
+optimizer, schedule, averaging and evaluation, and the same planned CPU time for training: an entrant whose network
+shrinks early has more epochs in these minutes. The measured minutes differ by up to a third. The search of FastNAS
+takes additional time, so its rows show more minutes. Networks train on the split "train", which also provides the
+batches for searches and pruners. The split "val" is used only for the score at the end, not for any choice. Searches
+and pruners get a budget of half of the MACs of the network that they start from, or of Lite0 if they start from a
+larger EfficientNet-Lite. `supertickets` is searched and pruned, `supertickets-unpruned` is searched but not pruned,
+`supertickets-small` is searched down to a sixth of the MACs and not pruned, and `supertickets-as-lite0` is a ticket of
+a larger EfficientNet-Lite that has as many MACs as Lite0, not pruned.
 
-Milliseconds are CPU time for one image in float32 on one thread, with ONNX Runtime or, for our tickets, with the
-sparse engine if that is faster. The networks of a table are timed alternately, so that each starts with the caches
-filled by the others. MACs and milliseconds that differ by at most 2 % count as equal. "File" is the size of the file
-with the weights. A score is the mean over the seeds with its standard deviation. Each row of
-`benchmarks/results/peers.csv` names its seed, commit, command, minutes and machine."""
+Milliseconds are CPU time for one image in float32 on one thread, with ONNX Runtime or, for our tickets, with the sparse
+engine if that is faster. The networks of a table are timed alternately, so that each starts with the caches filled by
+the others. MACs and milliseconds that differ by at most 2 % count as equal. A ticket is ahead of a peer if its score is
+higher by more than one standard deviation of either and neither its MACs nor its milliseconds are higher. It is behind
+if its score is lower by more than that and neither is lower. Otherwise it is neither; with one seed each, nothing is
+decided. "File" is the size of the file with the weights. A score is the mean over the seeds with its standard
+deviation. Each row of `benchmarks/results/peers.csv` names its seed, commit, command, minutes and machine."""
 
 CLAIMS_HOW = """Each claim compares two arms with the same seeds. It holds if the whole 95 % interval of the paired
 differences (Student's t) is above zero, or, for claims that something is no worse, above minus a margin. It does not
@@ -89,7 +92,7 @@ def comparison_table(compared: Sequence[Comparison]) -> list[str]:
     cells = []
     for it in compared:
         doubt = f" ({it.doubt})" if it.doubt else ""
-        shares = (f"{share:.2f} times" for share in it.shares)
+        shares = (f"{share:.3f} times" for share in it.shares)
         cells.append((it.verdict.value, it.peer.name, it.ours.name, f"{it.gain:+.3f}{doubt}", *shares))
     return markdown(head, cells) if cells else []
 
@@ -109,7 +112,7 @@ def claims_section(claims: Sequence[Row], runs: Sequence[Row], pictures: Path) -
 
     The picture of a sweep over sparsities is written to `pictures`.
     """
-    text = ["## The claims of the paper", "", *CLAIMS_HOW.splitlines(), ""]
+    text = ["## Claims of the paper and of this project", "", *CLAIMS_HOW.splitlines(), ""]
     for data_set in dict.fromkeys(row["data_set"] for row in claims):
         judged = [row for row in claims if row["data_set"] == data_set]
         head = ("claim", "verdict", "difference of the scores", "95 % interval", "may be worse by", "seeds")
@@ -133,7 +136,7 @@ def verdicts_in_words(claims: Sequence[Row]) -> list[str]:
         rows = [row for row in claims if row["data_set"] == data_set]
         for verdict in dict.fromkeys(row["verdict"] for row in rows):
             texts = "; ".join(row["claim"] for row in rows if row["verdict"] == verdict)
-            lines += item(f"Claims of the paper ({data_set}), {verdict}: {texts}.")
+            lines += item(f'Claims of the paper and of this project ({data_set}), verdict "{verdict}": {texts}.')
     return lines
 
 

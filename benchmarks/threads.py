@@ -34,6 +34,7 @@ from supertickets.deploy.engine.compiler import native_suffix
 from supertickets.deploy.engine.runner import Engine, load
 from supertickets.deploy.export import export
 from supertickets.deploy.samples import sample_inputs
+from supertickets.errors import UserError
 from supertickets.terminal import console
 from supertickets.ticket.ticket import Ticket
 
@@ -56,10 +57,11 @@ class Round:
         return self.one / self.shared, self.one / self.batch
 
 
-def undisturbed(rounds: Sequence[Round], threads: int) -> list[Round]:
+def undisturbed(rounds: Sequence[Round], threads: int, images: int) -> list[Round]:
     """The rounds in which the machine had several complete processors near each other."""
     best = UNDISTURBED * min(it.one for it in rounds)
-    return [it for it in rounds if it.one <= best and it.batch <= best / threads and it.exchange <= NEAR_NS]
+    part = -(-images // threads) / images  # of the batch that one of the threads runs
+    return [it for it in rounds if it.one <= best and it.batch <= best * part and it.exchange <= NEAR_NS]
 
 
 def milliseconds(engine: Engine, batches: Sequence[NDArray[np.float32]]) -> float:
@@ -73,6 +75,9 @@ def milliseconds(engine: Engine, batches: Sequence[NDArray[np.float32]]) -> floa
 def measure(path: Path, image: NDArray[np.float32], options: argparse.Namespace) -> list[Round]:
     """The rounds of a compiled ticket, after one that is not counted."""
     one, several = load(path), load(path, threads=options.threads)
+    if several._parts < 2:
+        raise UserError(f"{options.ticket}: one image is too little work for {options.threads} threads; use a larger --size")
+    several._faster.choose = lambda: True  # type: ignore[method-assign]  # not one thread from time to time
     single, batch = [image] * options.images, [np.repeat(image, options.images, axis=0)]
     rounds = []
     for _ in range(options.rounds + 1):
@@ -118,14 +123,19 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100, metavar="N", help="images of each measurement")
     parser.add_argument("--out", type=Path, help="CSV file to write")
     options = parser.parse_args()
+    for key in ("threads", "rounds", "images"):
+        if (number := getattr(options, key)) < 1:
+            raise UserError(f"--{key}: {number} must be at least 1")
     ticket = compact(Ticket.load(options.ticket))
     size = tuple(options.size or ticket.load_task().input_shape[1:])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"ticket{native_suffix()}"
         export(ticket, path, format="native", size=size)
         rounds = measure(path, sample_inputs(ticket, size)[1][:1].numpy(), options)
-    groups = {"all": rounds, "undisturbed": undisturbed(rounds, options.threads)}
+    groups = {"all": rounds, "undisturbed": undisturbed(rounds, options.threads, options.images)}
     rows = [row(name, group) for name, group in groups.items() if group]
+    if not groups["undisturbed"]:
+        console.print("no round was undisturbed: the processors are far apart or busy", highlight=False)
     console.print(table(rows, f"{options.ticket}, 1x3x{size[0]}x{size[1]}, {options.threads} threads"))
     if options.out:
         known = {"ticket": options.ticket, "sparsity": round(ticket.sparsity, 3), "size": "x".join(map(str, size))}

@@ -300,6 +300,34 @@ def test_a_ticket_is_compiled_once(tmp_path, monkeypatch):
     assert len(list((tmp_path / "engine").iterdir())) == 2
 
 
+def test_a_file_that_has_been_replaced_is_opened_again(compiled, tmp_path):
+    path, x = tmp_path / f"net{native_suffix()}", images_of((23, 30))
+    shutil.copyfile(compiled, path)
+    first = load(path)(x)
+    other = micro_net(seed=1).eval()
+    randomise_norms(other)
+    write_c(fold(other), (23, 30), tmp_path / "other.c", {})
+    compile_c(tmp_path / "other.c", tmp_path / "other.so", flags=QUICK)
+    os.replace(tmp_path / "other.so", path)
+    for _ in range(2):
+        assert np.abs(load(path)(x) - eager(other, x)).max() <= 1e-4 < np.abs(first - eager(other, x)).max()
+
+
+def test_a_wrong_number_of_threads_does_not_compile(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUPERTICKETS_CACHE", str(tmp_path))
+    for threads in (0, 1.5):
+        with pytest.raises(UserError, match="threads: .* must be a whole number of 1 or more"):
+            compile_ticket(toy_ticket(), threads=threads)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_with_renamed_functions_is_refused(tmp_path):
+    write_c(fold(micro_net().eval()), (9, 9), tmp_path / "net.c", {})
+    compile_c(tmp_path / "net.c", tmp_path / "net.so", flags=(*QUICK, "-DTICKET_PREFIX=other"))
+    with pytest.raises(UserError, match="TICKET_PREFIX"):
+        load(tmp_path / "net.so")
+
+
 def test_the_cache_needs_a_home_or_the_variable(tmp_path, monkeypatch):
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
@@ -323,6 +351,9 @@ def test_an_incomplete_file_is_never_opened(compiled, tmp_path, monkeypatch):
         (tmp_path / "part.so").write_bytes(data[: int(share * len(data))])
         with pytest.raises(UserError, match="incomplete; export the ticket again|not a compiled ticket"):
             load(tmp_path / "part.so")
+    (tmp_path / "part.so").write_bytes(data[:32] + b"\xff" * 16 + data[48:])  # its tables begin beyond any file
+    with pytest.raises(UserError, match="incomplete; export the ticket again"):
+        load(tmp_path / "part.so")
 
 
 def test_its_milliseconds_are_those_of_what_export_writes(compiled, monkeypatch):

@@ -186,6 +186,24 @@ def test_the_code_for_other_processors_agrees(case, tmp_path):
     assert run_as_program(net, size, tmp_path, command) <= 1e-4 * float(net(torch.zeros(1, 3, *size)).detach().abs().max() + 1)
 
 
+class TwoStems(nn.Module):
+    """A 3x3 and a 1x1 conv of stride 2 on the image, as in RepVGG."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.Conv2d(3, 5, 1, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.narrow(x) + self.wide(x)).mean(dim=(2, 3))
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [(30, 30), (7, 9)])
+def test_nothing_is_read_after_the_image(size, tmp_path):
+    command = ["cc", "-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DTICKET_X86=34"]
+    assert run_as_program(TwoStems().eval(), size, tmp_path, command) <= 1e-4
+
+
 @needs_compiler
 @pytest.mark.slow
 def test_no_thread_reads_or_writes_where_another_one_writes(tmp_path):

@@ -153,6 +153,19 @@ def test_a_file_that_differs_is_not_left_behind(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("bad", [0, 1, 3])
+def test_an_output_that_is_not_a_number_is_never_verified(bad, tmp_path, monkeypatch):
+    runs = iter(range(4))  # two images of noise and two scenes
+
+    def run(x: np.ndarray) -> np.ndarray:
+        return net(torch.from_numpy(x)).numpy() * (np.nan if next(runs) == bad else 1)
+
+    net, real = toy_ticket().build(), module._differences
+    monkeypatch.setattr(module, "_differences", lambda _, __, *rest: real(net, run, *rest))
+    with pytest.raises(UserError, match="differ from the ticket's by nan"):
+        export(toy_ticket(), tmp_path / "net.pt2", format="torch")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -62,7 +62,7 @@ def test_the_page_begins_with_how_tickets_stand_beside_each_peer(results, tmp_pa
     neither = "neither ahead of nor behind large (hrnas), near (hrnas), slim (hrnas), fast (hrnas); "
     assert ahead + neither + "behind best (hrnas)." in top
     start = "| neither ahead of nor behind |"
-    assert f"{start} fast (hrnas) | supertickets (hrnas) | +0.210 | 1.00 times | 2.00 times | 1.00 times |" in text
+    assert f"{start} fast (hrnas) | supertickets (hrnas) | +0.210 | 1.000 times | 2.000 times | 1.000 times |" in text
     assert f"{start} near (hrnas) | supertickets (hrnas) | +0.010 (within one deviation) |" in text
     assert "| behind | best (hrnas) | supertickets (hrnas) | -0.090 |" in text
     assert "| **supertickets** | hrnas | 0.820 ± 0.020 | 3 | 10.0 M | 50 k | 2 KiB | 2.00 (onnx) | 5 | 3.0 |" in text
@@ -79,7 +79,7 @@ def test_a_cheaper_ticket_of_ours_can_be_the_one_that_is_ahead(results, tmp_path
     results.write_page(tmp_path, tmp_path / "results.md")
     text = (tmp_path / "results.md").read_text()
     assert "- pets, Z80: ahead of plain (hrnas)." in text
-    assert "| ahead of | plain (hrnas) | supertickets-small (hrnas) | +0.210 | 1.00 times | 0.67 times |" in text
+    assert "| ahead of | plain (hrnas) | supertickets-small (hrnas) | +0.210 | 1.000 times | 0.667 times |" in text
 
 
 def test_rows_of_two_machines_are_not_averaged(results, tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ def compare(before: Ticket, after: Ticket, size: tuple[int, int] | None = None, 
     size = height, width
     inputs = sample_inputs(before, size)
     nets = {name: t.build().to(memory_format=torch.channels_last) for name, t in (("before", before), ("after", after))}
-    difference = max(float((nets["before"](x) - nets["after"](x)).abs().max()) for x in inputs)
+    difference = float(torch.stack([(nets["before"](x) - nets["after"](x)).abs().max() for x in inputs]).max())
     image = inputs[0][:1].contiguous(memory_format=torch.channels_last)
     taken = latencies_ms({name: partial(net, image) for name, net in nets.items()}, rounds=rounds)
     sides = {name: _costs(facts[name]) | {"latency_ms": quartiles_ms(taken[name])[1]} for name in nets}

@@ -105,7 +105,7 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
             for images, labels in loader:
                 logits, labels = self._logits(model, images), labels.to(device_of(model))
                 if accelerator is not None:  # drops the images that were repeated to fill the last batch
-                    logits, labels = accelerator.gather_for_metrics((logits, labels))
+                    logits, labels = accelerator.gather_for_metrics([t.to(accelerator.device) for t in (logits, labels)])
                 keeper.add(logits, labels)
                 loss += float(F.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="sum"))
         if not keeper.images:

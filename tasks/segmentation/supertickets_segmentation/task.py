@@ -103,7 +103,7 @@ class SegmentationTask(BaseTask[SegmentationConfig, SegmentationSet]):
                 losses = F.cross_entropy(logits, labels, ignore_index=void, reduction="none").sum(dim=(1, 2))  # (B,)
                 found = confusions(logits.argmax(dim=1), labels, classes=classes, void=void)  # (B, C, C)
                 if accelerator is not None:  # drops the images that were repeated to fill the last batch
-                    found, losses = accelerator.gather_for_metrics((found, losses))
+                    found, losses = accelerator.gather_for_metrics([t.to(accelerator.device) for t in (found, losses)])
                 confusion += found.sum(dim=0).cpu()
                 loss += float(losses.double().sum()) if losses.device.type != "mps" else float(losses.sum())
                 images_seen += len(found)

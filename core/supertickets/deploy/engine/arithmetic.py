@@ -33,7 +33,8 @@ def conv2d(
     dy, dx = ky * dilation[0] - top, kx * dilation[1] - left
     channel = o // (len(kernel) // groups) * kernel.shape[1] + i
     if step == 2:
-        source = p.sums.split(value, cleared=kernel[0, 0].size > 1).hold()
+        cleared = kernel[0, 0].size > 1 or value is p.image  # nothing after the image may be read
+        source = p.sums.split(value, cleared=cleared).hold()
         shift = (2 * (dy % 2) + dx % 2) * source.phase + dy // 2 * source.pitch + dx // 2
     else:
         near = kernel[0, 0].size == 1 and not top and not left

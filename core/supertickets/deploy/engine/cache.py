@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from supertickets.deploy.engine.compiler import describe_compiler, find_compiler, native_suffix
-from supertickets.deploy.engine.runner import Engine, load
+from supertickets.deploy.engine.runner import Engine, check_threads, load
 from supertickets.deploy.engine.source import HERE
 from supertickets.deploy.export import export
 from supertickets.errors import UserError
@@ -26,6 +26,7 @@ def compile_ticket(ticket: Ticket, *, size: tuple[int, int] | None = None, threa
 
     If it has been compiled before, the file comes from `cache_folder`. Raises `UserError` as `export` does.
     """
+    check_threads(threads)
     task = ticket.load_task()
     size = size or (task.input_shape[1], task.input_shape[2])
     path = cache_folder() / f"{_key(ticket, size)}{native_suffix()}"

@@ -12,7 +12,9 @@ import math
 import os
 import platform
 import re
+import shutil
 import struct
+import tempfile
 import threading
 import time
 import weakref
@@ -86,13 +88,9 @@ class Engine:
     """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
-        if not isinstance(threads, int) or threads < 1:
-            raise UserError(f"threads: {threads!r} must be a whole number of 1 or more")
+        check_threads(threads)
         targets = check_file(path)
-        try:
-            library = ctypes.CDLL(str(path.resolve()))
-        except OSError as error:
-            raise UserError(f"{path}: the system cannot open it ({error})") from error
+        library = _open(path)
         sizes = (ctypes.c_int64 * 9)()
         if library.ticket_sizes(sizes) != 0:
             raise UserError(f"{path}: compiled for {targets}, whose instructions this processor lacks; export it with --target")
@@ -197,6 +195,34 @@ class Engine:
             self._spare.append(memory)
 
 
+def check_threads(threads: int) -> None:
+    """Raise `UserError` unless it is a number of threads."""
+    if not isinstance(threads, int) or threads < 1:
+        raise UserError(f"threads: {threads!r} must be a whole number of 1 or more")
+
+
+_opened: dict[str, tuple[int, ...]] = {}  # the identity of the file that the system has opened under each path
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    """The library in this file. The system would return what it has opened under the same path before, so it opens a copy of a
+    file that has been replaced since then."""
+    name, about = str(path.resolve()), path.stat()
+    identity = about.st_dev, about.st_ino, about.st_mtime_ns, about.st_size
+    try:
+        if _opened.setdefault(name, identity) == identity:
+            library = ctypes.CDLL(name)
+        else:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps open files
+                library = ctypes.CDLL(str(shutil.copyfile(path, Path(folder) / path.name)))
+        assert library.ticket_sizes
+    except OSError as error:
+        raise UserError(f"{path}: the system cannot open it ({error})") from error
+    except AttributeError as error:
+        raise UserError(f"{path}: compiled with other names of functions (-DTICKET_PREFIX); export it again") from error
+    return library
+
+
 def _enlist(helpers: list[int]) -> None:
     """Add the calling thread to `helpers`. Not a method, because threads that refer to an engine would keep it forever."""
     helpers.append(threading.get_native_id())
@@ -211,7 +237,7 @@ def _is_whole(elf: bytes) -> bool:
         for i in range(program_count):
             offset, *_, size = struct.unpack_from("<4Q", elf, programs + i * program_bytes + 8)
             ends.append(offset + size)
-    except struct.error:
+    except (struct.error, OverflowError):
         return False
     return max(ends) <= len(elf)
 
