@@ -2,13 +2,14 @@
 
     python benchmarks/threads.py TICKET [--size H W] [--threads N] [--rounds N] [--images N] [--out FILE.csv]
 
-Each round times one thread, several threads that share one image after the other, and several threads that divide a batch of
-them, over as many images and in wall time. Threads that share an image exchange data all the time, so their gain depends on how
-far apart the processors are. The host of a virtual machine chooses this, may change it at any time, and may give part of a
-processor to others. Therefore, each round also measures the round trip of 64 bytes between two processors, and the batch, which
-needs no exchange, shows what the processors can do. A round counts as undisturbed if one thread takes at most 10 % more than in
-its fastest round, the batch at most 10 % more than this divided by the threads, and the round trip at most 150 ns. How long
-sharing an image takes does not matter for this choice.
+Each round times one thread, several threads that divide a batch, and several threads that share one image after the other,
+over as many images and in wall time. Threads that share an image exchange data all the time, so their gain depends on how far
+apart the processors are. The host of a virtual machine chooses this, may change it at any time, and may give part of a
+processor to others. Therefore, each round also measures the round trip of 64 bytes between two processors, and the batch,
+which needs no exchange, shows what the processors can do. Everything but the shared images is measured before and after them.
+A round counts as undisturbed if, both times, one thread takes at most 10 % more than in its fastest measurement, the batch at
+most 10 % more than this divided by the threads, and the round trip at most 150 ns. How long sharing an image takes does not
+matter for this choice.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import numpy as np
 from exchange import exchange_ns
@@ -44,24 +45,24 @@ NEAR_NS = 150  # longest round trip between two processors that share a cache; o
 
 @dataclass(frozen=True)
 class Round:
-    """Milliseconds for each image, and nanoseconds of a round trip before and after the round."""
+    """Milliseconds for each image, and nanoseconds of a round trip; the pairs are from before and after the shared images."""
 
-    one: float
+    ones: tuple[float, float]
+    batches: tuple[float, float]
     shared: float
-    batch: float
-    exchange: float
+    exchanges: tuple[float, float]
 
     @property
     def gains(self) -> tuple[float, float]:
         """How many times as fast several threads are: those that share an image, and those with a batch."""
-        return self.one / self.shared, self.one / self.batch
+        return mean(self.ones) / self.shared, mean(self.ones) / mean(self.batches)
 
 
 def undisturbed(rounds: Sequence[Round], threads: int, images: int) -> list[Round]:
     """The rounds in which the machine had several complete processors near each other."""
-    best = UNDISTURBED * min(it.one for it in rounds)
+    best = UNDISTURBED * min(min(it.ones) for it in rounds)
     part = -(-images // threads) / images  # of the batch that one of the threads runs
-    return [it for it in rounds if it.one <= best and it.batch <= best * part and it.exchange <= NEAR_NS]
+    return [it for it in rounds if max(it.ones) <= best and max(it.batches) <= best * part and max(it.exchanges) <= NEAR_NS]
 
 
 def milliseconds(engine: Engine, batches: Sequence[NDArray[np.float32]]) -> float:
@@ -81,9 +82,10 @@ def measure(path: Path, image: NDArray[np.float32], options: argparse.Namespace)
     single, batch = [image] * options.images, [np.repeat(image, options.images, axis=0)]
     rounds = []
     for _ in range(options.rounds + 1):
-        before = exchange_ns(path.parent)
-        times = (milliseconds(engine, x) for engine, x in ((one, single), (several, single), (several, batch)))
-        rounds.append(Round(*times, exchange=max(before, exchange_ns(path.parent))))
+        before = exchange_ns(path.parent), milliseconds(one, single), milliseconds(several, batch)
+        shared = milliseconds(several, single)
+        after = milliseconds(several, batch), milliseconds(one, single), exchange_ns(path.parent)
+        rounds.append(Round((before[1], after[1]), (before[2], after[0]), shared, (before[0], after[2])))
     return rounds[1:]
 
 
@@ -92,12 +94,12 @@ def row(name: str, rounds: Sequence[Round]) -> dict[str, object]:
     return {
         "rounds": name,
         "count": len(rounds),
-        "one_ms": round(median(it.one for it in rounds), 3),
+        "one_ms": round(median(mean(it.ones) for it in rounds), 3),
         "shared_ms": round(median(it.shared for it in rounds), 3),
-        "batch_ms": round(median(it.batch for it in rounds), 3),
+        "batch_ms": round(median(mean(it.batches) for it in rounds), 3),
         "gain_shared": round(median(it.gains[0] for it in rounds), 2),
         "gain_batch": round(median(it.gains[1] for it in rounds), 2),
-        "exchange_ns": round(median(it.exchange for it in rounds)),
+        "exchange_ns": round(median(mean(it.exchanges) for it in rounds)),
     }
 
 
@@ -120,7 +122,7 @@ def main() -> None:
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="input size (default: the task's)")
     parser.add_argument("--threads", type=int, default=2, metavar="N")
     parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--images", type=int, default=100, metavar="N", help="images of each measurement")
+    parser.add_argument("--images", type=int, default=50, metavar="N", help="images of each measurement")
     parser.add_argument("--out", type=Path, help="CSV file to write")
     options = parser.parse_args()
     for key in ("threads", "rounds", "images"):
