@@ -128,11 +128,11 @@ def main() -> None:
     for key in ("threads", "rounds", "images"):
         if (number := getattr(options, key)) < 1:
             raise UserError(f"--{key}: {number} must be at least 1")
-    ticket = compact(Ticket.load(options.ticket))
+    ticket = Ticket.load(options.ticket)
     size = tuple(options.size or ticket.load_task().input_shape[1:])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"ticket{native_suffix()}"
-        export(ticket, path, format="native", size=size)
+        export(compact(ticket), path, format="native", size=size)
         rounds = measure(path, sample_inputs(ticket, size)[1][:1].numpy(), options)
     groups = {"all": rounds, "undisturbed": undisturbed(rounds, options.threads, options.images)}
     rows = [row(name, group) for name, group in groups.items() if group]
