@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from supertickets.deploy.engine import planner
-from supertickets.deploy.engine.program import Layout, SharedArena
+from supertickets.deploy.engine.program import MapShape, SharedArena
 from supertickets.deploy.plain import fold
 from supertickets.testing import micro_net
 
-FINE: Layout = (8, 8, False, False)
-COARSE: Layout = (4, 4, False, False)
+FINE: MapShape = (8, 8, False, False)
+COARSE: MapShape = (4, 4, False, False)
 
 
 def take_some(arena: SharedArena) -> dict[str, tuple[int, int]]:
-    """Maps of two layouts, one after the other, as (offset, end)."""
+    """Maps of two shapes, one after the other, as (offset, end)."""
     first = arena.take_planes(3, 96, FINE)
     arena.give(first)
     coarse = arena.take_planes(3, 32, COARSE)
@@ -34,7 +34,7 @@ def overlap(a: tuple[int, int], b: tuple[int, int]) -> bool:
     return a[0] < b[1] and b[0] < a[1]
 
 
-def test_memory_is_reused_for_all_layouts_or_only_for_the_same_one():
+def test_memory_is_reused_for_all_shapes_or_only_for_the_same_one():
     reused = SharedArena()
     maps = take_some(reused)
     assert overlap(maps["first"], maps["coarse"]) and not overlap(maps["second"], maps["third"])
@@ -46,7 +46,7 @@ def test_memory_is_reused_for_all_layouts_or_only_for_the_same_one():
     assert pooled.size > max(end for _, end in maps.values()) and pooled.needed() == reused.needed()
 
 
-def test_only_networks_that_are_split_between_threads_separate_the_memory_of_layouts(monkeypatch: pytest.MonkeyPatch):
+def test_only_networks_that_are_split_between_threads_separate_the_memory_of_shapes(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     net = fold(micro_net().eval())
     products = planner.plan(net, (64, 64)).products()

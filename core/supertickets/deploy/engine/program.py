@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
-Layout: TypeAlias = tuple[int, int, bool, bool]  # height and width of a map, whether it has halos, and whether it is split
+MapShape: TypeAlias = tuple[int, int, bool, bool]  # height and width of a map, whether it has halos, and whether it is split
 
 VECTOR = 16  # floats in the widest vector; numbers of positions are multiples of it
 SHARE = 4_000_000  # multiplications of an image for which one more thread is worthwhile
@@ -128,45 +128,45 @@ class Arena:
 
 
 class SharedArena(Arena):
-    """The memory that the threads of an image share. With `pools`, maps of different layouts never reuse each other's memory.
+    """The memory that the threads of an image share. With `pools`, maps of different shapes never reuse each other's memory.
 
-    Threads divide the positions of all planes of a layout in the same way, so each thread then always writes to the same
+    Threads divide the positions of all planes of a shape in the same way, so each thread then always writes to the same
     addresses. Otherwise it often has to take them over from the cache of another processor, which costs 3 to 40 ns for each 64
-    bytes. `pools` contains the size of the memory for each layout, as `needed` returns it for the same program.
+    bytes. `pools` contains the size of the memory for each shape, as `needed` returns it for the same program.
     """
 
-    def __init__(self, pools: Mapping[Layout, int] | None = None) -> None:
+    def __init__(self, pools: Mapping[MapShape, int] | None = None) -> None:
         super().__init__()
-        self._start = None if pools is None else {layout: self.take(size) for layout, size in pools.items()}
-        self._pools: dict[Layout, Arena] = {}
-        self._places: dict[int, tuple[Layout, int]] = {}  # of each map in the pool of its layout
+        self._start = None if pools is None else {shape: self.take(size) for shape, size in pools.items()}
+        self._pools: dict[MapShape, Arena] = {}
+        self._places: dict[int, tuple[MapShape, int]] = {}  # of each map in the pool of its shape
 
-    def take_planes(self, count: int, plane: int, layout: Layout) -> int:
+    def take_planes(self, count: int, plane: int, shape: MapShape) -> int:
         """Allocate `count` planes of `plane` floats, and space after them, as vectors may extend past the last row."""
         after = 4 * VECTOR
-        place = self._pools.setdefault(layout, Arena(0)).take((count - -after // plane) * plane)
-        offset = self.take(count * plane + after) if self._start is None else self._start[layout] + place
-        self._places[offset] = layout, place
+        place = self._pools.setdefault(shape, Arena(0)).take((count - -after // plane) * plane)
+        offset = self.take(count * plane + after) if self._start is None else self._start[shape] + place
+        self._places[offset] = shape, place
         return offset
 
     def give(self, offset: int) -> None:
         """Free memory that `take` or `take_planes` has allocated."""
         if offset in self._places:
-            layout, place = self._places.pop(offset)
-            self._pools[layout].give(place)
+            shape, place = self._places.pop(offset)
+            self._pools[shape].give(place)
             if self._start is not None:
                 return
         super().give(offset)
 
-    def needed(self) -> dict[Layout, int]:
+    def needed(self) -> dict[MapShape, int]:
         """The number of floats that each pool needs."""
-        return {layout: pool.size for layout, pool in self._pools.items()}
+        return {shape: pool.size for shape, pool in self._pools.items()}
 
 
 class Program:
     """Operations, rows, taps and tables, in the order in which they run."""
 
-    def __init__(self, pools: Mapping[Layout, int] | None = None) -> None:
+    def __init__(self, pools: Mapping[MapShape, int] | None = None) -> None:
         self.arena = SharedArena(pools)
         self.own = Arena()  # the memory of which each thread of an image has its own copy
         self.ops: list[Operation] = []
