@@ -35,11 +35,13 @@ __attribute__((visibility("default"))) int take_turns(uint32_t *flag, uint32_t m
 def exchange_ns(folder: Path, tries: int = 5) -> float:
     """Nanoseconds in which 64 bytes go from this processor's cache to another one's and back; the best of several tries.
 
-    Compiles the code above in `folder`. Raises `UserError` without a compiler or a second processor.
+    Compiles the code above in `folder`, once. Raises `UserError` without a compiler or a second processor.
     """
-    (folder / "exchange.c").write_text(CODE)
-    compile_c(folder / "exchange.c", folder / "exchange.so")
-    library = ctypes.CDLL(str(folder / "exchange.so"))
+    compiled = folder / "exchange.so"
+    if not compiled.exists():
+        (folder / "exchange.c").write_text(CODE)
+        compile_c(folder / "exchange.c", compiled)
+    library = ctypes.CDLL(str(compiled))
     flag = ctypes.byref(ctypes.c_uint32())
     best = math.inf
     for _ in range(tries):
