@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -107,7 +108,7 @@ def transfer(control: str, bench: Bench, seed: int) -> Measured:
         return _measured(draw_or_resume(task, config, folder), task, folder)
     source, how = bench.folder("joint", seed) / "ticket", control
     if control == "dense body":
-        draw("dense", bench, seed, search={"enabled": False}, prune={"enabled": False})
+        train_dense(bench, seed)
         source, how = bench.folder("dense", seed) / "ticket", "transferred"
     else:
         draw("joint", bench, seed)
@@ -130,11 +131,23 @@ def _with_random_mask(source: Path, folder: Path, seed: int) -> Path:
     return folder
 
 
+def train_dense(bench: Bench, seed: int) -> Measured:
+    """The supernet, neither searched nor pruned."""
+    return draw("dense", bench, seed, search={"enabled": False}, prune={"enabled": False})
+
+
+def train_dense_as_long(bench: Bench, seed: int) -> Measured:
+    """The supernet, neither searched nor pruned, in the fewest epochs that take at least the minutes of the joint drawing."""
+    joint, dense, off = draw("joint", bench, seed), train_dense(bench, seed), {"enabled": False}
+    epochs = ceil(joint.minutes / dense.minutes * dense.epochs)
+    return draw("dense as long", bench, seed, search=off, prune=off, train={"epochs": epochs})
+
+
 def learn_from(teacher: str, bench: Bench, seed: int) -> Measured:
     """A joint drawing with distillation from `ema`, `supernet` or a `dense` network trained for the same number of epochs."""
     which: str | Path = teacher
     if teacher == "dense":
-        draw("dense", bench, seed, search={"enabled": False}, prune={"enabled": False})
+        train_dense(bench, seed)
         which = bench.folder("dense", seed) / "ticket"
     return draw(f"taught by {teacher}", bench, seed, distill={"teacher": which})
 
@@ -178,6 +191,8 @@ def _reactivating(when: str) -> dict[str, dict[str, object]]:
 ARMS: dict[str, Arm] = {
     "joint": partial(draw, "joint"),
     "half": draw_in_half,
+    "dense": train_dense,
+    "dense as long": train_dense_as_long,
     "pipeline": draw_by_pipeline,
     "one shot": partial(draw, "one shot", prune={"schedule": "one_shot"}),
     "reactivated": partial(draw, "reactivated", **_reactivating("after_shrink")),

@@ -41,14 +41,16 @@ T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 @dataclass(frozen=True)
 class Claim:
-    """The claim that `arm` is better than `against` or, with a margin, not worse by more than the margin."""
+    """The claim that `arm` is better than this share of `against` or, with a margin, not worse by more than the margin."""
 
     text: str
     arm: str
     against: str
     margin: float = 0.0
+    share: float = 1.0  # the scores of `against` are multiplied by it
 
 
+KEPT = 0.97  # share of its supernet's score that a ticket is meant to have
 CLAIMS: dict[str, list[Claim]] = {
     "equal": [Claim("joint is better than search, prune, retrain in as many epochs", "joint", "pipeline")],
     "half": [Claim("joint in half the epochs is no worse than search, prune, retrain", "half", "pipeline", 0.01)],
@@ -58,6 +60,15 @@ CLAIMS: dict[str, list[Claim]] = {
     "no_retraining": [
         Claim("a ticket is no worse than itself trained for as many epochs again", "joint", "retrained", 0.01),
         Claim("joint is no worse than joint in half of the epochs and then retrained", "joint", "half retrained", 0.01),
+    ],
+    "kept": [
+        Claim(f"a ticket has {KEPT:g} of the score of its supernet", "joint", "dense", share=KEPT),
+        Claim(
+            f"a ticket has {KEPT:g} of the score of its supernet trained for as many minutes",
+            "joint",
+            "dense as long",
+            share=KEPT,
+        ),
     ],
     "search": [
         Claim("the search is better than uniform width", "searched by default", "searched by uniform"),
@@ -109,7 +120,8 @@ def judge(claim: Claim, rows: Sequence[Row], data_set: str) -> dict[str, object]
     if not pairs:
         return None
     seeds = sorted({seed for seed, _ in pairs}, key=int)
-    middle, low, high = interval([scores[claim.arm][pair] - scores[claim.against][pair] for pair in sorted(pairs)])
+    ours, theirs = scores[claim.arm], scores[claim.against]
+    middle, low, high = interval([ours[pair] - claim.share * theirs[pair] for pair in sorted(pairs)])
     verdict = "holds" if low > -claim.margin else "does not hold" if high < -claim.margin else "not decided"
     returned = [row["revived"] for row in rows if row["data_set"] == data_set and row["arm"] == "reactivated"]
     if claim.arm == "reactivated" and "0" in returned:

@@ -42,9 +42,10 @@ deviation. Each row of `benchmarks/results/peers.csv` names its seed, commit, co
 
 CLAIMS_HOW = """Each claim compares two arms with the same seeds. It holds if the whole 95 % interval of the paired
 differences (Student's t) is above zero, or, for claims that something is no worse, above minus a margin. It does not
-hold if the whole interval is below this limit; otherwise it is not decided. Scores are from the split "val", which is
-not used for any choice: every arm uses the recipe's settings and is scored once, at its end. Each row of
-`benchmarks/results/claims_runs.csv` names its command."""
+hold if the whole interval is below this limit; otherwise it is not decided. If a claim is about a share of the score of
+an arm, that arm's scores are multiplied by the share. Scores are from the split "val", which is not used for any choice:
+every arm uses the recipe's settings and is scored once, at its end. Each row of `benchmarks/results/claims_runs.csv`
+names its command."""
 
 
 def peers_section(rows: Sequence[Row], pictures: Path) -> tuple[list[str], list[str]]:

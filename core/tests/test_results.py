@@ -134,6 +134,8 @@ def test_a_claim_is_judged_by_the_interval_of_paired_differences(scripts):
         return [{**about, "arm": arm, "seed": str(seed), "score": str(score)} for arm, score, seed in runs]
 
     assert claims.judge(claim, rows(), "pets") is None
+    kept = claims.Claim("a has half of the score of b", "a", "b", share=0.5)  # b: 0, 0.1, 0.2
+    assert claims.judge(kept, rows(0.1, 0.1, 0.1), "pets")["mean"] == "+0.1500"
     assert claims.judge(claim, rows(0.5), "pets")["verdict"] == "not decided"
     found = claims.judge(claim, rows(0.1, 0.2, 0.3), "pets")
     half = 4.303 * 0.1 / 3**0.5
@@ -147,6 +149,18 @@ def test_a_claim_is_judged_by_the_interval_of_paired_differences(scripts):
     assert claims.judge(lenient, rows(-0.04, -0.05, -0.06), "pets")["verdict"] == "holds"
     elsewhere = [row | {"machine": "6502"} for row in rows(0.5, 0.5) if row["arm"] == "b"]
     assert claims.judge(claim, [*rows(0.19, 0.2, 0.21), *elsewhere], "pets")["mean"] == "+0.2000"  # pairs are of one machine
+
+
+def test_the_supernet_gets_at_least_the_minutes_of_its_ticket(scripts, monkeypatch):
+    arms = scripts("arms")
+    minutes = {"joint": 4.6, "dense": 5.3}
+
+    def draw(arm: str, bench: object, seed: int, **sections: dict[str, object]) -> object:
+        epochs = sections.get("train", {"epochs": 22})["epochs"]
+        return arms.Measured(0.9, "ap", epochs=epochs, minutes=minutes.get(arm, 0))
+
+    monkeypatch.setattr(arms, "draw", draw)
+    assert arms.arm_named("dense as long")(None, 0).epochs == 20  # 22 epochs take 5.3 minutes, so 19 take 4.58
 
 
 def test_runs_are_named_by_their_settings_and_retell_their_command(scripts):
