@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from rich import box
 from rich.table import Table
-from rows import commit, write_rows
+from rows import check_counts, commit, write_rows
 
 from supertickets.arguments import friendly
 from supertickets.deploy.compact import compact
@@ -70,9 +70,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="CSV file to write")
     options = parser.parse_args()
-    for key in ("rounds", "burst"):
-        if (number := getattr(options, key)) < 1:
-            raise UserError(f"--{key}: {number} must be at least 1")
+    check_counts(options, "rounds", "burst")
     ticket = Ticket.load(options.ticket)
     size = tuple(options.size or ticket.load_task().input_shape[1:])
     networks = {"compacted": compact(ticket)}

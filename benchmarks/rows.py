@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import platform
@@ -32,6 +33,13 @@ def machine() -> str:
     name = known.get("model name") or platform.processor() or platform.machine()
     kind = f" (family {known['cpu family']}, model {known['model']})" if "cpu family" in known else ""
     return f"{name}{kind}, {len(own_cores())} cores"
+
+
+def check_counts(options: argparse.Namespace, *keys: str) -> None:
+    """Raise `UserError` unless these options are at least 1."""
+    for key in keys:
+        if (number := getattr(options, key)) < 1:
+            raise UserError(f"--{key}: {number} must be at least 1")
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -27,7 +27,7 @@ from exchange import exchange_ns
 from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
-from rows import commit, machine, write_rows
+from rows import check_counts, commit, machine, write_rows
 
 from supertickets.arguments import friendly
 from supertickets.deploy.compact import compact
@@ -125,9 +125,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50, metavar="N", help="images of each measurement")
     parser.add_argument("--out", type=Path, help="CSV file to write")
     options = parser.parse_args()
-    for key in ("threads", "rounds", "images"):
-        if (number := getattr(options, key)) < 1:
-            raise UserError(f"--{key}: {number} must be at least 1")
+    check_counts(options, "threads", "rounds", "images")
     ticket = Ticket.load(options.ticket)
     size = tuple(options.size or ticket.load_task().input_shape[1:])
     with tempfile.TemporaryDirectory() as folder:

@@ -32,6 +32,7 @@ from supertickets.deploy.engine.cache import cache_folder, compile_ticket
 from supertickets.deploy.engine.compiler import compile_c, find_compiler, native_suffix
 from supertickets.deploy.engine.files import write_c
 from supertickets.deploy.engine.scheduling import keep_off_this_processor
+from supertickets.deploy.engine.team import Team
 from supertickets.deploy.export import export
 from supertickets.deploy.plain import fold
 from supertickets.errors import UserError
@@ -197,6 +198,18 @@ def test_batches_and_threads_give_what_single_images_give(compiled, share, monke
     assert one(x[:0]).shape == (0, *single.shape[1:])
 
 
+def both_fall_asleep(team: Team) -> bool:
+    """Whether both threads of the team go to sleep within a few seconds."""
+    give_up = time.monotonic() + 20
+    while len(team._asleep) < 2 and time.monotonic() < give_up:
+        time.sleep(0.01)
+    return len(team._asleep) == 2
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_the_threads_that_split_an_image_sleep_after_it_and_end_with_their_engine(compiled, monkeypatch):
     monkeypatch.setattr(runner, "SHARE", 1)
     monkeypatch.setattr(runner.Faster, "choose", lambda self: True)
@@ -205,11 +218,13 @@ def test_the_threads_that_split_an_image_sleep_after_it_and_end_with_their_engin
     assert np.array_equal(engine(x), want) and np.array_equal(engine(x), want)
     team = engine._team
     assert team is not None
-    give_up = time.monotonic() + 20
-    while len(team._asleep) < 2 and time.monotonic() < give_up:
-        time.sleep(0.01)
-    assert len(team._asleep) == 2
+    assert both_fall_asleep(team)
     assert np.array_equal(engine(x), want)  # woken
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(team, "_lead", interrupted)  # after the threads were woken
+        engine(x)
+    assert both_fall_asleep(team)
+    assert np.array_equal(engine(x), want) and both_fall_asleep(team)
     del engine
     gc.collect()
     for thread in team._threads:

@@ -21,9 +21,10 @@ class Team:
         self._follow.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p)
         self._follow.restype = ctypes.c_uint32
         self._memory = (ctypes.c_uint64 * 8)()  # C's TicketTeam
+        self._started = ctypes.c_uint32.from_buffer(self._memory)  # its first field: images that `lead` has started
         self._parts = parts
         self._lock = threading.Lock()
-        self._led = 0  # images so far
+        self._announced = 0  # images for which the threads were woken
         self._asleep: list[threading.Event] = []
         self._stopped = False
         self._processor = -1
@@ -36,10 +37,14 @@ class Team:
         if (here := this_processor()) != self._processor:
             keep_off_this_processor(thread.native_id for thread in self._threads if thread.native_id)
             self._processor = here
-        with self._lock:
-            self._led = (self._led + 1) % 2**32
-            self._wake()
-        self._lead(self._memory, image, output, scratch, self._parts, YIELD)
+        try:
+            with self._lock:
+                self._announced = (self._started.value + 1) % 2**32
+                self._wake()
+            self._lead(self._memory, image, output, scratch, self._parts, YIELD)
+        except BaseException:  # interrupted before the image: the threads may sleep again
+            self._announced = self._started.value
+            raise
 
     def stop(self) -> None:
         """End the threads."""
@@ -59,7 +64,7 @@ class Team:
             with self._lock:
                 if self._stopped:
                     return
-                if self._led != seen:
+                if self._announced != seen:
                     continue
                 awake.clear()
                 self._asleep.append(awake)
