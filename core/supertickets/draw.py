@@ -86,10 +86,10 @@ def _draw(task: Task, config: Config, plan: Plan, run: Run) -> Ticket:
 
 
 def _describe(plan: Plan, config: Config) -> str:
-    """One line about the epochs, prunes and shrinks to come."""
+    """One line about the epochs, prunes and shrinks to come; both count finished epochs."""
     budget = config.prune.target_sparse_macs
     goal = "" if budget is None else f" to {budget:g} of the MACs"
-    return f"{config.train.epochs} epochs, prunes before {list(plan.prunes)}{goal}, shrinks after {plan.shrinks}"
+    return f"{config.train.epochs} epochs, prunes after {list(plan.prunes)}{goal}, shrinks after {plan.shrinks}"
 
 
 def _keep_start(trainer: Trainer, *, as_teacher: bool) -> None:

@@ -66,7 +66,7 @@ class Forecast:
         rows = {
             "network": f"{human(self.params)} parameters, {human(self.macs)} MACs",
             "budget": of.removeprefix(" -> ") or "none",
-            "prunes": f"before epochs {prunes}" if prunes else "none",
+            "prunes": f"after epochs {prunes}" if prunes else "none",
             "shrinks": f"after epochs {', '.join(map(str, self.shrinks))}" if self.shrinks else "none",
             "evaluations": str(self.evaluations),
             "steps": f"{self.steps_per_epoch * self.epochs}: {self.epochs} epochs of {self.steps_per_epoch}, "

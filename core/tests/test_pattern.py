@@ -84,6 +84,25 @@ def test_a_run_ends_at_the_exact_pattern_through_shrinks(tmp_path, reactivate):
 
 
 @pytest.mark.usefixtures("toy_installed")
+@pytest.mark.parametrize("reactivate", ["never", "after_shrink", "after_prune"])
+def test_the_mask_of_a_ticket_holds_in_the_layers_that_the_pattern_leaves_alone(tmp_path, reactivate):
+    source = toy_config(tmp_path / "source", prune={"target": 0.6, "scope": "layer"}, search={"enabled": False})
+    draw_ticket(ToyTask(source, images=16), source)
+    config = toy_config(
+        tmp_path / "run",
+        init={"ticket": tmp_path / "source" / "ticket"},
+        prune={"enabled": True, "target": None, "pattern": "2:4", "reactivate": reactivate},
+        search={"enabled": True, "target_macs": 0.8},
+    )
+    ticket = draw_ticket(ToyTask(config, images=16), config)
+    covered = pattern_layers(ticket.build())
+    others = {name: kept for name, kept in ticket.mask.items() if name not in covered}
+    assert sparsity(others) == pytest.approx(0.6, abs=0.05)
+    assert all(not ticket.tensors[name][~kept].any() for name, kept in others.items())
+    assert_exact(ticket.build(), ticket.mask | {name: torch.ones_like(kept) for name, kept in others.items()}, 2, 4)
+
+
+@pytest.mark.usefixtures("toy_installed")
 def test_a_resumed_run_has_the_same_pattern(tmp_path):
     prunes = {"target": None, "pattern": "2:4", "reactivate": "after_shrink", "revive_from": "dormant"}
     whole = draw_ticket(ToyTask(None, images=16), toy_config(tmp_path / "whole", prune=prunes))

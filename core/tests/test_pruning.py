@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from supertickets.networks.supernet import prunable
 from supertickets.pruning.criteria import Evidence, lamp, magnitude
 from supertickets.pruning.mask import density_by_kind, mask_gradients, sparsity, zero_sparsity
 from supertickets.pruning.prune import choose_mask, count_revived, hold, prune, revive
+from supertickets.pruning.regrow import regrow_share
 from supertickets.testing import ToyTask, micro_net, toy_config
 from supertickets.training.ema import start_ema, update_ema
 from supertickets.training.optim import build_optimizer
@@ -108,6 +110,50 @@ def test_a_floor_without_room_is_refused_before_training(tmp_path, scope, regrow
         state = new_state(ToyTask(config), config, torch.device("cpu"))
 
 
+@pytest.mark.usefixtures("toy_installed")
+@pytest.mark.parametrize("prune", [{"target": 0.85, "min_layer_density": 0.15}, {"target": None, "target_sparse_macs": 0.012}])
+def test_what_fits_at_the_start_also_fits_the_smaller_network_at_the_end(tmp_path, prune, capsys):
+    config = toy_config(tmp_path / "run", prune=prune, search={"target_macs": 0.2}, train={"epochs": 5})
+    largest = 0.0
+    if prune["target"]:  # the floors are rounded up, so the message asks for a slightly lower target
+        with pytest.raises(UserError) as refusal:
+            draw_ticket(ToyTask(config, images=16), config)
+        largest = float(str(refusal.value).split()[-1])
+        config = config.model_copy(update={"prune": config.prune.model_copy(update={"target": largest})})
+    ticket = draw_ticket(ToyTask(config, images=16), config)
+    said = capsys.readouterr().out
+    if prune["target"]:
+        assert ticket.sparsity == pytest.approx(largest, abs=1e-3) and "note" not in said
+        assert all(kept.any() for kept in ticket.mask.values() if kept.numel() > 6)
+    else:
+        assert "need more MACs than this" in said and ticket.sparsity > 0.99
+
+
+@pytest.mark.parametrize("criterion", ["lamp", "grasp", "random"])
+def test_an_exchange_takes_only_as_many_weights_as_planned(criterion):
+    task = ToyTask(None, images=16)
+    state = new_state(task, toy_config(Path("unused")), torch.device("cpu"))
+    batches = list(task.build_loaders(8)[0])
+    cfg = PruneConfig(
+        target=0.7, every=1, start=0.0, end=0.9, regrow="gradient", regrow_fraction=0.2, reactivate="never", criterion=criterion
+    )
+    plan = plan_prunes(10, cfg)
+    evidence = Evidence(lambda net: (task.loss(net, batch) for batch in batches), input_shape=task.input_shape)
+    for state.epoch in plan:
+        before = dict(state.mask)
+        alive = {name: weight != 0 for name, weight in prunable(state.net).items()}
+        events = prune_weights(state, cfg, plan=plan, evidence=evidence)
+        if before:
+            gone = sum(int((alive[name] & ~kept).sum()) for name, kept in state.mask.items())
+            count = sum(kept.numel() for kept in state.mask.values())
+            exchanged = regrow_share(state.epoch, min(plan), max(plan), 0.2) * (1 - plan[state.epoch]) * count
+            assert events["revived"] <= exchanged + 1
+            assert gone <= exchanged + (plan[state.epoch] - plan[state.epoch - 1]) * count + 2
+        with torch.no_grad():
+            for name, weight in prunable(state.net).items():
+                weight.copy_(torch.where(state.mask[name] & (weight == 0), 1e-3, weight))  # weights that came back have trained
+
+
 def test_nan_is_named():
     with pytest.raises(UserError, match="scores of a contain nan"):
         choose_mask({"a": torch.tensor([1.0, torch.nan])}, 0.5)
@@ -184,6 +230,14 @@ def test_cubic_and_one_shot_end_at_the_target():
     assert plan_prunes(30, PruneConfig(target=0.8, schedule="one_shot", end=0.5)) == {15: 0.8}
 
 
+@pytest.mark.parametrize("every", [1, 4, 25])
+def test_a_constant_sparsity_begins_at_the_start(every):
+    cfg = PruneConfig(target=0.8, schedule="constant", start=0.1, end=0.6, every=every)
+    assert plan_prunes(30, cfg) == {3: 0.8}
+    exchanging = cfg.model_copy(update={"regrow": "gradient"})
+    assert list(plan_prunes(30, exchanging)) == sorted({3, *range(18, 3, -every)})
+
+
 @pytest.mark.parametrize("epochs", [2, 3, 4, 7])
 @pytest.mark.parametrize(("start", "end"), [(0.45, 0.75), (0.4, 0.7), (0.2, 0.5)])
 def test_short_runs_have_time_for_prunes_and_an_epoch_after_them(epochs, start, end):
@@ -203,6 +257,9 @@ def test_search_ends_at_the_last_prune():
     assert plan_shrinks(30, SearchConfig(warmup=3, end=0.2), {18: 0.8}) == [3, 4, 5, 6]
     assert plan_shrinks(30, SearchConfig(warmup=3, start=0.3, end=0.5), {18: 0.8}) == list(range(9, 16))
     assert plan_shrinks(30, SearchConfig(enabled=False), {}) == []
+    with pytest.raises(UserError, match=r"prune\.end: the last prune comes before the first epoch"):
+        plan_shrinks(30, SearchConfig(), {0: 0.8})
+    assert plan_shrinks(30, SearchConfig(enabled=False), {0: 0.8}) == []
     assert max(plan_shrinks(10, SearchConfig(warmup=1), {})) == 9
 
 

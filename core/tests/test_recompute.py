@@ -132,6 +132,19 @@ def test_a_drawing_with_checkpointing_is_the_same_but_for_rounding(tmp_path):
     assert ticket.metrics["macs"] == pytest.approx(other.metrics["macs"], rel=0.05)
 
 
+@pytest.mark.usefixtures("toy_installed")
+def test_a_criterion_that_differentiates_twice_can_be_used_with_checkpointing(tmp_path):
+    masks = []
+    for on in (False, True):
+        prune = {"criterion": "grasp", "schedule": "one_shot", "end": 0.5}
+        config = toy_config(
+            tmp_path / str(on), train={"epochs": 2, "checkpointing": on}, prune=prune, search={"enabled": False}
+        )
+        masks.append(draw_ticket(ToyTask(config, images=16), config).mask)
+    same = sum(int((kept == masks[1][name]).sum()) for name, kept in masks[0].items())
+    assert same > 0.99 * sum(kept.numel() for kept in masks[0].values())
+
+
 def test_a_network_without_blocks_is_refused():
     net = build_maps("torchvision:mobilenet_v3_small", [0, 1])
     assert not outer_blocks(net)

@@ -12,7 +12,7 @@ from supertickets.errors import UserError
 from supertickets.networks.arch import resolve_arch
 from supertickets.networks.blocks import mixed_blocks
 from supertickets.networks.heads import DenseHead
-from supertickets.networks.macs import count_layers
+from supertickets.networks.macs import count_layers, count_params
 from supertickets.networks.supernet import Supernet, prunable
 from supertickets.search.budget import budget_at, measure, resolve_target, units_over_budget
 from supertickets.search.bundles import bundle_units
@@ -23,7 +23,7 @@ from supertickets.search.threshold import dead_units
 from supertickets.testing import micro_net, randomise_norms
 from supertickets.training.ema import start_ema
 from supertickets.training.optim import build_optimizer
-from supertickets.units.costs import module_macs, unit_costs
+from supertickets.units.costs import module_macs, savings, unit_costs
 from supertickets.units.groups import entries, unit_groups
 
 SHAPE = (3, 32, 32)
@@ -32,8 +32,10 @@ SHAPE = (3, 32, 32)
 def over_budget(net, ema, penalty, *, budget, resource="macs", divisor=1):
     groups = unit_groups(net)
     scores = gamma_per_mac(groups, Statistics(ema, penalty.weights))
-    costs = unit_costs(net, groups, count_layers(net, SHAPE), resource)
-    return units_over_budget(groups, scores, costs, excess=measure(net, resource, SHAPE) - budget, divisor=divisor)
+    layers = count_layers(net, SHAPE)
+    costs, saved_by = unit_costs(net, groups, layers, resource), savings(net, groups, layers, resource)
+    excess = measure(net, resource, SHAPE) - budget
+    return units_over_budget(groups, scores, costs, excess=excess, divisor=divisor, saved_by=saved_by)
 
 
 def some_dead(net: Supernet, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -234,6 +236,16 @@ def test_budget_is_met_within_two_percent(resource, share, tokens):
     while dead := over_budget(net, ema, penalty, budget=target, resource=resource):
         shrink(net, dead, ema=ema, penalty=penalty)
     assert measure(net, resource, SHAPE) == pytest.approx(target, rel=0.02)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_a_budget_of_parameters_is_met_at_once_to_within_a_module_that_goes_with_its_last_token(share):
+    net = micro_net(tokens=6)
+    randomise_norms(net)
+    target = resolve_target(net, share, "params", SHAPE)
+    largest = max(count_params(net.get_submodule(group.module)) for group in unit_groups(net) if group.module)
+    shrink(net, over_budget(net, start_ema(net), build_penalty(net, SHAPE), budget=target, resource="params"))
+    assert target - largest < count_params(net) <= target
 
 
 def test_budget_takes_the_least_important_for_its_cost():

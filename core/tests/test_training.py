@@ -355,6 +355,14 @@ def test_bf16_and_accumulation_run(tmp_path, accumulate):
     assert records[-1]["sparsity"] == pytest.approx(0.8, abs=1e-3)
 
 
+def test_an_update_of_fewer_batches_has_the_mean_of_their_gradients(tmp_path):
+    train = {"optimizer": "sgd", "schedule": "constant", "weight_decay": 0.0, "epochs": 2, "lr": 0.1, "clip_grad": 0}
+    off = {"search": {"enabled": False}, "prune": {"enabled": False}}
+    whole, fewer = (draw(tmp_path / str(n), train=train | {"accumulate": n}, **off)[0] for n in (6, 12))  # of six batches
+    for name, weight in dict(whole.build().named_parameters()).items():
+        assert torch.allclose(weight, fewer.tensors[name], rtol=1e-4, atol=1e-6), name
+
+
 def test_diverging_training_says_so(tmp_path):
     with pytest.raises(UserError, match=r"diverged.*train\.lr"):
         draw(

@@ -84,7 +84,7 @@ class PruneConfig(Section):
     start: float = Field(0.0, ge=0, lt=1)
     """cubic: share of the epochs after which sparsity starts to rise; constant: first prune, as a share of the epochs."""
     end: float = Field(0.6, ge=0, le=1)
-    """cubic, constant and one_shot: last prune, as a share of the epochs; one_shot with 1 leaves no epochs for retraining."""
+    """cubic and one_shot: last prune, as a share of the epochs; constant with regrow: last exchange."""
     # after_shrink needs epochs between a shrink event and the next prune (every > search.every). With after_prune, weights are
     # pruned only for evaluations and at the end.
     reactivate: Literal["never", "after_shrink", "after_prune"] = "after_shrink"
@@ -109,6 +109,10 @@ class PruneConfig(Section):
             raise ValueError(f"pattern {self.pattern} fixes the sparsity: set target to null (it is {self.target})")
         if self.pattern != "none" and (self.scope != "global" or self.regrow != "none" or self.min_layer_density):
             raise ValueError(f"pattern {self.pattern} needs scope global, regrow none and min_layer_density 0")
+        if self.regrow != "none" and self.reactivate == "after_prune":
+            raise ValueError(
+                "regrow needs reactivate never or after_shrink: with after_prune, all weights train between prunes"
+            )
         if self.target_sparse_macs is None:
             return self
         if self.target is not None:
@@ -137,7 +141,7 @@ class TrainConfig(Section):
     batch_size: PositiveInt = 32
     """Images per process and step."""
     accumulate: PositiveInt = 1
-    """Steps whose gradients are added up before one update."""
+    """Steps whose gradients are averaged for one update."""
     optimizer: Literal["adamw", "rmsprop", "sgd"] = "adamw"
     """Optimizer."""
     lr: PositiveFloat = 3e-3

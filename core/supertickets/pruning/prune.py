@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Literal
 
 import torch
@@ -30,11 +30,14 @@ def choose_mask(scores: Scores, sparsity: float, *, scope: Scope = "global", min
     sizes = {name: score.numel() for name, score in scores.items()}
     total = sum(sizes.values())
     kept = total - round(sparsity * total)
-    if kept < sum(least_kept(sizes, min_layer_density).values()):
+    least = least_kept(sizes, min_layer_density)
+    if kept < sum(least.values()):  # shrinks have left layers so small that the roundings add up
+        least = least_kept(sizes, min_layer_density, rounding=math.floor)
+    if kept < sum(least.values()):
         raise UserError(f"prune.min_layer_density: {min_layer_density} leaves no room for a sparsity of {sparsity}")
     available = _available(scores)
     enough = kept <= sum(available.values())
-    limits, floors = (available, _floors(scores, min_layer_density)) if enough else (sizes, available)
+    limits, floors = (available, _lower(least, available)) if enough else (sizes, available)
     if scope == "global":
         return _choose_globally(scores, total - kept, floors)
     shares = dict.fromkeys(sizes, 1 - sparsity) if scope == "layer" else _erk_densities(scores, 1 - sparsity)
@@ -43,10 +46,9 @@ def choose_mask(scores: Scores, sparsity: float, *, scope: Scope = "global", min
     return {name: _keep_best(score, counts[name]) for name, score in scores.items()}
 
 
-def _floors(scores: Scores, min_layer_density: float) -> dict[str, int]:
-    """The smallest number of weights that each layer keeps, of those whose score is not -inf."""
-    least = least_kept({name: score.numel() for name, score in scores.items()}, min_layer_density)
-    return {name: min(least[name], count) for name, count in _available(scores).items()}
+def _lower(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+    """The smaller of the two numbers of each layer."""
+    return {name: min(count, b[name]) for name, count in a.items()}
 
 
 def _available(scores: Scores) -> dict[str, int]:
@@ -54,9 +56,11 @@ def _available(scores: Scores) -> dict[str, int]:
     return {name: int((score > -math.inf).sum()) for name, score in scores.items()}
 
 
-def least_kept(sizes: Mapping[str, int], min_layer_density: float) -> dict[str, int]:
-    """The smallest number of weights that each layer keeps: the share `min_layer_density`, rounded up."""
-    return {name: min(n, -int(-min_layer_density * n // 1)) for name, n in sizes.items()}
+def least_kept(
+    sizes: Mapping[str, int], min_layer_density: float, *, rounding: Callable[[float], int] = math.ceil
+) -> dict[str, int]:
+    """The smallest number of weights that each layer keeps: the share `min_layer_density`, rounded up by default."""
+    return {name: min(n, rounding(min_layer_density * n)) for name, n in sizes.items()}
 
 
 def _check_scores(scores: Scores) -> None:
@@ -78,7 +82,8 @@ def choose_by_macs(scores: Scores, share: float, positions: Mapping[str, int], *
     `positions` says how many times each layer's weights are used for one input. Ties go by position in the layer.
     """
     _check_scores(scores)
-    floors = _floors(scores, min_layer_density)
+    least = least_kept({name: score.numel() for name, score in scores.items()}, min_layer_density)
+    floors = _lower(least, _available(scores))
     order = _order(scores, floors)
     uses = torch.cat([torch.full((score.numel(),), positions[name]) for name, score in scores.items()])
     gone = uses[order].cumsum(0)
@@ -86,7 +91,9 @@ def choose_by_macs(scores: Scores, share: float, positions: Mapping[str, int], *
     k = int(torch.searchsorted(gone, asked)) + 1 if asked > 0 else 0
     if k > len(order) - sum(floors.values()):
         also = f" and prune.min_layer_density {min_layer_density}" if min_layer_density else ""
-        raise UserError(f"prune.target_sparse_macs: the network, now smaller, has no room for layers that are not pruned{also}")
+        raise UserError(
+            f"prune.target_sparse_macs: the layers that are not pruned need more MACs than this{also}; raise the target"
+        )
     return mask_without(order[:k], scores)
 
 

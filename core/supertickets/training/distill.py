@@ -138,13 +138,18 @@ def starts_trained(init: InitConfig) -> bool:
 def load_teacher(config: DistillConfig, task: Task, net: Network) -> Network | None:
     """The network of the ticket that `distill.teacher` names; None for other teachers.
 
-    Raises `UserError` for a ticket of another task, with other labels, or with outputs of another shape than those of `net`.
+    Raises `UserError` for a ticket of another task, with other labels, with images that are normalised differently, or with
+    outputs of another shape than those of `net`.
     """
     path = config.teacher
     if isinstance(path, str):
         return None
     ticket = Ticket.load(path)
     check_task(ticket, task, named=f"distill.teacher: {path}", hint="a teacher needs the same task and labels")
+    for key in ("mean", "std"):
+        mine, its = (settings.get("data", {}).get(key) for settings in (task.settings(), ticket.settings))
+        if mine != its:
+            raise UserError(f"distill.teacher: {path} was trained with data.{key} {its}, but this run has {mine}; use the same")
     teacher = ticket.build().requires_grad_(False)
     ours, theirs = (_output_shape(one, task.input_shape) for one in (net, teacher))
     if ours != theirs:

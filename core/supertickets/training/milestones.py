@@ -56,8 +56,8 @@ def plan_milestones(config: Config, *, prunes: Mapping[int, float], shrinks: Seq
     """
     if config.run.tickets_at and (config.imp.rounds or config.pipeline.enabled):
         raise UserError("run.tickets_at cannot be combined with imp.rounds or pipeline.enabled")
-    if config.run.tickets_at and config.prune.target_sparse_macs is not None:
-        raise UserError("run.tickets_at needs prune.target, because prune.target_sparse_macs does not plan sparsities")
+    if config.run.tickets_at and config.prune.target is None:
+        raise UserError("run.tickets_at needs prune.target, because only then the sparsities of all prunes are planned")
     epochs, plan = config.train.epochs, {epoch: round(sparsity, 3) for epoch, sparsity in prunes.items()}
     milestones = Milestones(evaluated={*range(config.train.evaluate_every, epochs, config.train.evaluate_every), epochs})
     for asked in config.run.tickets_at:

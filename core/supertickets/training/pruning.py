@@ -15,13 +15,14 @@ from supertickets.config.sections import PruneConfig
 from supertickets.errors import UserError
 from supertickets.networks.macs import count_layers, dense_macs
 from supertickets.networks.supernet import device_of, prunable
+from supertickets.processes import is_first_process
 from supertickets.pruning.criteria import CRITERIA, Evidence, Scores, gradients
 from supertickets.pruning.mac_budget import positions_of, share_to_prune, sparse_share
 from supertickets.pruning.mask import Mask, apply_mask
 from supertickets.pruning.mask import sparsity as mask_sparsity
-from supertickets.pruning.pattern import pattern_layers
 from supertickets.pruning.prune import count_revived, emptied, hold, least_kept, prune, revive
 from supertickets.pruning.regrow import regrow, regrow_share
+from supertickets.terminal import note
 from supertickets.training.schedule import plan_prunes
 from supertickets.training.state import TrainState
 
@@ -42,7 +43,7 @@ def check_prunes(state: TrainState, cfg: PruneConfig, *, epochs: int, input_shap
     pattern; and the layers that are not pruned can have more MACs than `prune.target_sparse_macs` allows for inputs of
     `input_shape`.
     """
-    sizes = ranked_layers(state, cfg)
+    sizes = ranked_layers(state)
     count = sum(sizes.values())
     room = count - sum(least_kept(sizes, cfg.min_layer_density).values())
 
@@ -75,15 +76,22 @@ def _check_mac_budget(
     """Raise `UserError` if the network exceeds `budget`, a share of its MACs, even without all weights that can be pruned."""
     layers = count_layers(state.net, input_shape)
     positions = positions_of(sizes, layers)
-    left = sum(count * positions[name] for name, count in least_kept(sizes, cfg.min_layer_density).items())
     ours = sum(size * positions[name] for name, size in sizes.items())
-    over = share_to_prune(budget, state.net, layers, sizes) * ours - (ours - left)
-    if over > 0:
+    over = (share_to_prune(budget, state.net, layers, sizes) - _largest_share(sizes, positions, cfg)) * ours
+    if over > 1e-3:  # MACs; less is a rounding error
         also = f" and prune.min_layer_density {cfg.min_layer_density}" if cfg.min_layer_density else ""
         raise UserError(
             f"prune.target_sparse_macs: {budget:g} leaves no room for the layers that are not pruned{also}; "
             f"it must be above {budget + over / dense_macs(layers):.4f} in this network"
         )
+
+
+def _largest_share(sizes: Mapping[str, int], positions: Mapping[str, int], cfg: PruneConfig) -> float:
+    """The largest share of the MACs of these layers that `prune.min_layer_density` lets a prune remove."""
+    macs, least = (
+        sum(counts[name] * positions[name] for name in sizes) for counts in (sizes, least_kept(sizes, cfg.min_layer_density))
+    )
+    return 1 - least / macs
 
 
 def _exchanged(sparsity: float, epoch: int, cfg: PruneConfig, *, plan: Mapping[int, float], count: int) -> int:
@@ -101,12 +109,12 @@ def prune_weights(state: TrainState, cfg: PruneConfig, *, plan: Mapping[int, flo
     prune may restore some weights to give each block the number that it should keep.
     """
     sparsity, last = plan[state.epoch], state.epoch == max(plan)
-    before, ranked = dict(state.mask), ranked_layers(state, cfg)
+    before, ranked = dict(state.mask), ranked_layers(state)
     grows = cfg.reactivate == "never" or state.mask_held
     if grows and not last:  # a shrink can leave the network sparser than this target; then no weights are restored
         sparsity = max(sparsity, _sparsity_now(state, cfg, ranked=ranked, evidence=evidence))
     exchanged = _exchanged(sparsity, state.epoch, cfg, plan=plan, count=sum(ranked.values()))
-    keep_pruned = before if grows and not exchanged else None
+    keep_pruned = before if grows else None
     asked = sparsity + exchanged / sum(ranked.values())
     chosen = choose_mask(state, asked, cfg=cfg, evidence=evidence, keep_pruned=keep_pruned)
     growth = _growth(state, cfg, evidence=evidence) if exchanged else {}
@@ -133,11 +141,10 @@ def _sparsity_now(state: TrainState, cfg: PruneConfig, *, ranked: Mapping[str, i
     return mask_sparsity({name: kept for name, kept in state.mask.items() if name in ranked})
 
 
-def ranked_layers(state: TrainState, cfg: PruneConfig) -> dict[str, int]:
+def ranked_layers(state: TrainState) -> dict[str, int]:
     """The layers whose weights are ranked and counted, with the number of weights of each."""
-    ours = {name: weight.numel() for name, weight in prunable(state.net).items() if name.startswith(state.prefix)}
-    covered = ours.keys() if cfg.pattern == "none" else pattern_layers(state.net)
-    return {name: count for name, count in ours.items() if name in covered}
+    ranked = state.prunes()
+    return {name: weight.numel() for name, weight in prunable(state.net).items() if name in ranked}
 
 
 def choose_mask(
@@ -148,10 +155,16 @@ def choose_mask(
 
     With `prune.target_sparse_macs`, `sparsity` is the share of the network's MACs with a zero weight.
     """
-    positions = None
+    positions, ranked = None, ranked_layers(state)
     if cfg.target_sparse_macs is not None:
-        ranked, layers = ranked_layers(state, cfg), count_layers(state.net, evidence.input_shape)
-        positions, sparsity = positions_of(ranked, layers), share_to_prune(1 - sparsity, state.net, layers, ranked)
+        layers = count_layers(state.net, evidence.input_shape)
+        positions, share = positions_of(ranked, layers), share_to_prune(1 - sparsity, state.net, layers, ranked)
+        sparsity = min(share, _largest_share(ranked, positions, cfg))
+        if share > sparsity and is_first_process():
+            note(
+                "prune.target_sparse_macs: after the shrinks, the layers that are not pruned need more MACs than this; "
+                "all others are pruned as far as possible"
+            )
     mask = prune(
         state.net,
         sparsity,
@@ -167,7 +180,7 @@ def choose_mask(
     )
     mask = broadcast(mask)  # devices may round scores differently, so all use the first process's mask
     return {
-        name: mask[name] if name in mask else state.mask.get(name, torch.ones_like(weight, dtype=torch.bool))
+        name: mask[name] if name in ranked else state.mask.get(name, torch.ones_like(weight, dtype=torch.bool))
         for name, weight in prunable(state.net).items()
     }
 

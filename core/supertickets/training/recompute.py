@@ -8,8 +8,8 @@ run updates the BN statistics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -49,21 +49,27 @@ def _dropped(module: nn.Module, function: Callable[..., Tensor], *inputs: Any) -
     """`function(*inputs)`; the activations of `module` in it are dropped and computed again in the backward pass."""
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _statistics_kept(module)  # contexts of the first and the second run
+        return nullcontext(), _StatisticsKept(module)  # contexts of the first and the second run
 
     result: Tensor = checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
     return result
 
 
-@contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Within this `with` block, BN layers write to copies of their running statistics."""
-    norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    own = [dict(norm.named_buffers(recurse=False)) for norm in norms]
-    for norm, buffers in zip(norms, own, strict=True):
-        norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, own, strict=True):
+class _StatisticsKept:
+    """Within a `with` block, BN layers write to copies of their running statistics.
+
+    The block is entered again for each further backward pass, as for second derivatives.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self._norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self._own: list[list[dict[str, Tensor]]] = []
+
+    def __enter__(self) -> None:
+        self._own.append([dict(norm.named_buffers(recurse=False)) for norm in self._norms])
+        for norm, buffers in zip(self._norms, self._own[-1], strict=True):
+            norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
+
+    def __exit__(self, *_: object) -> None:
+        for norm, buffers in zip(self._norms, self._own.pop(), strict=True):
             norm._buffers.update(buffers)

@@ -1,6 +1,6 @@
 """The schedule of a run: when weights are pruned, to which sparsity, and when units are removed, as functions of the epoch.
 
-A prune with number n comes before epoch n, counted from 0; a shrink with number n comes after n finished epochs.
+A prune and a shrink with number n come after n finished epochs, first the shrink and then the prune.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
         return {}
     criterion_named(prune.criterion)
     if prune.schedule == "progressive":
-        events = range(prune.every, epochs - prune.every + 1, prune.every)
+        events = set(range(prune.every, epochs - prune.every + 1, prune.every))
         tail = prune.every
     else:
         first, last = _span(epochs, prune)
@@ -63,8 +63,8 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
                 f"prune.start: {prune.start} and prune.end {prune.end} leave no epoch for prunes between them (train.epochs "
                 f"{epochs}); train longer or move them apart"
             )
-        begin = {"one_shot": last - 1, "constant": first - 1}.get(prune.schedule, first)
-        events = range(last, begin, -prune.every)
+        events = set(range(last, last - 1 if prune.schedule == "one_shot" else first, -prune.every))
+        events |= {first} if prune.schedule == "constant" else set()
         tail = 0 if prune.schedule == "one_shot" else 1
     plan = {epoch: sparsity_at(epoch, epochs, prune) for epoch in sorted(events)}
     if prune.regrow == "none" and prune.schedule != "progressive":  # prunes to the same sparsity would change nothing
@@ -77,9 +77,9 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
         if prune.target_sparse_macs is not None:
             asked, reached = f"prune.target_sparse_macs: {prune.target_sparse_macs}", 1 - reached
         raise UserError(
-            f"{asked} is not reached {tail} epochs before the end (train.epochs {epochs}, "
-            f"prune.every {prune.every}, schedule {prune.schedule}: {reached:.3g} at epoch {last_epoch}); "
-            f"train longer, prune more often or choose cubic or one_shot"
+            f"{asked} is not reached {tail} {'epoch' if tail == 1 else 'epochs'} before the end (train.epochs {epochs}, "
+            f"prune.every {prune.every}, schedule {prune.schedule}: {reached:.3g} after epoch {last_epoch}); "
+            f"train longer, prune more often or choose {'' if prune.schedule == 'cubic' else 'cubic or '}one_shot"
         )
     return plan
 
@@ -89,8 +89,8 @@ def plan_shrinks(epochs: int, search: SearchConfig, prunes: Mapping[int, float])
 
     They range from the end of the warm-up or `search.start` to `search.end`, but never past the last prune, which fixes the
     architecture. With a budget the last event is at the end exactly and the others lie `search.every` epochs apart before it;
-    without one, events come at multiples of `search.every`, as in the original. Raises `UserError` for an unknown importance
-    and for a run that is too short.
+    without one, events come at multiples of `search.every`, as in the original. Raises `UserError` for an unknown importance,
+    for a run that is too short, and if the last prune comes before any training.
     """
     if search.enabled is False:
         return []
@@ -98,6 +98,11 @@ def plan_shrinks(epochs: int, search: SearchConfig, prunes: Mapping[int, float])
     if epochs < 2:
         raise UserError(
             f"train.epochs: {epochs} leaves no epoch for training after the search; train longer or set search.enabled false"
+        )
+    if prunes and max(prunes) < 1:
+        raise UserError(
+            "prune.end: the last prune comes before the first epoch and fixes the architecture, so nothing can be searched; "
+            "prune later or set search.enabled false"
         )
     last = min([round(search.end * epochs), *([max(prunes)] if prunes else [])])
     last = max(min(last, epochs - 1), 1)

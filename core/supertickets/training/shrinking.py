@@ -15,7 +15,7 @@ from supertickets.search.importance import Statistics, importance_named
 from supertickets.search.shrink import shrink
 from supertickets.search.threshold import dead_units
 from supertickets.training.state import TrainState, budgeted_resource
-from supertickets.units.costs import cost_without, coupled, unit_costs
+from supertickets.units.costs import savings, unit_costs
 from supertickets.units.groups import unit_groups
 
 Shape = tuple[int, int, int]  # (C, H, W)
@@ -72,13 +72,7 @@ def _units_over_budget(
     seed = seed * 100_003 + state.epoch
     statistics = Statistics(state.ema, state.penalty.weights, state.taylor, macs, state.full_counts, seed)
     scores = importance_named(cfg.importance)(groups, statistics)
-    saved_by = None
-    if coupled(groups):
-        alone = cost_without(net, groups, layers, resource, {})
-
-        def saved_by(dead: dict[str, Tensor]) -> float:
-            return alone - cost_without(net, groups, layers, resource, dead)
-
+    saved_by = savings(net, groups, layers, resource)
     return units_over_budget(groups, scores, costs, excess=count - budget, divisor=cfg.divisor, saved_by=saved_by)
 
 

@@ -15,8 +15,10 @@ from supertickets.errors import UserError
 from supertickets.networks.build import full_arch
 from supertickets.networks.macs import count_layers, count_params, dense_macs
 from supertickets.networks.network import Network
+from supertickets.networks.supernet import prunable
 from supertickets.networks.weights import load_body
 from supertickets.pruning.mask import Mask
+from supertickets.pruning.pattern import pattern_layers
 from supertickets.search.budget import measure, resolve_target
 from supertickets.search.penalty import Penalty, build_penalty
 from supertickets.task import Task
@@ -56,6 +58,7 @@ class TrainState:
     penalty: Penalty
     supernet_costs: dict[str, float]  # the full supernet's `macs` and `params`, for reports
     prefix: str = ""  # only units and weights whose names start with it are searched and pruned
+    pattern: str = "none"  # n:m if only the layers that this pattern covers are pruned
     mask: Mask = field(default_factory=dict)
     mask_held: bool = False  # False: pruned weights may come back until the next prune
     dormant_weights: dict[str, Tensor] = field(default_factory=dict)  # the values that weights had when they were pruned
@@ -75,9 +78,15 @@ class TrainState:
         """Number of epochs in the log; the last trained epoch may not be evaluated yet."""
         return self.epoch - bool(self.underway.losses)
 
+    def prunes(self) -> set[str]:
+        """The names of the weights that this run ranks, counts and prunes."""
+        covered = prunable(self.net).keys() if self.pattern == "none" else pattern_layers(self.net)
+        return {name for name in covered if name.startswith(self.prefix)}
+
     def held_mask(self) -> Mask:
         """The part of the mask that holds now: all of it, or, while weights may return, what this run does not prune."""
-        return {name: kept for name, kept in self.mask.items() if self.mask_held or not name.startswith(self.prefix)}
+        free = set() if self.mask_held else self.prunes()
+        return {name: kept for name, kept in self.mask.items() if name not in free}
 
     def keep_early_tensors(self) -> None:
         """Keep a copy of the network as it is now, to rewind to (`run.rewind_epoch`); a shrink slices the copy, too."""
@@ -107,6 +116,7 @@ def new_state(task: Task, config: Config, device: torch.device) -> TrainState:
         build_penalty(net, task.input_shape),
         supernet_costs=costs,
         prefix=prefix,
+        pattern=config.prune.pattern,
         mask={name: kept.to(device) for name, kept in mask.items()},
         mask_held=bool(mask),
         full_counts={group.name: group.count for group in unit_groups(net, prefix)},

@@ -193,6 +193,7 @@ def _restore(
         Penalty(group("penalty"), about["penalty_z"]),
         about["full"],
         prefix=searched_prefix(config.init),
+        pattern=config.prune.pattern,
         mask=mask,
         mask_held=about["mask_held"],
         dormant_weights=dormant,

@@ -165,7 +165,7 @@ class Trainer:
         steps, train = self.steps_per_epoch, self.config.train
         number = update_number(state, train, steps_per_epoch=steps)
         set_rates(state, train, number, steps_per_epoch=steps, body=0.0 if self._body_rests(state.epoch) else train.body_lr)
-        norm = finish_gradient(state, self.optimizer, self.accelerator, clip=train.clip_grad)
+        norm = finish_gradient(state, self.optimizer, self.accelerator, train=train)
         verdict = self.agreement.reach(
             state.step + 1,
             bad=~torch.isfinite(tally.total + norm),

@@ -31,15 +31,23 @@ def set_rates(state: TrainState, train: TrainConfig, number: int, *, steps_per_e
     set_lr(state.optimizer, rate, beta1_at(number, train=train, steps_per_epoch=steps_per_epoch), body=body)
 
 
-def finish_gradient(state: TrainState, optimizer: AcceleratedOptimizer, accelerator: Accelerator, *, clip: float) -> Tensor:
-    """Unscale and mask the gradient, and clip it unless `clip` is 0. Returns its norm, on the device.
+def finish_gradient(
+    state: TrainState, optimizer: AcceleratedOptimizer, accelerator: Accelerator, *, train: TrainConfig
+) -> Tensor:
+    """Unscale and mask the gradient, and clip it unless `train.clip_grad` is 0. Returns its norm, on the device.
 
-    With fp16 the returned norm is 0, because infinite gradients are normal with its loss scale.
+    The gradient is the mean over the batches of this update, of which the last update of an epoch can have fewer than
+    `train.accumulate`. With fp16 the returned norm is 0, because infinite gradients are normal with its loss scale.
     """
     accelerator.unscale_gradients(optimizer)
+    added = (state.underway.batches - 1) % train.accumulate + 1
+    if added < train.accumulate:  # Accelerate has divided by `train.accumulate`
+        for param in state.net.parameters():
+            if param.grad is not None:
+                param.grad.mul_(train.accumulate / added)
     mask_gradients(state.held_mask(), state.net)
-    if clip:
-        norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), clip)
+    if train.clip_grad:
+        norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), train.clip_grad)
     else:
         norm = torch.nn.utils.get_total_norm([param.grad for param in state.net.parameters() if param.grad is not None])
     return norm if accelerator.scaler is None else torch.zeros_like(norm)

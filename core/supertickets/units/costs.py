@@ -6,7 +6,7 @@ coupled layers are products, so they are counted again after each removal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -29,7 +29,7 @@ def unit_costs(
 def _costs_of(
     group: UnitGroup, net: nn.Module, sizes: Mapping[str, torch.Size], layers: Mapping[str, Layer], resource: Resource
 ) -> Tensor:
-    if group.module:  # an even share: attention is not linear in its tokens, and the whole module goes with the last one
+    if group.module:  # an even share, see `savings`: attention is not linear in its tokens, and the last one takes it all
         module = net.get_submodule(group.module)
         whole = module_macs(group.module, layers) if resource == "macs" else count_params(module)
         return torch.full((group.count,), whole / group.count, dtype=torch.double)
@@ -54,6 +54,20 @@ def coupled(groups: Iterable[UnitGroup]) -> bool:
     return any(dims.setdefault(tensor, dim) != dim for group in groups for tensor, dim in group.cuts)
 
 
+def savings(
+    net: nn.Module, groups: Sequence[UnitGroup], layers: Mapping[str, Layer], resource: Resource
+) -> Callable[[dict[str, Tensor]], float] | None:
+    """A function that returns what units save together (group's name -> True for units to remove); None if costs add up.
+
+    They do not add up if a tensor is cut along two dimensions, nor for the parameters of modules that go with the last of their
+    tokens.
+    """
+    if not coupled(groups) and not (resource == "params" and any(group.module for group in groups)):
+        return None
+    alone = cost_without(net, groups, layers, resource, {})
+    return lambda dead: alone - cost_without(net, groups, layers, resource, dead)
+
+
 def cost_without(
     net: nn.Module,
     groups: Iterable[UnitGroup],
@@ -61,15 +75,21 @@ def cost_without(
     resource: Resource,
     dead: Mapping[str, Tensor],
 ) -> float:
-    """MACs or parameters that the network would have without `dead` units (group's name -> True for units to remove)."""
+    """MACs or parameters that the network would have without `dead` units (group's name -> True for units to remove).
+
+    A module that goes with the last of its tokens is left out as a whole; its MACs are not counted exactly.
+    """
     left: dict[str, dict[int, Tensor]] = {}
     for group in groups:
         for (name, dim), unit_of in group.cuts.items() if group.name in dead else ():
             goes = dead[group.name][unit_of.clamp(min=0)] & (unit_of >= 0)
             cuts = left.setdefault(name, {})
             cuts[dim] = ~goes & cuts.get(dim, torch.tensor(True))
+    gone = tuple(f"{group.module}." for group in groups if group.module and group.name in dead and bool(dead[group.name].all()))
     total = 0.0
     for name, param in net.named_parameters():
+        if name.startswith(gone):
+            continue
         count = param.numel()
         for dim, stays in left.get(name, {}).items():
             count = count // param.shape[dim] * int(stays.sum())

@@ -134,7 +134,7 @@ class ClassificationConfig(Config):
 
     arch: ArchConfig = ArchConfig(preset="nano")
     search: SearchConfig = SearchConfig(target_macs=0.59, rho=1e-4, warmup=1, start=0.2, end=0.5, divisor=8, min_macs=0)
-    prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.2, end=0.5, reactivate="never")
+    prune: PruneConfig = PruneConfig(target=0.8, every=1, start=0.45, end=0.75, reactivate="never")
     train: TrainConfig = TrainConfig(epochs=15, batch_size=16, lr=6e-3, beta2=0.99, evaluate_every=8)
     data: ClassificationData = ClassificationData()
     evaluation: ClassificationEvaluation = ClassificationEvaluation()
