@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from supertickets.config.section import Section
 from supertickets.config.sections import Config
 from supertickets.errors import UserError
+from supertickets.files import check_output_file
 from supertickets.networks.library import input_statistics
 from supertickets.task import Task
 from supertickets.types import Batch
@@ -45,8 +47,25 @@ class BaseTask(Task, Generic[C, D]):
     def _open(self, *splits: str) -> list[D]:
         """The data sets of these splits; each is opened when it is first requested."""
         if missing := [split for split in splits if split not in self._sets]:
+            self._check_written()
             self._sets |= self._open_splits(missing)
         return [self._sets[split] for split in splits]
+
+    def _written(self) -> Mapping[str, Path | None]:
+        """The files that evaluations write, by the key that names them."""
+        return {}
+
+    def _read(self) -> list[Path]:
+        """The files that the data consist of and that no key of the config names."""
+        return []
+
+    def _check_written(self) -> None:
+        """Raise `UserError` if an evaluation could not write its file, or would overwrite one of the inputs."""
+        for key, path in self._written().items():
+            if path is not None:
+                inputs = self.config.paths()
+                inputs.remove(path)  # once: it may also be an input
+                check_output_file(path, named=key, kind="file", inputs=[*inputs, *self._read()])
 
     def check_data(self) -> None:
         """Open and audit both splits. Raises `UserError` for wrong data."""

@@ -25,6 +25,7 @@ from supertickets.arguments import (
 )
 from supertickets.commands import add_compare, add_new, add_report, show_forecast
 from supertickets.errors import UserError
+from supertickets.files import check_output_folder
 
 if TYPE_CHECKING:
     from supertickets.task import Task
@@ -99,6 +100,7 @@ def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
     from supertickets.deploy.deployed import network_for
     from supertickets.task import task_class
     from supertickets.terminal import console
+    from supertickets.training.cpu import prepare_cpu
 
     cls = task_class(task_name)
     parser = SettingsParser(_prog(cls, "predict"), lambda _: cls.Config, f"Predict with a {task_name} ticket.")
@@ -113,8 +115,12 @@ def predict(task_name: str, argv: Sequence[str] | None = None) -> None:
     overrides += [f"--predict.{name}={value}" for name, value in given.items() if value is not None]
     if options.out is None and not cls.predicts_in_words:
         parser.error("--out: name the folder for the pictures")
+    if options.out is not None:
+        check_output_folder(options.out, named="--out")
     ticket = _load_ticket(options.ticket, task_name)
-    task = cls(load_config(cls.Config, None, overrides, base=ticket.settings))
+    config = load_config(cls.Config, None, overrides, base=ticket.settings)
+    prepare_cpu(config.run.threads)
+    task = cls(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = network_for(ticket, options.engine, device)
     with torch.no_grad():

@@ -73,13 +73,33 @@ def append_line(path: Path, line: str) -> None:
         raise named(error, path) from error
 
 
-def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+def check_output_file(path: Path, *, named: str, kind: str, inputs: Iterable[Path]) -> None:
+    """Raise `UserError` if a file to be written is a folder, a device, below a file, or one of the files that are read.
+
+    `named` is the argument or key that gives the path, and `kind` says what the file is.
+    """
+    if path.is_dir():
+        raise UserError(f"{named}: {path} is a folder; name a {kind}")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{named}: {path} is not a regular file; name a {kind}")
+    check_output_folder(path.parent, named=named)
+    check_outputs([path], inputs, named=named)
+
+
+def check_output_folder(path: Path, *, named: str) -> None:
+    """Raise `UserError` if a folder to be written to, or one that contains it, is a file."""
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise UserError(f"{named}: {there} is a file; name a folder")
+
+
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, named: str = "--out") -> None:
     """Raise `UserError` if a file to be written is one of the files that are read, before it is overwritten."""
     read = {os.path.realpath(path) for path in inputs}
     for path in outputs:
         if os.path.realpath(path) in read:
             raise UserError(
-                f"--out: {path} would be overwritten, but it is one of the inputs or a part of a ticket; choose another place"
+                f"{named}: {path} would be overwritten, but it is one of the inputs or a part of a ticket; choose another place"
             )
 
 

@@ -55,10 +55,18 @@ def readable(where: object, what: str = "image") -> Iterator[None]:
 
 
 def open_image(file: Path | BinaryIO) -> Image.Image:
-    """Open a picture and read its header. Raises `OSError` for a pipe or device, which might never end."""
+    """Open a picture and read its header.
+
+    Raises `OSError` for a pipe or device, which might never end, and for a TIFF file that EXIF turns by a quarter, because PIL
+    turns only some of these files right.
+    """
     if isinstance(file, Path) and file.exists() and not file.is_file():
         raise OSError("not a regular file")
-    return Image.open(file)
+    image = Image.open(file)
+    if image.format == "TIFF" and _orientation(image) >= 5:
+        image.close()
+        raise OSError("a TIFF file that its EXIF tag turns by a quarter; save it upright")
+    return image
 
 
 def to_rgb(image: Image.Image, *, where: object) -> Image.Image:

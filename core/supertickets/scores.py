@@ -9,8 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from supertickets.errors import UserError
-from supertickets.files import check_outputs, write_text
+from supertickets.files import check_output_file, write_text
 from supertickets.terminal import console, summary_table
 from supertickets.ticket.hub import FILES
 
@@ -19,12 +18,9 @@ def check_scores_file(path: Path | None, *, inputs: Sequence[Path | None] = ()) 
     """Raise `UserError` if the file for the scores, `--out`, is a folder, a device, one of the inputs or a part of a ticket."""
     if path is None:
         return
-    if path.is_dir():
-        raise UserError(f"--out: {path} is a folder; name a JSON file")
-    if path.exists() and not path.is_file():
-        raise UserError(f"--out: {path} is not a regular file; name a JSON file")
     folder = Path(os.path.realpath(path)).parent
-    check_outputs([path], [*filter(None, inputs), *(folder / name for name in FILES if (folder / FILES[0]).exists())])
+    ticket = [folder / name for name in FILES if (folder / FILES[0]).exists()]
+    check_output_file(path, named="--out", kind="JSON file", inputs=[*filter(None, inputs), *ticket])
 
 
 def report_scores(title: str, scores: Mapping[str, object], out: Path | None) -> None:

@@ -26,6 +26,18 @@ from supertickets.images import (
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
 
 
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_a_tiff_that_exif_turns_by_a_quarter_is_refused(tmp_path, read):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.tif", exif=exif)
+    with pytest.raises(UserError, match=r"a\.tif: not a readable image \(a TIFF file that its EXIF tag turns by a quarter"):
+        read(tmp_path / "a.tif")
+    exif[0x0112] = 3
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.tif", exif=exif)
+    assert read_image(tmp_path / "a.tif").shape[:2] == image_size(tmp_path / "a.tif") == (4, 6)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK", "LA", "I;16"])
 def test_any_mode_becomes_rgb(tmp_path: Path, mode: str):
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")

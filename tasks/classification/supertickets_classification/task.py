@@ -249,6 +249,9 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
             console.print(f"predictions.png shows {part}", highlight=False)
         return [data, sheet]
 
+    def _written(self) -> Mapping[str, Path | None]:
+        return {"evaluation.confusion": self.config.evaluation.confusion}
+
     def _draw_confusion(self, scores: Scores, path: Path, *, images: str) -> Path:
         return draw_confusion(scores.confusion, self.labels, path, f"{self.protocol()}; {images}: {scores.top1:.3f}")
 

@@ -154,6 +154,14 @@ def test_confusion_matrices_say_how_they_were_measured(tmp_path: Path, monkeypat
     assert "confusion" not in task.settings()["evaluation"]
 
 
+@pytest.mark.parametrize("name", [".", "c.png/c.png"])
+def test_a_place_where_no_confusion_matrix_can_be_written_is_refused_before_any_work(tmp_path: Path, name: str):
+    (tmp_path / "c.png").write_bytes(b"")
+    task = scenes_task(evaluation={"confusion": tmp_path / name})
+    with pytest.raises(UserError, match=r"^evaluation\.confusion: .* is a (folder; name a file|file; name a folder)"):
+        task.build_val_loader(2)
+
+
 def write_images(folder: Path) -> list[Path]:
     paths = [folder / "a.jpg", folder / "b.png"]
     folder.mkdir()

@@ -59,7 +59,7 @@ def split_names(data: KeypointData, split: str) -> list[str]:
     return [chosen] if chosen else [f"{split}2017", split]
 
 
-def read_truth(path: Path, category: str | None = None) -> Truth:
+def read_truth(path: Path, category: str | None = None, *, setting: str = "data.category") -> Truth:
     """Images, annotations and the single keypoint category of a person_keypoints JSON; everything that is used is checked.
 
     Annotations of other listed categories are left out, ids are replaced by numbers from 1 (COCOeval takes an id of 0 for no
@@ -71,7 +71,7 @@ def read_truth(path: Path, category: str | None = None) -> Truth:
         not isinstance(content.get(k), list) for k in ("images", "annotations", "categories")
     ):
         raise UserError(f"{path}: not a COCO annotation file: it needs the lists images, annotations and categories")
-    chosen = choose_category(content["categories"], category, path)
+    chosen = choose_category(content["categories"], category, path, setting=setting)
     images = [_checked_image(image, i, path) for i, image in enumerate(content["images"])]
     known = {image["id"] for image in images}
     if not images:
@@ -105,8 +105,8 @@ def _need_listed(content: JsonObject, path: Path) -> None:
             )
 
 
-def choose_category(categories: list[object], name: str | None, path: Path) -> JsonObject:
-    """The category with joints, chosen by `name` if there are several."""
+def choose_category(categories: list[object], name: str | None, path: Path, *, setting: str = "data.category") -> JsonObject:
+    """The category with joints, chosen by `name` if there are several; errors call the name's source `setting`."""
     named = [c for c in categories if isinstance(c, dict) and isinstance(c.get("keypoints"), list) and c["keypoints"]]
     if not named:
         raise UserError(f"{path}: no category lists keypoints; person_keypoints_*.json is needed, not instances_*.json")
@@ -114,9 +114,9 @@ def choose_category(categories: list[object], name: str | None, path: Path) -> J
     if name is not None:
         named = [c for c in named if c.get("name") == name]
         if not named:
-            raise UserError(f"data.category: {path} has no category '{name}' with keypoints, only {names}")
+            raise UserError(f"{setting}: {path} has no category '{name}' with keypoints, only {names}")
     if len(named) > 1:
-        raise UserError(f"{path}: several categories have keypoints ({names}); choose one with data.category")
+        raise UserError(f"{path}: several categories have keypoints ({names}); choose one with {setting}")
     number = to_id(named[0].get("id"))
     if number is None or not all(isinstance(joint, str) for joint in named[0]["keypoints"]):
         raise UserError(f"{path}: category '{named[0].get('name')}' needs an id and joint names as text")

@@ -38,7 +38,7 @@ class KeypointData(Section):
     category: str | None = None
     """Name of the category to use, if the annotations have several with keypoints."""
     category_id: int | str | None = None
-    """Id of the category in boxes and poses; unset: taken from the data set."""
+    """Id of the category in the boxes and poses of predictions; unset: taken from the data set."""
 
     joints: list[str] | None = None
     """Joint names, in order; unset: taken from the data set."""

@@ -22,12 +22,12 @@ from supertickets.errors import UserError
 from supertickets.scores import check_scores_file, report_scores
 from supertickets.terminal import note
 from supertickets.types import Metrics
-from supertickets_keypoint.annotations import check_joints, json_path, own_results, read_results, read_truth
-from supertickets_keypoint.config import KeypointConfig
+from supertickets_keypoint.annotations import Truth, check_joints, json_path, own_results, read_results, read_truth
+from supertickets_keypoint.config import KeypointConfig, KeypointData
 from supertickets_keypoint.joints import joints_of
-from supertickets_keypoint.scoring import ap_scores
-from supertickets_keypoint.skeletons import assumption, complete
-from supertickets_keypoint.sources import open_source
+from supertickets_keypoint.scoring import ap_scores, check_scorable
+from supertickets_keypoint.skeletons import assumed_sigmas, assumption, complete, with_joints
+from supertickets_keypoint.sources import check_joint_names, open_source
 
 PACKAGE = "supertickets_keypoint"
 
@@ -58,26 +58,37 @@ def evaluate_results(argv: Sequence[str]) -> None:
 
 def score_results(results: Path, config: KeypointConfig) -> Metrics:
     """COCO's metrics of a results file, given the validation annotations of the config. Raises `UserError` for wrong files."""
-    data, assumed = complete(config.data)
-    joints = joints_of(data)
-    truth = open_source(data, "val").truth if data.name == "scenes" else read_truth(json_path(data, "val"), data.category)
+    truth, data, where = _truth_of(config.data)
+    joints, assumed = joints_of(data), assumed_sigmas(data.joints or [], config.data)
     entries = read_results(results)
     poses = own_results(entries, truth["categories"][0]["id"])  # as COCO's own evaluation counts
     check_joints(poses, len(joints), results)
     if others := len(entries) - len(poses):
         note(f"{results}: {others} poses of other categories than {truth['categories'][0]['id']} are not counted")
+    check_scorable(truth, where)
     try:
         scores = ap_scores(truth, poses, joints.sigmas)
     except UserError as error:
         raise UserError(f"{results}: {error}") from None
-    if scores["ap"] is None:
-        raise UserError(f"{json_path(data, 'val')}: OKS AP needs an area for each annotation, and at least one known joint")
     protocol = (
         f"OKS AP on {data.name}/{data.val_split or 'val'}; poses, boxes, flip test and input size are those of {results.name}"
     )
     if assumed:
         protocol += f"; {assumption(assumed, data)}"
     return scores | {"poses": len(poses), "protocol": protocol}
+
+
+def _truth_of(given: KeypointData) -> tuple[Truth, KeypointData, str]:
+    """The validation annotations, the settings with the skeleton of their category, and the place of both."""
+    if given.name == "scenes":
+        data, _ = complete(given)
+        return open_source(data, "val").truth, data, "the drawn scenes"
+    path = json_path(given, "val")
+    truth = read_truth(path, given.category)
+    category = truth["categories"][0]
+    if given.joints is not None:
+        check_joint_names(category["keypoints"], given, where=path)
+    return truth, with_joints(given, category, where=str(path)), str(path)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from supertickets.errors import UserError
+from supertickets.errors import UserError, listed
 from supertickets.types import JsonObject
 from supertickets_keypoint.crop import Affine, move
 from supertickets_keypoint.values import match_id, same_id, to_number
@@ -86,6 +86,11 @@ def persons_detected(
         else:
             persons.append(Person(number[image_id], box, np.zeros((joints, 3), np.float32), float(found["score"])))
     if not persons:
+        if others := sorted({str(found["category_id"]) for found in detections if "category_id" in found} - {str(category)}):
+            raise UserError(
+                f"{where}: no detection of category {category}, as the annotations call it, with a score of at least "
+                f"{min_score:g}; the file has the categories {listed(others)}"
+            )
         rest = f" lies within its image ({len(outside)} lie outside)" if outside else ""
         raise UserError(f"{where}: no detection of category {category} with a score of at least {min_score:g}{rest}")
     return persons, outside

@@ -1,6 +1,7 @@
 """Draws the skeletons of a results file over its images:
 
-python -m supertickets_keypoint.plot RESULTS.json --images DIR --out DIR [--annotations FILE.json] [--min-score 0.2]
+python -m supertickets_keypoint.plot RESULTS.json --images DIR --out DIR [--annotations FILE.json [--category NAME]]
+    [--min-score 0.2]
 
 RESULTS.json has COCO's result layout. An image is found by the `file_name` of its results, otherwise by its name in the
 annotations, otherwise by the number in its name (000000000785.jpg is image 785). If several files have the same name, the
@@ -40,15 +41,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=path_argument, required=True, help="folder of the images")
     parser.add_argument("--out", type=path_argument, required=True, help="folder for the pictures")
     parser.add_argument("--annotations", type=path_argument, help="COCO JSON with file names and skeleton")
+    parser.add_argument("--category", help="name of the annotations' category, if several have keypoints")
     parser.add_argument("--min-score", type=float, default=0.2, help="do not draw poses and joints with lower scores")
     options = parser.parse_args(argv)
-    for path in plot(options.results, options.images, options.out, options.annotations, min_score=options.min_score):
+    written = plot(
+        options.results,
+        options.images,
+        options.out,
+        options.annotations,
+        category=options.category,
+        min_score=options.min_score,
+    )
+    for path in written:
         console.print(str(path), highlight=False)
 
 
-def plot(results: Path, images: Path, out_dir: Path, annotations: Path | None = None, *, min_score: float = 0.2) -> list[Path]:
+def plot(
+    results: Path,
+    images: Path,
+    out_dir: Path,
+    annotations: Path | None = None,
+    *,
+    category: str | None = None,
+    min_score: float = 0.2,
+) -> list[Path]:
     """Write a picture of each image with a pose of at least `min_score`; returns the files."""
-    truth = read_truth(annotations) if annotations else None
+    truth = read_truth(annotations, category, setting="--category") if annotations else None
     entries = read_results(results)
     if truth is not None:
         entries = own_results(entries, truth["categories"][0]["id"])

@@ -26,15 +26,24 @@ def has_known_joints(truth: Truth) -> bool:
     return any(a["num_keypoints"] and not a["iscrowd"] for a in truth["annotations"])
 
 
-def check_areas(truth: Truth) -> None:
-    """Raise `UserError` for a person with area 0, who can never count as found in OKS AP."""
+def check_scorable(truth: Truth, where: str) -> None:
+    """Raise `UserError`, naming `where`, if OKS AP has nothing to score or an annotation that cannot count as found.
+
+    Every annotation needs an area, and every person an area above 0.
+    """
     for annotation in truth["annotations"]:
-        if annotation["num_keypoints"] and not annotation["iscrowd"] and not annotation["area"] > 0:
-            named = annotation.get("source_id", annotation["id"])
+        named = f"{where}: annotation {annotation.get('source_id', annotation['id'])}"
+        if "area" not in annotation:
             raise UserError(
-                f"validation annotation {named} has the area {annotation['area']:g}, for which OKS AP accepts no pose: "
+                f"{named} has no area, which OKS AP needs: give all areas in pixels, or set evaluation.metric to pck"
+            )
+        if annotation["num_keypoints"] and not annotation["iscrowd"] and not annotation["area"] > 0:
+            raise UserError(
+                f"{named} has the area {annotation['area']:g}, for which OKS AP accepts no pose: "
                 "give its area in pixels, or set evaluation.metric to pck"
             )
+    if not has_known_joints(truth):
+        raise UserError(f"{where}: no annotation has a known joint, so there is nothing for OKS AP to score")
 
 
 def ap_scores(truth: Truth, results: Sequence[JsonObject], sigmas: NDArray[np.float64]) -> dict[str, float | None]:

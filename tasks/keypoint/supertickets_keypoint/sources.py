@@ -139,9 +139,9 @@ def open_picture(path: Path, size: tuple[int, int], shrink: int = 1) -> tuple[Im
         if image.getexif().get(ORIENTATION, 1) != 1:
             factor = 1
         if factor > 1:
-            image.draft("RGB", (size[0] // factor, size[1] // factor))
+            image.draft("RGB", (max(1, size[0] // factor), max(1, size[1] // factor)))
         rgb = to_rgb(image, where=path)
-        return rgb, round(size[0] / rgb.width) if factor > 1 else 1
+        return rgb, round(max(size) / max(rgb.size)) if factor > 1 else 1
 
 
 def turn_of(path: Path, size: tuple[int, int]) -> Affine | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from supertickets.networks.supernet import device_of
 from supertickets.processes import is_first_process
 from supertickets.task import Task
 from supertickets.types import Batch, JsonObject, Metrics
+from supertickets_keypoint.annotations import json_path
 from supertickets_keypoint.audit import audit
 from supertickets_keypoint.config import KeypointConfig
 from supertickets_keypoint.data import PersonSet
@@ -28,7 +30,7 @@ from supertickets_keypoint.joints import COCO_JOINTS, joints_of
 from supertickets_keypoint.loss import heatmap_loss
 from supertickets_keypoint.prediction import Finder, KeypointPrediction, draw_val, predict_images, predict_pictures
 from supertickets_keypoint.results import Floats, results_of, write_results
-from supertickets_keypoint.scoring import ap_scores, check_areas, has_known_joints, pck_scores
+from supertickets_keypoint.scoring import ap_scores, check_scorable, pck_scores
 from supertickets_keypoint.skeletons import assumption, complete
 from supertickets_keypoint.sources import CocoSource, SceneSource, open_source
 from supertickets_keypoint.transforms import fill_of
@@ -211,6 +213,16 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
             scores["val_loss"] = float(losses.double().mean())
         return scores | {"persons": len(persons), "protocol": self.protocol()}
 
+    def _written(self) -> Mapping[str, Path | None]:
+        return {"evaluation.results": self.config.evaluation.results}
+
+    def _read(self) -> list[Path]:
+        found = []
+        for split in ("train", "val") if self.config.data.name == "coco" else ():
+            with suppress(UserError):  # a missing file is reported when it is opened
+                found.append(json_path(self.config.data, split))
+        return found
+
     def _pck_by(self) -> str:
         return self.config.evaluation.pck_by or ("torso" if self.joints.torso else "box")
 
@@ -227,14 +239,8 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
 
     def _check_scorable(self, source: CocoSource | SceneSource) -> None:
         """Raise `UserError` for validation data that the chosen metric cannot be computed on."""
-        if self.metric == "ap" and not all("area" in annotation for annotation in source.truth["annotations"]):
-            raise UserError("the validation annotations have no areas, which OKS AP needs: set evaluation.metric to pck")
         if self.metric == "ap":
-            check_areas(source.truth)
-        if self.metric == "ap" and not has_known_joints(source.truth):
-            raise UserError(
-                "no validation annotation has a known joint, so there is nothing for OKS AP to score: check data.root"
-            )
+            check_scorable(source.truth, str(source.path) if isinstance(source, CocoSource) else "the drawn scenes")
         if self.metric == "pck" and self.config.data.boxes != "gt":
             raise UserError("evaluation.metric: pck needs ground-truth boxes (data.boxes: gt)")
         if self.metric == "pck":

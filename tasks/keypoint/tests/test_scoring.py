@@ -225,6 +225,29 @@ def test_ids_of_any_kind_score_alike(ids: list):
     )
 
 
+def test_a_results_file_is_scored_by_the_joints_of_the_validation_annotations(tmp_path: Path):
+    truth, names = small_truth([1, 2]), ["nose", "left_hip"]
+    truth["categories"][0]["keypoints"] = names
+    poses = [{"image_id": n, "keypoints": [9, 9, 2, 46, 33, 2], "score": 0.5} for n in (1, 2)]  # the hip is 6 pixels off
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "r.json").write_text(json.dumps(poses))
+    data, found = {"name": "coco", "root": tmp_path}, []
+    for train in (None, names, names[::-1]):
+        if train is not None:
+            other = truth | {"categories": [truth["categories"][0] | {"keypoints": train}]}
+            (tmp_path / "annotations" / "person_keypoints_train.json").write_text(json.dumps(other))
+        (tmp_path / "annotations" / "person_keypoints_val.json").write_text(json.dumps(truth))
+        found.append(score_results(tmp_path / "r.json", KeypointConfig(data=data))["ap"])
+    swapped = KeypointConfig(data=data | {"sigmas": dict(zip(names[::-1], (0.026, 0.107), strict=True))})
+    assert found[0] == found[1] == found[2] != score_results(tmp_path / "r.json", swapped)["ap"]
+    with pytest.raises(UserError, match=r"val\.json: the joints of the annotations \(nose, left_hip\) are not those"):
+        score_results(tmp_path / "r.json", KeypointConfig(data=data | {"joints": names[::-1]}))
+    truth["annotations"][0]["area"] = 0
+    (tmp_path / "annotations" / "person_keypoints_val.json").write_text(json.dumps(truth))
+    with pytest.raises(UserError, match=r"val\.json: annotation \d+ has the area 0, for which OKS AP accepts no pose"):
+        score_results(tmp_path / "r.json", KeypointConfig(data=data))
+
+
 def test_an_id_that_is_none_is_named():
     with pytest.raises(UserError, match=r"result 0 is in image \[2\], which the annotations do not list"):
         ap_scores(
@@ -235,8 +258,7 @@ def test_an_id_that_is_none_is_named():
 def test_poses_of_other_categories_count_for_nothing(tmp_path: Path, capsys):
     truth = small_truth([1, 2])
     (tmp_path / "annotations").mkdir()
-    for split in ("train", "val"):
-        (tmp_path / "annotations" / f"person_keypoints_{split}.json").write_text(json.dumps(truth))
+    (tmp_path / "annotations" / "person_keypoints_val.json").write_text(json.dumps(truth))
     own = [{"image_id": n, "category_id": 1, "keypoints": [9, 9, 2, 40, 33, 2], "score": 0.5} for n in (1, 2)]
     others = [p | {"category_id": 2, "keypoints": [0, 0, 1], "score": 0.9} for p in own]
     for poses, ap, counted in ((own, 1.0, 2), (own + others, 1.0, 2), (others, 0.0, 0)):

@@ -24,6 +24,7 @@ from supertickets.ticket.original import import_original
 from supertickets.ticket.ticket import Ticket
 from supertickets_keypoint import KeypointTask, evaluate, plot
 from supertickets_keypoint.results import write_results
+from supertickets_keypoint.sources import open_picture
 
 NAMES = ["head", "left_hand", "right_hand", "left_foot", "right_foot"]  # of `coco_root`
 SMALL = {"arch": {"preset": "tiny"}, "head": {"channels": 8}}
@@ -259,8 +260,23 @@ def test_no_known_joint_to_score(coco_root: Path, tmp_path: Path):
     for annotation in truth["annotations"]:
         annotation |= {"keypoints": [0] * 15, "num_keypoints": 0}
     path.write_text(json.dumps(truth))
-    with pytest.raises(UserError, match="no validation annotation has a known joint"):
+    with pytest.raises(UserError, match=r"val2017\.json: no annotation has a known joint"):
         coco_task(coco_root, data={"boxes": str(detections)}).build_val_loader(2)
+
+
+def test_narrow_pictures_are_reduced_by_the_factor_of_their_longer_side(tmp_path: Path):
+    for width, height in ((6, 2000), (33, 3000), (3000, 57)):
+        Image.new("RGB", (width, height)).save(tmp_path / "a.jpg")
+        for shrink in (2, 4, 8):
+            picture, factor = open_picture(tmp_path / "a.jpg", (width, height), shrink)
+            assert factor in (1, 2, 4, 8) and factor <= shrink
+            assert picture.size == (-(-width // factor), -(-height // factor))
+
+
+def test_detections_of_another_category_are_named(coco_root: Path, tmp_path: Path):
+    (tmp_path / "d.json").write_text(json.dumps([{"image_id": 100, "bbox": [4, 4, 30, 50], "score": 0.8, "category_id": 1}]))
+    with pytest.raises(UserError, match=r"no detection of category 7, .* at least 0; the file has the categories 1$"):
+        coco_task(coco_root, data={"boxes": str(tmp_path / "d.json")}).build_val_loader(2)
 
 
 def test_results_script_and_what_it_refuses(coco_root: Path, tmp_path: Path, capsys):
@@ -285,6 +301,19 @@ def test_results_script_and_what_it_refuses(coco_root: Path, tmp_path: Path, cap
         assert capsys.readouterr().err.strip().endswith(complaint)
 
 
+@pytest.mark.parametrize("name", ["annotations/person_keypoints_val2017.json", "annotations/person_keypoints_train2017.json"])
+def test_results_never_replace_what_is_read(coco_root: Path, tmp_path: Path, name: str):
+    (detections := tmp_path / "det.json").write_text(
+        json.dumps([{"image_id": 100, "bbox": [4, 4, 30, 50], "score": 0.8, "category_id": 7}])
+    )
+    for path in (coco_root / name, detections, coco_root, tmp_path / "det.json" / "r.json"):
+        before = path.read_bytes() if path.is_file() else b""
+        task = coco_task(coco_root, data={"boxes": str(detections)}, evaluation={"results": path})
+        with pytest.raises(UserError, match=r"^evaluation\.results: .*(would be overwritten|is a folder|is a file)"):
+            task.build_val_loader(2)
+        assert not path.is_file() or path.read_bytes() == before
+
+
 def test_plot_draws_a_results_file(coco_root: Path, tmp_path: Path, capsys):
     images, annotations = coco_root / "images/val2017", coco_root / "annotations/person_keypoints_val2017.json"
     truth = json.loads(annotations.read_text())
@@ -295,6 +324,13 @@ def test_plot_draws_a_results_file(coco_root: Path, tmp_path: Path, capsys):
     assert len(list((tmp_path / "out").iterdir())) == 3
     drawn = np.asarray(Image.open(tmp_path / "out/000000000100_poses.png").convert("RGB")).reshape(-1, 3)
     assert {(255, 140, 0), (0, 150, 255)} <= {tuple(p) for p in drawn.tolist()}
+    capsys.readouterr()
+    two = truth | {"categories": [*truth["categories"], truth["categories"][0] | {"id": 9, "name": "bird"}]}
+    (tmp_path / "two.json").write_text(json.dumps(two))
+    assert run(plot.main, *arguments, "--annotations", tmp_path / "two.json") == 2
+    assert "several categories have keypoints" in (told := capsys.readouterr().err) and "choose one with --category" in told
+    name = truth["categories"][0]["name"]
+    assert run(plot.main, *arguments, "--annotations", tmp_path / "two.json", "--category", name) == 0
     capsys.readouterr()
     assert run(plot.main, file) == 2
     assert (told := capsys.readouterr().err).startswith("error: the following arguments") and told.count("\n") == 1

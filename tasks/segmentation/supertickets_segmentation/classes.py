@@ -73,12 +73,20 @@ def with_classes(data: SegmentationData) -> SegmentationData:
 
 
 def check_names(data: SegmentationData) -> None:
-    """Raise `UserError` if Cityscapes, or the class file that label maps follow, has other names than `data.classes`."""
+    """Raise `UserError` if Cityscapes, or the class file that label maps follow, contradicts `data.classes`.
+
+    The names must be the same, and if the file has a value for void, `data.ignore_index` must be set.
+    """
     path = data.classes_file or (data.root / "classes.json" if data.root else None)
     if data.name == "cityscapes":
         where, theirs = "Cityscapes", list(CITYSCAPES)
     elif data.name == "pairs" and path is not None and path.is_file():
-        where, theirs = str(path), read_names(path)[0]
+        where, (theirs, table) = str(path), read_names(path)
+        if data.ignore_index is None and (void := table.get("ignore_index")) is not None:
+            raise UserError(
+                f"{where}: {void} stands for void, but data.ignore_index is unset, because data.classes is given (by a ticket, "
+                f"where there is one); set data.ignore_index to {void}"
+            )
     else:
         return
     ours = data.classes or []

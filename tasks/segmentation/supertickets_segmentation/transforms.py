@@ -125,7 +125,7 @@ def distort_as_mmseg(image: Tensor) -> Tensor:
     """mmseg's PhotoMetricDistortion of a picture (3, H, W) uint8: each change with probability 1/2, contrast first or last.
 
     Brightness adds up to 32 of 255 levels, contrast multiplies the values, saturation multiplies the saturation of HSV, each by
-    0.5 to 1.5, and hue turns by up to 18 degrees.
+    0.5 to 1.5, and hue turns by up to 36 degrees (18 of the 180 levels of 8-bit HSV).
     """
     if random_unit() < 0.5:
         image = shift_and_scale(image, shift=64 * random_unit() - 32)
@@ -135,7 +135,7 @@ def distort_as_mmseg(image: Tensor) -> Tensor:
     if random_unit() < 0.5:
         image = scale_saturation(image, 0.5 + random_unit())
     if random_unit() < 0.5:
-        image = tvf.adjust_hue(image, (2 * random_unit() - 1) * 18 / 360)
+        image = tvf.adjust_hue(image, (2 * random_unit() - 1) * 18 / 180)
     if not first and random_unit() < 0.5:
         image = shift_and_scale(image, factor=0.5 + random_unit())
     return image

@@ -130,6 +130,8 @@ def test_other_names_in_the_data_are_refused(pairs_root: Path):
     path = pairs_root / "classes.json"
     names, given = read_classes(path)[0], {"ignore_index": 255}
     check(pairs_root, classes=names, **given)
+    with pytest.raises(UserError, match=r"classes\.json: 255 stands for void, .*; set data\.ignore_index to 255"):
+        check(pairs_root, classes=names)
     path.write_text(json.dumps(names[::-1]))
     with pytest.raises(UserError, match=rf"classes\.json: data\.classes .* knows other labels: '{names[0]}' where the data"):
         check(pairs_root, classes=names, **given)

@@ -79,6 +79,13 @@ def test_changes_as_in_mmseg_stay_in_their_bounds(monkeypatch):
     assert torch.equal(distort_as_mmseg(picture), picture) and next(draws, None) is None
 
 
+def test_hue_turns_as_far_as_in_mmseg(monkeypatch):
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8)[:, None, None].expand(3, 2, 2)
+    draws = iter([0.9, 0.9, 0.9, 0.1, 1.0, 0.9])  # nothing but hue, by 18 of the 180 levels of 8-bit HSV
+    monkeypatch.setattr("supertickets_segmentation.transforms.random_unit", lambda: next(draws))
+    assert distort_as_mmseg(red)[:, 0, 0].tolist() == [255, 153, 0] and next(draws, None) is None  # 36 degrees
+
+
 def test_saturation_and_values_change_exactly():
     picture = torch.randint(1, 256, (3, 50, 50), dtype=torch.uint8)
     for factor in (0.5, 1.0, 1.5):
