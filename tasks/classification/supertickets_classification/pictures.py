@@ -10,11 +10,13 @@ from textwrap import wrap
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from PIL.ImageFont import FreeTypeFont
 from torch import Tensor
 
+from supertickets.fonts import text_font
+
 TILE_PX, TEXT_PX, GAP_PX, COLUMNS = 160, 14, 8, 8
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 PAPER, INK, RIGHT, WRONG = (255, 255, 255), (25, 25, 25), (20, 120, 40), (190, 30, 30)
 NUMBERED, NAMED = 16, 60  # up to this many classes, a confusion matrix shows counts, or class names
 CHARS_PER_INCH = 13  # of its title
@@ -32,7 +34,7 @@ class Tile:
 
 def draw_sheet(tiles: Sequence[Tile], title: str = "") -> Image.Image:
     """The images in rows of eight, each above its predicted class; wrong predictions are red and followed by the true class."""
-    font = ImageFont.load_default(size=TEXT_PX)
+    font = text_font(TEXT_PX)
     line_px, columns = round(TEXT_PX * 1.4), min(COLUMNS, len(tiles))
     lines = 2 if any(tile.truth is not None for tile in tiles) else 1
     top = 2 * line_px if title else GAP_PX
@@ -65,7 +67,7 @@ def _fitted(image: Image.Image) -> Image.Image:
     return image.resize((width, height), Image.Resampling.NEAREST if zoom >= 4 else Image.Resampling.BICUBIC)
 
 
-def _cut(text: str, font: Font) -> str:
+def _cut(text: str, font: FreeTypeFont) -> str:
     while text and font.getlength(text) > TILE_PX:
         text = text[:-2] + "…" if len(text) > 2 else ""
     return text

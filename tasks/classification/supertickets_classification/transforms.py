@@ -6,6 +6,7 @@ All random numbers come from torch's generator, so that a resumed run sees the s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from supertickets.images import Normalise, random_unit
 from supertickets_classification.config import ClassificationData
 
 UNREADABLE = -1  # the label of an image that could not be read
+LONGEST = 16  # times the wanted side: what lies beyond this in the middle of a resized picture is cut off, to bound its memory
 
 
 class TrainTransform:
@@ -64,9 +66,13 @@ class EvalTransform:
 
 
 def fitted(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (3, H, W) to the smallest picture of the same aspect ratio that covers `size`, bicubic with antialias."""
-    height, width = image.shape[-2:]
-    zoom = max(size[0] / height, size[1] / width)
+    """Resize (3, H, W) to the smallest picture of the same aspect ratio that covers `size`, bicubic with antialias.
+
+    Of extremely narrow pictures, only the middle is used.
+    """
+    zoom = max(size[0] / image.shape[-2], size[1] / image.shape[-1])
+    height, width = (min(side, ceil(LONGEST * wanted / zoom)) for side, wanted in zip(image.shape[-2:], size, strict=True))
+    image = tvf.center_crop(image, [height, width])
     new = [max(size[0], round(height * zoom)), max(size[1], round(width * zoom))]
     if new == [height, width]:
         return image

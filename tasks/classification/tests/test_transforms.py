@@ -18,6 +18,15 @@ from supertickets_classification.transforms import (
 IMAGE = torch.randint(0, 256, (3, 40, 60), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
 
+def test_extremely_narrow_pictures_need_little_memory():
+    image = torch.zeros(3, 2, 100_000, dtype=torch.uint8)
+    image[:, :, 50_000] = 255
+    tall = fitted(image, (64, 64))
+    assert tall.shape == (3, 64, 16 * 64) and tall[0, 0].argmax() in range(500, 560)
+    wide = torch.zeros(3, 10, 150, dtype=torch.uint8)
+    assert fitted(wide, (64, 64)).shape == (3, 64, 960)  # as it is
+
+
 @pytest.mark.parametrize("crop", ["resized", "padded", "none"])
 @pytest.mark.parametrize("more", [{}, {"colour_jitter": 0.4}, {"rand_augment": (2, 9)}])
 def test_training_images_have_the_size_asked_for_and_follow_torchs_generator(crop, more):

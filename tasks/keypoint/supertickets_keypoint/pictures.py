@@ -7,8 +7,9 @@ from math import ceil, hypot
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from supertickets.fonts import text_font
 from supertickets_keypoint.joints import Joints
 
 Poses = Sequence[NDArray[np.floating]]  # each (joints, 3): x, y in pixels, score
@@ -63,7 +64,7 @@ def compose(panels: dict[str, Image.Image]) -> Image.Image:
     gap, first = 8, next(iter(panels.values()))
     width = len(panels) * first.width + (len(panels) - 1) * gap
     text_px = int(np.clip(width / 40, 13, 36))
-    font, line_px = ImageFont.load_default(size=text_px), round(text_px * 1.8)
+    font, line_px = text_font(text_px), round(text_px * 1.8)
     sheet = Image.new("RGB", (width, first.height + 2 * line_px), PAPER)
     pen = ImageDraw.Draw(sheet)
     for i, (title, panel) in enumerate(panels.items()):

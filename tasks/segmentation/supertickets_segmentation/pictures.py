@@ -7,10 +7,12 @@ from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from PIL.ImageFont import FreeTypeFont
+
+from supertickets.fonts import text_font
 
 LEAST_PX = 320  # smaller panels are enlarged by an integer factor until their longer side reaches this
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 ALPHA = 0.6  # weight of the class colour in the overlay
 VOID_COLOUR = (0, 0, 0)
 PAPER, INK = (255, 255, 255), (25, 25, 25)
@@ -55,7 +57,7 @@ def _compose(panels: dict[str, NDArray[np.uint8]], size: tuple[int, int], entrie
     gap = 8
     width = len(panels) * size[0] + (len(panels) - 1) * gap
     text_px = int(np.clip(width / 45, 13, 36))
-    font = ImageFont.load_default(size=text_px)
+    font = text_font(text_px)
     title_px = round(text_px * 1.7) if len(panels) > 1 else 0
     legend = _legend(entries, width, font, text_px)
     sheet = Image.new("RGB", (width, title_px + size[1] + legend.height), PAPER)
@@ -69,7 +71,7 @@ def _compose(panels: dict[str, NDArray[np.uint8]], size: tuple[int, int], entrie
     return sheet
 
 
-def _legend(entries: list[tuple[str, tuple]], width: int, font: Font, text_px: int) -> Image.Image:
+def _legend(entries: list[tuple[str, tuple]], width: int, font: FreeTypeFont, text_px: int) -> Image.Image:
     """Colour swatches with class names, in columns that are as wide as the longest name."""
     row_px, swatch_px, pad = round(text_px * 1.6), text_px, max(4, text_px // 2)
     longest = max((font.getlength(name) for name, _ in entries), default=0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from supertickets.fonts import text_font
 from supertickets.images import save_whole
 from supertickets_segmentation.pictures import ALPHA, draw_panels, index_picture, overlay
 
@@ -47,3 +48,9 @@ def test_index_picture_keeps_the_numbers(tmp_path: Path, classes: int):
     labels = np.arange(300).reshape(15, 20) % classes
     path = save_whole(index_picture(labels, PALETTE), tmp_path / "new" / "a.png")
     assert np.array_equal(np.array(Image.open(path)), labels) and [p.name for p in path.parent.iterdir()] == ["a.png"]
+
+
+def test_names_in_other_alphabets_can_be_read():
+    font = text_font(20)
+    drawn = [bytes(font.getmask(letter)) for letter in "aäßuüłşДЖαβ"]
+    assert len(set(drawn)) == len(drawn)
