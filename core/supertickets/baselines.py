@@ -11,6 +11,7 @@ from pathlib import Path
 from supertickets.config.sections import Config, PruneConfig
 from supertickets.draw import draw_ticket
 from supertickets.errors import Stopped, UserError
+from supertickets.pruning.criteria import criterion_named
 from supertickets.task import Task
 from supertickets.ticket.ticket import Ticket
 from supertickets.training.run import by_main, check_same_experiment, check_same_labels, run_folder
@@ -43,7 +44,18 @@ def search_then_prune(task: Task, config: Config, *, searched: Path | None = Non
         "prune": {"enabled": True, **({"end": 0.0} if config.prune.schedule == "one_shot" else {})},
         "init": {"ticket": searched / "ticket", "weights": "keep", "mask": "keep"},
     }
-    plan_prunes(later, config.changed(**after).resolved().prune)  # settings that cannot work stop it before the search
+    criterion_named(config.prune.criterion)
+    if epochs - later < 2:
+        raise UserError(
+            f"pipeline.retrain: {config.pipeline.retrain:g} of train.epochs {epochs} leaves {epochs - later} for the search, "
+            "which needs at least 2"
+        )
+    try:
+        plan_prunes(later, config.changed(**after).resolved().prune)  # settings that cannot work stop it before the search
+    except UserError as error:
+        raise UserError(
+            f"pipeline.retrain: the search is followed by {later} of the {epochs} epochs, and there {error}"
+        ) from None
     draw_or_resume(task, config, searched, **alone)
     _stop_if_asked(folder, after=searched)
     return draw_or_resume(task, config, folder / "retrain", **after)

@@ -43,6 +43,6 @@ def score_table(title: str, scores: Mapping[str, object]) -> Table:
             return f"{value:.4f}"
         if isinstance(value, dict):
             return "\n".join(f"{key}: {text(part)}" for key, part in value.items())
-        return str(value)
+        return "not defined" if value is None else str(value)
 
     return summary_table(title, {key: text(value) for key, value in scores.items()})

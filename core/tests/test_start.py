@@ -295,10 +295,21 @@ def test_pipelines_can_share_one_search(tmp_path):
         search_then_prune(ToyTask(other), other, searched=searched)
 
 
-@pytest.mark.parametrize("prune", [{"criterion": "lampp"}, {"schedule": "progressive", "every": 30}])
-def test_a_pipeline_with_prunes_that_cannot_work_stops_before_its_search(tmp_path, prune):
-    config = toy_config(tmp_path / "run", prune=prune, pipeline={"enabled": True, "retrain": 0.5})
-    with pytest.raises(UserError, match="prune"):
+@pytest.mark.parametrize(
+    ("prune", "retrain", "said"),
+    [
+        ({"criterion": "lampp"}, 0.5, r"^prune\.criterion: "),
+        (
+            {"schedule": "progressive", "every": 30},
+            0.5,
+            r"^pipeline\.retrain: .* by 3 of the 6 epochs, and there prune\.target: ",
+        ),
+        ({}, 0.9, r"^pipeline\.retrain: 0\.9 of train\.epochs 6 leaves 1 for the search, which needs at least 2$"),
+    ],
+)
+def test_a_pipeline_that_cannot_work_stops_before_its_search(tmp_path, prune, retrain, said):
+    config = toy_config(tmp_path / "run", prune=prune, pipeline={"enabled": True, "retrain": retrain})
+    with pytest.raises(UserError, match=said):
         search_then_prune(ToyTask(config, FEW), config)
     assert not (tmp_path / "run").exists()
 

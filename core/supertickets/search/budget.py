@@ -44,8 +44,8 @@ def resolve_target(
     floor = measure(bare, resource, input_shape)
     if not floor <= count <= full:
         raise UserError(
-            f"search.target_{resource}: {count:.4g} cannot be reached: "
-            f"the supernet has {full:.4g}, and {floor:.4g} with every unit removed"
+            f"search.target_{resource}: {count:.4g} cannot be reached: the network has {full:.4g} at the start, and "
+            f"{floor:.4g} with every unit removed that may be; choose a target between these"
         )
     return count
 

@@ -20,7 +20,7 @@ DECAY = 0.99  # per update, so the average covers about a hundred updates
 def note_taylor(
     taylor: MutableMapping[str, Tensor], net: nn.Module, gates: Iterable[str], *, decay: float = DECAY, overflows: bool = False
 ) -> None:
-    """Update the averages of `gates` in place from the gradients of the task's loss, before any penalty is added to them.
+    """Update the averages of `gates` in place from the gradients of the training loss, which are clipped but without penalty.
 
     With `overflows`, gradients may be infinite, as with the loss scale of fp16; the averages then stay as they are.
     """

@@ -174,7 +174,7 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
 
         seen = (labels != UNREADABLE).nonzero().flatten()
         wrong = seen[predicted[seen] != labels[seen]]
-        surest = wrong[shares[wrong].sort(descending=True, stable=True).indices][:ON_A_SHEET].tolist()
+        worst = wrong[shares[wrong].sort(descending=True, stable=True).indices][:ON_A_SHEET].tolist()
         keeper = ScoreKeeper(len(self.labels), self._k)
         keeper.add(logits, labels)
         scores, out_dir, written = keeper.scores(), Path(out_dir), []
@@ -184,9 +184,9 @@ class ClassificationTask(BaseTask[ClassificationConfig, ImageSet]):
         if limit > 1:
             path = out_dir / "confusion.png"
             written.append(self._draw_confusion(scores, path, images=f"{len(seen)} of {len(val)} images"))
-        if limit > 2 and surest:
-            title = f"the surest of {len(wrong)} mistakes in {len(seen)} images"
-            written.append(save_whole(draw_sheet([tile(row) for row in surest], title), out_dir / "mistakes.png"))
+        if limit > 2 and worst:
+            title = f"mistakes with the highest confidence (of {len(wrong)} in {len(seen)} images)"
+            written.append(save_whole(draw_sheet([tile(row) for row in worst], title), out_dir / "mistakes.png"))
         return written
 
     @torch.no_grad()

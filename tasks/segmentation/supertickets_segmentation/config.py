@@ -52,7 +52,7 @@ class SegmentationData(Section):
     photometric: bool = False
     """Change brightness, contrast, saturation and hue at random."""
     photometric_style: Literal["blend", "mmseg"] = "blend"
-    """Blend with black and grey; or as in mmseg: add up to 32 of 255, multiply values and saturations by 0.5 to 1.5."""
+    """Blend with black and grey; or as mmseg: add up to 32, multiply values and saturations by 0.5 to 1.5, turn hue by 36°."""
     mean: tuple[Mean, Mean, Mean] = (0.485, 0.456, 0.406)
     """Mean of R, G and B, in 0..1."""
     std: tuple[Deviation, Deviation, Deviation] = (0.229, 0.224, 0.225)
