@@ -151,7 +151,7 @@ def test_unfit_tickets_are_refused_in_one_line_before_anything_is_written(tmp_pa
 
     path = plain / "ticket"
     assert "was trained with data.mean None, but this run has [0.5, 0.5, 0.5]" in refusal(path, OtherColours)
-    assert f"distill.teacher: {path} is a ticket of the task toy, not of other" in refusal(path, Other)
+    assert f"distill.teacher: {path} is a toy ticket, not a other one" in refusal(path, Other)
     assert "knows other labels: 'blue' where the data have 'violet'" in refusal(path, OtherLabels)
     assert "outputs of shape [3, 8, 8] for an image, but this run's network has [3, 16, 16]" in refusal(path, stem_stride=1)
     assert "no such file" in refusal(tmp_path / "nowhere")

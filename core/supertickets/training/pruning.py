@@ -143,8 +143,9 @@ def _sparsity_now(state: TrainState, cfg: PruneConfig, *, ranked: Mapping[str, i
 
 def ranked_layers(state: TrainState) -> dict[str, int]:
     """The layers whose weights are ranked and counted, with the number of weights of each."""
-    ranked = state.prunes()
-    return {name: weight.numel() for name, weight in prunable(state.net).items() if name in ranked}
+    weights = prunable(state.net)
+    ranked = state.pruned_of(weights)
+    return {name: weight.numel() for name, weight in weights.items() if name in ranked}
 
 
 def choose_mask(

@@ -58,7 +58,8 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
         tail = prune.every
     else:
         first, last = _span(epochs, prune)
-        if prune.schedule != "one_shot" and first >= last:
+        once = prune.schedule == "one_shot" or (prune.schedule == "constant" and prune.regrow == "none")
+        if not once and first >= last:
             raise UserError(
                 f"prune.start: {prune.start} and prune.end {prune.end} leave no epoch for prunes between them (train.epochs "
                 f"{epochs}); train longer or move them apart"

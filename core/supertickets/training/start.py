@@ -86,7 +86,7 @@ def check_arch_keys(init: InitConfig, overrides: Sequence[str]) -> None:
 def check_task(ticket: Ticket, task: Task, *, named: str, hint: str) -> None:
     """Raise `UserError` for a ticket of another task or with other labels; `named` and `hint` begin and end the message."""
     if ticket.task != task.name:
-        raise UserError(f"{named} is a ticket of the task {ticket.task}, not of {task.name}; {hint}")
+        raise UserError(f"{named} is a {ticket.task} ticket, not a {task.name} one; {hint}")
     if difference := ticket.other_labels(task.labels):
         raise UserError(f"{named} {difference}; {hint}")
 

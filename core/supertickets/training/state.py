@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from supertickets.errors import UserError
 from supertickets.networks.build import full_arch
 from supertickets.networks.macs import count_layers, count_params, dense_macs
 from supertickets.networks.network import Network
-from supertickets.networks.supernet import prunable
 from supertickets.networks.weights import load_body
 from supertickets.pruning.mask import Mask
 from supertickets.pruning.pattern import pattern_layers
@@ -78,14 +78,14 @@ class TrainState:
         """Number of epochs in the log; the last trained epoch may not be evaluated yet."""
         return self.epoch - bool(self.underway.losses)
 
-    def prunes(self) -> set[str]:
-        """The names of the weights that this run ranks, counts and prunes."""
-        covered = prunable(self.net).keys() if self.pattern == "none" else pattern_layers(self.net)
+    def pruned_of(self, names: Iterable[str]) -> set[str]:
+        """Those of the weights with these names that this run ranks, counts and prunes."""
+        covered = names if self.pattern == "none" else pattern_layers(self.net).intersection(names)
         return {name for name in covered if name.startswith(self.prefix)}
 
     def held_mask(self) -> Mask:
         """The part of the mask that holds now: all of it, or, while weights may return, what this run does not prune."""
-        free = set() if self.mask_held else self.prunes()
+        free = set() if self.mask_held else self.pruned_of(self.mask)
         return {name: kept for name, kept in self.mask.items() if name not in free}
 
     def keep_early_tensors(self) -> None:
