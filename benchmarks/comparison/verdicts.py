@@ -112,7 +112,16 @@ def compare(ours: Line, peer: Line) -> Comparison:
 
 
 def comparisons_of(lines: Sequence[Line]) -> list[Comparison]:
-    """For each peer, the best verdict of any of our tickets."""
+    """For each peer, the best verdict of any of our tickets.
+
+    Among those with the same verdict, a ticket with a higher score than the peer's comes first, and then the cheapest of those
+    that cost more than the peer.
+    """
     tickets, order = [line for line in lines if line.ours], list(Verdict)
     peers = [line for line in lines if tickets and not line.ours]
-    return [min((compare(ticket, peer) for ticket in tickets), key=lambda it: order.index(it.verdict)) for peer in peers]
+
+    def rank(it: Comparison) -> tuple[int, bool, float, float]:
+        macs, ms, _ = it.shares
+        return order.index(it.verdict), it.gain <= 0, max(macs, ms, 1 + TOLERANCE), -it.gain
+
+    return [min((compare(ticket, peer) for ticket in tickets), key=rank) for peer in peers]

@@ -75,10 +75,15 @@ def test_the_page_begins_with_how_tickets_stand_beside_each_peer(results, tmp_pa
 def test_a_cheaper_ticket_of_ours_can_be_the_one_that_is_ahead(results, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "draw_scores", lambda *_, **__: None)
     small = ("supertickets-small", [0.70, 0.71, 0.72], 5, 1.0)
-    write_rows(tmp_path / "peers.csv", ("supertickets", [0.80], 10, 2.0), small, ("plain", [0.5], 5, 1.5))
+    fast = ("fast", [0.5, 0.51], 5, 0.5)  # neither of ours is as fast, but the small one is closer
+    write_rows(tmp_path / "peers.csv", ("supertickets", [0.80], 10, 2.0), small, ("plain", [0.5], 5, 1.5), fast)
     results.write_page(tmp_path, tmp_path / "results.md")
     text = (tmp_path / "results.md").read_text()
-    assert "- pets, Z80: ahead of plain (hrnas)." in text
+    assert "- pets, Z80: ahead of plain (hrnas); neither ahead of nor behind fast (hrnas)." in text
+    assert (
+        "| neither ahead of nor behind | fast (hrnas) | supertickets-small (hrnas) | +0.205 | 1.000 times | 2.000 times |"
+        in text
+    )
     assert "| ahead of | plain (hrnas) | supertickets-small (hrnas) | +0.210 | 1.000 times | 0.667 times |" in text
 
 
