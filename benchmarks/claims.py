@@ -156,6 +156,7 @@ def command_of(options: argparse.Namespace, seed: int, overrides: Sequence[str])
         words += [f'--target-settings="{options.target_settings}"'] if options.target_settings else []
     if "sweep" in options.claims:
         words += ["--sparsities", *map(str, options.sparsities), "--criteria", *options.criteria]
+    words += ["--ticket-time", str(options.ticket_time)] if options.ticket_time else []
     return " ".join([*words, *overrides])
 
 
@@ -183,6 +184,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98])
     parser.add_argument("--criteria", nargs="+", choices=list(CRITERIA), default=["lamp", "magnitude", "random", "snip"])
     parser.add_argument("--target-settings", default="", help="for example ='--data.train_images 400'")
+    parser.add_argument(
+        "--ticket-time", type=float, help="a ticket's time relative to its supernet's (default: as in the runs)"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/claims"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "claims.csv")
     options, overrides = split_overrides(parser, argv)
@@ -195,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--target: {options.target} is the task itself; a ticket is transferred to another one")
     settings = (*as_arguments(QUIET), *options.target_settings.split())
     runs = options.runs / re.sub(r"[^\w.-]+", "_", options.data_set)
-    bench = Bench(cls, config, runs, options.target, options.target_epochs, settings)
+    bench = Bench(cls, config, runs, options.target, options.target_epochs, settings, options.ticket_time)
     of = CLAIMS | {"transfer": transfers(options.target), "sweep": sweep(options.sparsities, options.criteria)}
     claims = [claim for name in options.claims for claim in of[name]]
     run_arms(claims, bench, options, overrides)

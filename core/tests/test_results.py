@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -165,7 +166,9 @@ def test_the_supernet_gets_at_least_the_minutes_of_its_ticket(scripts, monkeypat
         return arms.Measured(0.9, "ap", epochs=epochs, minutes=minutes.get(arm, 0))
 
     monkeypatch.setattr(arms, "draw", draw)
-    assert arms.arm_named("dense as long")(None, 0).epochs == 20  # 22 epochs take 5.3 minutes, so 19 take 4.58
+    bench = arms.Bench(None, None, Path("runs"))
+    assert arms.arm_named("dense as long")(bench, 0).epochs == 20  # 22 epochs take 5.3 minutes, so 19 take 4.58
+    assert arms.arm_named("dense as long")(replace(bench, ticket_time=0.5), 0).epochs == 11
 
 
 def test_runs_are_named_by_their_settings_and_retell_their_command(scripts):
@@ -176,6 +179,7 @@ def test_runs_are_named_by_their_settings_and_retell_their_command(scripts):
     options = argparse.Namespace(
         **{"task": "segmentation", "recipe": None, "claims": ["transfer"], "target": "keypoint", "target_epochs": 4},
         target_settings="--data.train_images 400",
+        ticket_time=None,
     )
     assert claims.command_of(options, 2, overrides) == (
         "python benchmarks/claims.py segmentation --claims transfer --seeds 2 --target keypoint --target-epochs 4 "
