@@ -184,9 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98])
     parser.add_argument("--criteria", nargs="+", choices=list(CRITERIA), default=["lamp", "magnitude", "random", "snip"])
     parser.add_argument("--target-settings", default="", help="for example ='--data.train_images 400'")
-    parser.add_argument(
-        "--ticket-time", type=float, help="a ticket's time relative to its supernet's (default: as in the runs)"
-    )
+    parser.add_argument("--ticket-time", type=float, help="time of a ticket relative to its supernet (default: as in the runs)")
     parser.add_argument("--runs", type=Path, default=Path("runs/claims"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "claims.csv")
     options, overrides = split_overrides(parser, argv)
