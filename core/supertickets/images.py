@@ -55,15 +55,11 @@ def readable(where: object, what: str = "image") -> Iterator[None]:
 
 
 def open_image(file: Path | BinaryIO) -> Image.Image:
-    """Open a picture and read its header.
-
-    Raises `OSError` for a pipe or device, which might never end, and for a TIFF file that EXIF turns by a quarter, because PIL
-    turns only some of these files right.
-    """
+    """Open a picture and read its header. Raises `OSError` for a pipe or device, which might never end, and for some TIFFs."""
     if isinstance(file, Path) and file.exists() and not file.is_file():
         raise OSError("not a regular file")
     image = Image.open(file)
-    if image.format == "TIFF" and _orientation(image) >= 5:
+    if image.format == "TIFF" and _orientation(image) >= 5:  # PIL turns only some of these files right
         image.close()
         raise OSError("a TIFF file that its EXIF tag turns by a quarter; save it upright")
     return image
