@@ -132,17 +132,17 @@ def _with_random_mask(source: Path, folder: Path, seed: int) -> Path:
     return folder
 
 
-def train_dense(bench: Bench, seed: int) -> Measured:
+def train_dense(bench: Bench, seed: int, *, arm: str = "dense", **sections: dict[str, object]) -> Measured:
     """The supernet, neither searched nor pruned."""
-    return draw("dense", bench, seed, search={"enabled": False}, prune={"enabled": False})
+    return draw(arm, bench, seed, search={"enabled": False}, prune={"enabled": False}, **sections)
 
 
 def train_dense_as_long(bench: Bench, seed: int) -> Measured:
     """The supernet, neither searched nor pruned, in the fewest epochs that take at least the minutes of the joint drawing."""
-    dense, off, share = train_dense(bench, seed), {"enabled": False}, bench.ticket_time
-    share = draw("joint", bench, seed).minutes / dense.minutes if share is None else share
-    epochs = ceil(share * dense.epochs)
-    return draw("dense as long", bench, seed, search=off, prune=off, train={"epochs": epochs})
+    dense, share = train_dense(bench, seed), bench.ticket_time
+    if share is None:
+        share = draw("joint", bench, seed).minutes / dense.minutes
+    return train_dense(bench, seed, arm="dense as long", train={"epochs": ceil(share * dense.epochs)})
 
 
 def learn_from(teacher: str, bench: Bench, seed: int) -> Measured:

@@ -65,7 +65,7 @@ class BaseTask(Task, Generic[C, D]):
             if path is not None:
                 inputs = self.config.paths()
                 inputs.remove(path)  # once: it may also be an input
-                check_output_file(path, named=key, kind="file", inputs=[*inputs, *self._read()])
+                check_output_file(path, named=key, kind="a file", inputs=[*inputs, *self._read()])
 
     def check_data(self) -> None:
         """Open and audit both splits. Raises `UserError` for wrong data."""

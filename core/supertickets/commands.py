@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from supertickets.arguments import Commands, path_argument
 from supertickets.errors import UserError
+from supertickets.files import check_output_file
 
 if TYPE_CHECKING:
     from supertickets.config.sections import Config
@@ -66,8 +67,7 @@ def add_report(commands: Commands) -> None:
         from supertickets.report.runs import read_runs
         from supertickets.terminal import console
 
-        if options.out.is_dir():
-            raise UserError(f"--out: {options.out} is a folder; name an HTML file")
+        check_output_file(options.out, named="--out", kind="an HTML file", inputs=[])
         if options.out.suffix.lower() not in (".html", ".htm"):
             raise UserError(f"--out: {options.out} must end in .html")
         console.print(f"written to {write_report(read_runs(options.runs), options.out)}", highlight=False)

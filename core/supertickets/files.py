@@ -76,12 +76,12 @@ def append_line(path: Path, line: str) -> None:
 def check_output_file(path: Path, *, named: str, kind: str, inputs: Iterable[Path]) -> None:
     """Raise `UserError` if a file to be written is a folder, a device, below a file, or one of the files that are read.
 
-    `named` is the argument or key that gives the path, and `kind` says what the file is.
+    `named` is the argument or key that gives the path, and `kind` says what the file should be ("a JSON file").
     """
     if path.is_dir():
-        raise UserError(f"{named}: {path} is a folder; name a {kind}")
+        raise UserError(f"{named}: {path} is a folder; name {kind}")
     if path.exists() and not path.is_file():
-        raise UserError(f"{named}: {path} is not a regular file; name a {kind}")
+        raise UserError(f"{named}: {path} is not a regular file; name {kind}")
     check_output_folder(path.parent, named=named)
     check_outputs([path], inputs, named=named)
 

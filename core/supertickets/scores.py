@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from supertickets.files import check_output_file, write_text
-from supertickets.terminal import console, summary_table
+from supertickets.terminal import console, score_text, summary_table
 from supertickets.ticket.hub import FILES
 
 
@@ -20,7 +20,7 @@ def check_scores_file(path: Path | None, *, inputs: Sequence[Path | None] = ()) 
         return
     folder = Path(os.path.realpath(path)).parent
     ticket = [folder / name for name in FILES if (folder / FILES[0]).exists()]
-    check_output_file(path, named="--out", kind="JSON file", inputs=[*filter(None, inputs), *ticket])
+    check_output_file(path, named="--out", kind="a JSON file", inputs=[*filter(None, inputs), *ticket])
 
 
 def report_scores(title: str, scores: Mapping[str, object], out: Path | None) -> None:
@@ -39,10 +39,10 @@ def score_table(title: str, scores: Mapping[str, object]) -> Table:
     """A table with one row for each score."""
 
     def text(value: object) -> str:
-        if isinstance(value, float):
-            return f"{value:.4f}"
+        if value is None or isinstance(value, float):
+            return score_text(value)
         if isinstance(value, dict):
             return "\n".join(f"{key}: {text(part)}" for key, part in value.items())
-        return "not defined" if value is None else str(value)
+        return str(value)
 
     return summary_table(title, {key: text(value) for key, value in scores.items()})

@@ -29,7 +29,7 @@ from supertickets.deploy.engine.planner import assert_supported
 from supertickets.deploy.plain import Layout, fold
 from supertickets.deploy.samples import picture_inputs, sample_inputs
 from supertickets.errors import UserError
-from supertickets.files import put_in_place
+from supertickets.files import check_output_file, put_in_place
 from supertickets.terminal import summary_table
 from supertickets.ticket.facts import preprocessing
 from supertickets.ticket.ticket import Ticket
@@ -167,8 +167,7 @@ def _checked(format: str, path: Path, size: tuple[int, int] | None, target: str 
     if path.suffix != chosen.suffix:
         raise UserError(f"--out: {path} should end in {chosen.suffix} for {format}{f', target {target}' if target else ''}")
     for file in (path, path.with_suffix(chosen.beside or path.suffix)):
-        if file.is_dir():
-            raise UserError(f"--out: {file} is a folder; name a file")
+        check_output_file(file, named="--out", kind="a file", inputs=[])
     if size is not None and min(size) < 1:
         raise UserError(f"--size: {list(size)} must be two positive numbers, height and width in pixels")
     for package in chosen.packages:

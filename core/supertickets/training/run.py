@@ -22,7 +22,7 @@ from accelerate.utils import (
 from supertickets.config.reader import config_to_yaml, load_config
 from supertickets.config.sections import Config
 from supertickets.errors import SharedError, Stopped, UserError
-from supertickets.files import append_line, read_json, write_text
+from supertickets.files import append_line, check_output_folder, read_json, write_text
 from supertickets.names import differences
 from supertickets.pruning.mask import density_by_kind
 from supertickets.task import Task
@@ -249,8 +249,7 @@ def open_run(task: str, config: Config) -> Run:
     Raises `UserError` if the folder contains another run.
     """
     folder = run_folder(task, config)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"run.dir: {folder} is a file, not a folder")
+    check_output_folder(folder, named="run.dir")
     check_trackers(chosen_trackers(config))
     begun = by_main(lambda: bool(Checkpoints(folder, keep=1).files()))
     if config.run.resume is True and not begun:

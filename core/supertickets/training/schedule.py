@@ -54,7 +54,7 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
         return {}
     criterion_named(prune.criterion)
     if prune.schedule == "progressive":
-        events = set(range(prune.every, epochs - prune.every + 1, prune.every))
+        events = [*range(prune.every, epochs - prune.every + 1, prune.every)]
         tail = prune.every
     else:
         first, last = _span(epochs, prune)
@@ -64,8 +64,9 @@ def plan_prunes(epochs: int, prune: PruneConfig) -> dict[int, float]:
                 f"prune.start: {prune.start} and prune.end {prune.end} leave no epoch for prunes between them (train.epochs "
                 f"{epochs}); train longer or move them apart"
             )
-        events = set(range(last, last - 1 if prune.schedule == "one_shot" else first, -prune.every))
-        events |= {first} if prune.schedule == "constant" else set()
+        events = [*range(last, last - 1 if prune.schedule == "one_shot" else first, -prune.every)]
+        if prune.schedule == "constant":
+            events.append(first)
         tail = 0 if prune.schedule == "one_shot" else 1
     plan = {epoch: sparsity_at(epoch, epochs, prune) for epoch in sorted(events)}
     if prune.regrow == "none" and prune.schedule != "progressive":  # prunes to the same sparsity would change nothing

@@ -72,7 +72,8 @@ def fitted(image: Tensor, size: tuple[int, int]) -> Tensor:
     """
     zoom = max(size[0] / image.shape[-2], size[1] / image.shape[-1])
     height, width = (min(side, ceil(LONGEST * wanted / zoom)) for side, wanted in zip(image.shape[-2:], size, strict=True))
-    image = tvf.center_crop(image, [height, width])
+    if (height, width) != image.shape[-2:]:
+        image = tvf.center_crop(image, [height, width])
     new = [max(size[0], round(height * zoom)), max(size[1], round(width * zoom))]
     if new == [height, width]:
         return image

@@ -82,7 +82,8 @@ def _truth_of(given: KeypointData) -> tuple[Truth, KeypointData, str]:
     """The validation annotations, the settings with the skeleton of their category, and the place of both."""
     if given.name == "scenes":
         data, _ = complete(given)
-        return open_source(data, "val").truth, data, "the drawn scenes"
+        source = open_source(data, "val")
+        return source.truth, data, source.where
     path = json_path(given, "val")
     truth = read_truth(path, given.category)
     category = truth["categories"][0]

@@ -86,7 +86,8 @@ def persons_detected(
         else:
             persons.append(Person(number[image_id], box, np.zeros((joints, 3), np.float32), float(found["score"])))
     if not persons:
-        if others := sorted({str(found["category_id"]) for found in detections if "category_id" in found} - {str(category)}):
+        if detections and not any(same_id(found.get("category_id", category), category) for found in detections):
+            others = sorted({str(found["category_id"]) for found in detections})
             raise UserError(
                 f"{where}: no detection of category {category}, as the annotations call it, with a score of at least "
                 f"{min_score:g}; the file has the categories {listed(others)}"

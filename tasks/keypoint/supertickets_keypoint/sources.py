@@ -22,6 +22,7 @@ class Source(Protocol):
     """Pictures and the persons in them."""
 
     truth: Truth
+    where: str  # the place of the truth, for messages
     persons: list[Person]
 
     def picture(self, number: int, shrink: int = 1) -> tuple[Image.Image, int]: ...  # RGB, and by how much it is reduced
@@ -43,6 +44,7 @@ class CocoSource:
 
     def __init__(self, data: KeypointData, split: str) -> None:
         self.path = json_path(data, split)
+        self.where = str(self.path)
         self.truth = read_truth(self.path, data.category)
         self.folder = image_folder(data, split)
         names = self.truth["categories"][0]["keypoints"]
@@ -83,12 +85,14 @@ class CocoSource:
 class SceneSource:
     """The generated scenes: pictures that depend only on their number, with their truth in COCO's layout."""
 
+    where = "the drawn scenes"
+
     def __init__(self, data: KeypointData, split: str) -> None:
         from supertickets.scenes import CLASSES, VAL_START, draw_scene
 
         if data.boxes != "gt":
             raise UserError(f"data.boxes: {data.boxes} cannot be used, because the scenes have their own boxes; use gt")
-        check_joint_names(COCO_JOINTS, data, where="drawn scenes")
+        check_joint_names(COCO_JOINTS, data, where=self.where)
         start, count = (0, data.train_images) if split == "train" else (VAL_START, data.val_images)
         self.pictures: list[Image.Image] = []
         self.start, person = start, CLASSES.index("person")

@@ -240,7 +240,7 @@ class KeypointTask(BaseTask[KeypointConfig, PersonSet]):
     def _check_scorable(self, source: CocoSource | SceneSource) -> None:
         """Raise `UserError` for validation data that the chosen metric cannot be computed on."""
         if self.metric == "ap":
-            check_scorable(source.truth, str(source.path) if isinstance(source, CocoSource) else "the drawn scenes")
+            check_scorable(source.truth, source.where)
         if self.metric == "pck" and self.config.data.boxes != "gt":
             raise UserError("evaluation.metric: pck needs ground-truth boxes (data.boxes: gt)")
         if self.metric == "pck":

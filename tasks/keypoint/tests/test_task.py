@@ -277,6 +277,10 @@ def test_detections_of_another_category_are_named(coco_root: Path, tmp_path: Pat
     (tmp_path / "d.json").write_text(json.dumps([{"image_id": 100, "bbox": [4, 4, 30, 50], "score": 0.8, "category_id": 1}]))
     with pytest.raises(UserError, match=r"no detection of category 7, .* at least 0; the file has the categories 1$"):
         coco_task(coco_root, data={"boxes": str(tmp_path / "d.json")}).build_val_loader(2)
+    outside = {"image_id": 100, "bbox": [999, 999, 3, 5], "score": 0.8, "category_id": 7}
+    (tmp_path / "d.json").write_text(json.dumps([outside, outside | {"category_id": 1}]))
+    with pytest.raises(UserError, match=r"at least 0 lies within its image \(1 lie outside\)$"):
+        coco_task(coco_root, data={"boxes": str(tmp_path / "d.json")}).build_val_loader(2)
 
 
 def test_results_script_and_what_it_refuses(coco_root: Path, tmp_path: Path, capsys):
